@@ -1,0 +1,159 @@
+#include "executor.hpp"
+
+#include <algorithm>
+
+#include "index.hpp"
+#include "loop.hpp"
+#include "pass.hpp"
+#include "product.hpp"
+
+#if defined(__x86_64__)
+#include <x86intrin.h>
+#endif
+
+namespace fastmeta {
+
+namespace {
+
+constexpr auto kPollInterval = std::chrono::milliseconds(30);
+
+template <class... Visitors>
+struct Overloaded : Visitors... {
+  using Visitors::operator()...;
+};
+template <class... Visitors>
+Overloaded(Visitors...) -> Overloaded<Visitors...>;
+
+std::unique_ptr<Instruction> bind(const Instr& instr, const Kernels& kernels, const Program& program) {
+  const int tag = instr.tag;
+  return std::visit(
+      Overloaded{
+          [&](const PassSpec& s) -> std::unique_ptr<Instruction> { return std::make_unique<Pass>(tag, s, kernels); },
+          [&](const GemmSpec& s) -> std::unique_ptr<Instruction> {
+            if (s.dtype == F32) return std::make_unique<Gemm<float>>(tag, s, kernels);
+            return std::make_unique<Gemm<double>>(tag, s, kernels);
+          },
+          [&](const GatherSpec& s) -> std::unique_ptr<Instruction> { return std::make_unique<Gather>(tag, s); },
+          [&](const ScatterSpec& s) -> std::unique_ptr<Instruction> { return std::make_unique<Scatter>(tag, s); },
+          [&](const CumsumSpec& s) -> std::unique_ptr<Instruction> { return std::make_unique<Cumsum>(tag, s); },
+          [&](const ArgReduceSpec& s) -> std::unique_ptr<Instruction> { return std::make_unique<ArgReduce>(tag, s); },
+          [&](const LoopSpec& s) -> std::unique_ptr<Instruction> { return std::make_unique<Loop>(tag, s, program); },
+      },
+      instr.body);
+}
+
+// A clock for single instructions: the time stamp counter where there is one, scaled once against the system's clock.
+#if defined(__x86_64__)
+uint64_t ticks() { return __rdtsc(); }
+double ns_per_tick() {
+  static const double ratio = [] {
+    const auto start = std::chrono::steady_clock::now();
+    const uint64_t first = ticks();
+    std::chrono::nanoseconds passed{0};
+    while (passed < std::chrono::milliseconds(5)) passed = std::chrono::steady_clock::now() - start;
+    return double(passed.count()) / double(ticks() - first);
+  }();
+  return ratio;
+}
+#else
+uint64_t ticks() { return uint64_t(std::chrono::steady_clock::now().time_since_epoch().count()); }
+double ns_per_tick() { return 1e9 * double(std::chrono::steady_clock::period::num) / double(std::chrono::steady_clock::period::den); }
+#endif
+
+}  // namespace
+
+void Worker::poll() {
+  patience_ = kPatience;
+  if (!caller || !call->poller) return;
+  const auto now = std::chrono::steady_clock::now();
+  if (next_poll_.time_since_epoch().count() == 0) next_poll_ = now + kPollInterval;
+  if (now < next_poll_) return;
+  if (call->poller->wants_stop()) call->stop.store(true);
+  next_poll_ = std::chrono::steady_clock::now() + kPollInterval;
+}
+
+void run_parts(Worker& worker, int64_t parts, PartFn fn, const void* context) {
+  if (!worker.team || parts <= 1) {
+    for (int64_t part = 0; part < parts && !worker.stopped(); ++part) fn(context, worker, part);
+    return;
+  }
+  struct Shared {
+    Worker& leader;
+    int64_t parts;
+    PartFn fn;
+    const void* context;
+    std::atomic<int64_t> next{0};
+  } shared{worker, parts, fn, context};
+  auto body = [](void* argument) {
+    Shared& s = *static_cast<Shared*>(argument);
+    with_worker(s.leader, 0, nullptr, [&](Worker& w) {
+      for (int64_t part; (part = s.next.fetch_add(1, std::memory_order_relaxed)) < s.parts && !w.stopped();) s.fn(s.context, w, part);
+    });
+  };
+  worker.team = false;  // a part is not split again
+  worker.call->pool->run(int(std::min<int64_t>(parts, Pool::kMaxThreads)), body, &shared, [&] { worker.poll(); });
+  worker.team = true;
+}
+
+Program::Program(std::shared_ptr<const PlanSpec> plan, const char* consts, const Kernels* kernels) : plan_(std::move(plan)), consts_(consts), kernels_(kernels) {
+  for (size_t k = 0; k < plan_->bases.size(); ++k)
+    if (plan_->bases[k].kind == BaseKind::Arena) arenas_.push_back(int(k));
+  for (const Block& block : plan_->blocks) {
+    auto& bound = blocks_.emplace_back();
+    for (const Instr& instr : block.instrs) {
+      bound.push_back(bind(instr, *kernels, *this));
+      scratch_bytes_ = std::max(scratch_bytes_, bound.back()->scratch_bytes());
+    }
+  }
+}
+
+Program::~Program() = default;
+
+void Program::run_block(int block, Worker& worker) const {
+  const auto& instrs = blocks_[block];
+  if (!worker.profile) {
+    for (const auto& instr : instrs) {
+      instr->run(worker);
+      if (worker.stopped()) return;
+    }
+    return;
+  }
+  for (size_t k = 0; k < instrs.size(); ++k) {
+    const uint64_t start = ticks();
+    instrs[k]->run(worker);
+    double& least = worker.profile->nanoseconds[block][k];
+    least = std::min(least, double(ticks() - start) * ns_per_tick());
+    if (worker.stopped()) return;
+  }
+}
+
+void Program::run(Call& call, char* const* pointers, PoolLease& pool, Profile* profile) const {
+  MemoryLease memory;
+  const auto& bases = plan_->bases;
+  call.pool = &pool;
+  call.n_bases = int64_t(bases.size());
+  call.scratch_bytes = scratch_bytes_;
+  memory->bases.assign(bases.size(), nullptr);
+  Worker worker;
+  worker.bases = memory->bases.data();
+  worker.scratch = memory->scratch.reserve(scratch_bytes_);
+  worker.call = &call;
+  worker.caller = true;
+  worker.team = pool.helpers() > 0;
+  worker.memory = &*memory;
+  worker.profile = profile;
+  char* shared = plan_->shared_bytes > 0 ? memory->shared.reserve(plan_->shared_bytes) : nullptr;
+  for (size_t k = 0; k < bases.size(); ++k) {
+    switch (bases[k].kind) {
+      case BaseKind::Input: worker.bases[k] = pointers[bases[k].a]; break;
+      case BaseKind::Output: worker.bases[k] = pointers[plan_->inputs.size() + size_t(bases[k].a)]; break;
+      case BaseKind::Const: worker.bases[k] = const_cast<char*>(consts_); break;  // the check lets nobody write there
+      case BaseKind::Shared: worker.bases[k] = shared; break;
+      default: break;  // set by their loop
+    }
+  }
+  run_block(0, worker);
+  if (call.error) std::rethrow_exception(call.error);
+}
+
+}  // namespace fastmeta

@@ -1,0 +1,40 @@
+// Runs a plan: blocks, loops, groups of tasks, workers.
+#pragma once
+#include <memory>
+#include <vector>
+
+#include "../plan.hpp"
+#include "kernels.hpp"
+#include "worker.hpp"
+
+namespace fastmeta {
+
+const Kernels* kernels_by_name(const char* name);  // nullptr where this build or processor lacks them
+const Kernels* best_kernels();
+
+// A plan with kernels chosen for one instruction set. Immutable: any number of calls may run it at once.
+class Program {
+ public:
+  Program(std::shared_ptr<const PlanSpec> plan, const char* consts, const Kernels* kernels);
+  ~Program();
+
+  const Kernels* kernels() const { return kernels_; }
+  const PlanSpec& plan() const { return *plan_; }
+
+  // `pointers`: one per input, then one per output; all as the plan says, with T = call.length. Afterwards `call` tells
+  // of a bad index; other errors are thrown.
+  void run(Call& call, char* const* pointers, PoolLease& pool, Profile* profile = nullptr) const;
+  // Bases that are the arena: they differ from worker to worker.
+  const std::vector<int>& arenas() const { return arenas_; }
+  void run_block(int block, Worker& worker) const;
+
+ private:
+  std::shared_ptr<const PlanSpec> plan_;
+  const char* consts_;
+  const Kernels* kernels_;
+  std::vector<std::vector<std::unique_ptr<Instruction>>> blocks_;
+  std::vector<int> arenas_;
+  int64_t scratch_bytes_ = 0;
+};
+
+}  // namespace fastmeta

@@ -1,0 +1,514 @@
+// C [M, N] = alpha * sum_p A_p B_p + CIN for small and middling matrices of any strides.
+//
+// Included INSIDE the target's namespace, after kernels.hpp and simd.hpp (see there) and, at file scope, <cstdlib>.
+//
+// Two kernels do the arithmetic:
+//   chain  vectors along n; one accumulator per element of C, a plain chain of FMAs, products in order, k ascending.
+//          Needs B with unit stride along n: a B that has not is packed (transposed) panel by panel.
+//   dot    vectors along k, for B with unit stride along k: no packing, but lane sums at the end of each element.
+// Which of them runs depends on N, K and the strides, never on M, and within each the bits of an element do not
+// depend on the tile that computes it.  So a caller may split M as it likes and gets the same bits.
+#pragma once
+
+// ---------------------------------------------------------------------------------------------------------------
+// Scratch for packed panels: one growing buffer per thread.
+
+struct Scratch {
+  void* data = nullptr;
+  size_t size = 0;
+  ~Scratch() { free(data); }
+  // nullptr if there is no memory
+  void* reserve(size_t bytes) {
+    if (bytes > size) {
+      free(data);
+      size = bytes < 65536 ? 65536 : bytes;
+      data = aligned_alloc(64, (size + 63) / 64 * 64);
+      if (!data) size = 0;
+    }
+    return data;
+  }
+};
+
+// ---------------------------------------------------------------------------------------------------------------
+// dst[c * dst_row + r] = src[r * src_row + c]
+
+// A block of 32 bytes x 32 bytes.  Rows r and r + half are loaded as the halves of one vector, which saves the
+// expensive third stage (across halves) of the usual transposition.
+template <class T>
+FASTMETA_INLINE void transpose_block(const T* src, int64_t src_row, T* dst, int64_t dst_row) {
+  typedef T H __attribute__((vector_size(16)));
+  typedef T W __attribute__((vector_size(32)));
+  constexpr int h = 16 / sizeof(T);
+  FASTMETA_UNROLL
+  for (int c = 0; c < 2 * h; c += h) {  // columns c .. c + h
+    W x[h];
+    FASTMETA_UNROLL
+    for (int r = 0; r < h; r++) {
+      H lo, hi;
+      __builtin_memcpy(&lo, src + r * src_row + c, sizeof lo);
+      __builtin_memcpy(&hi, src + (r + h) * src_row + c, sizeof hi);
+      if constexpr (h == 4) x[r] = __builtin_shufflevector(lo, hi, 0, 1, 2, 3, 4, 5, 6, 7);
+      else x[r] = __builtin_shufflevector(lo, hi, 0, 1, 2, 3);
+    }
+    W y[h];
+    if constexpr (h == 4) {
+      const W a = __builtin_shufflevector(x[0], x[1], 0, 8, 1, 9, 4, 12, 5, 13);
+      const W b = __builtin_shufflevector(x[2], x[3], 0, 8, 1, 9, 4, 12, 5, 13);
+      const W d = __builtin_shufflevector(x[0], x[1], 2, 10, 3, 11, 6, 14, 7, 15);
+      const W e = __builtin_shufflevector(x[2], x[3], 2, 10, 3, 11, 6, 14, 7, 15);
+      y[0] = __builtin_shufflevector(a, b, 0, 1, 8, 9, 4, 5, 12, 13);
+      y[1] = __builtin_shufflevector(a, b, 2, 3, 10, 11, 6, 7, 14, 15);
+      y[2] = __builtin_shufflevector(d, e, 0, 1, 8, 9, 4, 5, 12, 13);
+      y[3] = __builtin_shufflevector(d, e, 2, 3, 10, 11, 6, 7, 14, 15);
+    } else {
+      y[0] = __builtin_shufflevector(x[0], x[1], 0, 4, 2, 6);
+      y[1] = __builtin_shufflevector(x[0], x[1], 1, 5, 3, 7);
+    }
+    FASTMETA_UNROLL
+    for (int r = 0; r < h; r++) __builtin_memcpy(dst + (c + r) * dst_row, &y[r], sizeof y[r]);
+  }
+}
+
+template <class T>
+inline void transpose(const T* src, int64_t src_row, T* dst, int64_t dst_row, int64_t rows, int64_t cols) {
+  constexpr int64_t s = 32 / sizeof(T);
+  if (rows < s || cols < s) {
+    for (int64_t r = 0; r < rows; r++)
+      for (int64_t c = 0; c < cols; c++) dst[c * dst_row + r] = src[r * src_row + c];
+    return;
+  }
+  // The last block of a row or column of blocks overlaps the one before.
+  for (int64_t r = 0;; r = r + 2 * s <= rows ? r + s : rows - s) {
+    for (int64_t c = 0;; c = c + 2 * s <= cols ? c + s : cols - s) {
+      transpose_block(src + r * src_row + c, src_row, dst + c * dst_row + r, dst_row);
+      if (c + s == cols) break;
+    }
+    if (r + s == rows) break;
+  }
+}
+
+// ---------------------------------------------------------------------------------------------------------------
+// chain: a tile of MR rows x NV vectors of C in registers.
+
+// What of the last vector of a tile there is.
+enum Tail { kWhole, kHalf, kMasked, kTails };
+
+// Rows m0 .. m1 (a multiple of MR of them), columns n0 .. n0 + (NV - 1) * lanes + tail.  B has unit stride along n.
+template <class T, int MR, int NV, int Last>
+__attribute__((noinline)) void chain(const GemmArgs<T>& g, int64_t m0, int64_t m1, int64_t n0, int tail) {
+  using S = Simd<T>;
+  using V = typename S::V;
+  constexpr int L = S::lanes;
+  const auto mask = S::mask(tail);
+  auto load = [&](const T* p, int j) __attribute__((always_inline)) {
+    if (Last == kHalf && j == NV - 1) return S::load_half(p + j * L);
+    if (Last == kMasked && j == NV - 1) return S::load(p + j * L, mask);
+    return S::load(p + j * L);
+  };
+  for (; m0 < m1; m0 += MR) {
+    V acc[MR][NV];
+    FASTMETA_UNROLL
+    for (int i = 0; i < MR; i++) {
+      FASTMETA_UNROLL
+      for (int j = 0; j < NV; j++) acc[i][j] = V{};
+    }
+    for (int p = 0; p < g.n_products; p++) {
+      const Product<T>& f = g.products[p];
+      const int64_t a_k = f.a_k, b_k = f.b_k, a_m = f.a_m;
+      const T* b = f.b + n0;
+      const T* a[MR];
+      FASTMETA_UNROLL
+      for (int i = 0; i < MR; i++) a[i] = i ? a[i - 1] + a_m : f.a + m0 * a_m;
+      int64_t at = 0;
+      for (int64_t k = f.k; k > 0; k--, at += a_k, b += b_k) {
+        // The smaller side is held in registers, the other passes through one.
+        if constexpr (MR >= NV) {
+          V y[NV];
+          FASTMETA_UNROLL
+          for (int j = 0; j < NV; j++) {
+            y[j] = load(b, j);
+            FASTMETA_PIN(y[j]);
+          }
+          FASTMETA_UNROLL
+          for (int i = 0; i < MR; i++) {
+            V x = S::splat(a[i][at]);
+            FASTMETA_PIN(x);
+            FASTMETA_UNROLL
+            for (int j = 0; j < NV; j++) acc[i][j] = S::fma(x, y[j], acc[i][j]);
+          }
+        } else {
+          V x[MR];
+          FASTMETA_UNROLL
+          for (int i = 0; i < MR; i++) {
+            x[i] = S::splat(a[i][at]);
+            FASTMETA_PIN(x[i]);
+          }
+          FASTMETA_UNROLL
+          for (int j = 0; j < NV; j++) {
+            V y = load(b, j);
+            FASTMETA_PIN(y);
+            FASTMETA_UNROLL
+            for (int i = 0; i < MR; i++) acc[i][j] = S::fma(x[i], y, acc[i][j]);
+          }
+        }
+      }
+    }
+
+    const V alpha = S::splat(g.alpha);
+    if (g.cin) {
+      const T* cin = g.cin + m0 * g.cin_m + n0 * g.cin_n;
+      int64_t cin_m = g.cin_m;
+      T dense[MR * NV * L];
+      if (g.cin_n != 1) {
+        constexpr int width = NV * L;
+        const int there = width - L + tail;
+        for (int i = 0; i < MR; i++)
+          for (int n = 0; n < width; n++) dense[i * width + n] = n < there ? cin[i * cin_m + n * g.cin_n] : 0;
+        cin = dense;
+        cin_m = width;
+      }
+      // All loads before the first store: CIN may be C, and a load beside a store that has just left waits for it.
+      FASTMETA_UNROLL
+      for (int i = 0; i < MR; i++, cin += cin_m) {
+        FASTMETA_UNROLL
+        for (int j = 0; j < NV; j++) acc[i][j] = S::fma(alpha, acc[i][j], load(cin, j));
+      }
+    } else if (g.alpha != 1) {
+      FASTMETA_UNROLL
+      for (int i = 0; i < MR; i++) {
+        FASTMETA_UNROLL
+        for (int j = 0; j < NV; j++) acc[i][j] *= alpha;
+      }
+    }
+    const int64_t c_m = g.c_m;
+    T* c = g.c + m0 * c_m + n0;
+    FASTMETA_UNROLL
+    for (int i = 0; i < MR; i++, c += c_m) {
+      FASTMETA_UNROLL
+      for (int j = 0; j < NV; j++) {
+        if (Last == kHalf && j == NV - 1) S::store_half(c + j * L, acc[i][j]);
+        else if (Last == kMasked && j == NV - 1) S::store(c + j * L, acc[i][j], mask);
+        else S::store(c + j * L, acc[i][j]);
+      }
+    }
+  }
+}
+
+template <class T>
+using ChainFn = void (*)(const GemmArgs<T>&, int64_t m0, int64_t m1, int64_t n0, int tail);
+
+// The tiles there are: up to max_rows[NV] rows of NV vectors.  They fill the register file, but for one broadcast
+// and the smaller side.
+template <class T>
+struct Tiles {
+  static constexpr int max_nv = 6;
+#if FASTMETA_LANES_BYTES == 64
+  static constexpr int max_rows[max_nv + 1] = {0, 12, 12, 9, 6, 5, 4};
+#else
+  static constexpr int max_rows[max_nv + 1] = {0, 10, 6, 4, 3, 2, 2};
+#endif
+  ChainFn<T> fn[kTails][max_nv + 1][13] = {};
+
+  constexpr Tiles() { fill<1, 1>(); }
+
+ private:
+  template <int MR, int NV>
+  constexpr void fill() {
+    fn[kWhole][NV][MR] = chain<T, MR, NV, kWhole>;
+    fn[kHalf][NV][MR] = chain<T, MR, NV, kHalf>;
+    fn[kMasked][NV][MR] = chain<T, MR, NV, kMasked>;
+    if constexpr (MR < max_rows[NV]) fill<MR + 1, NV>();
+    else if constexpr (NV < max_nv) fill<1, NV + 1>();
+  }
+};
+template <class T>
+constexpr Tiles<T> tiles{};
+
+// Width of the panels, in vectors, for M rows by a given number of vectors: least cycles per k, by what the ports
+// (2 FMAs and 2 loads a cycle) and the latency of an FMA allow, over the full and the remaining tiles.
+struct Widths {
+  static constexpr int rows = 24, vectors = 16;
+  uint8_t width[rows + 1][vectors + 1] = {};
+
+  constexpr Widths() {
+    for (int m = 1; m <= rows; m++)
+      for (int v = 1; v <= vectors; v++) {
+        int best = 1 << 30;
+        for (int w = 1; w <= Tiles<float>::max_nv && w <= v; w++) {
+          const int panels = (v + w - 1) / w, wide = v % panels, narrow = v / panels;
+          const int cost = wide * panel(m, narrow + 1) + (panels - wide) * panel(m, narrow);
+          if (cost <= best) {
+            best = cost;
+            width[m][v] = uint8_t(w);
+          }
+        }
+      }
+  }
+
+ private:
+  static constexpr int larger(int a, int b) { return a > b ? a : b; }
+  // In sixteenths of a cycle.  Fewer than 12 chains leave gaps, fewer than 8 cannot hide an FMA's latency of 4.
+  static constexpr int tile(int r, int w) {
+    return larger(larger(r * w < 12 ? 9 * r * w : 8 * r * w, 8 * (r + w)), 60) + 8;
+  }
+  static constexpr int panel(int m, int w) {
+    if (w > Tiles<float>::max_nv) return 1 << 24;
+    const int blocks = (m + Tiles<float>::max_rows[w] - 1) / Tiles<float>::max_rows[w];
+    const int tall = m % blocks, low = m / blocks;
+    return tall * tile(low + 1, w) + (blocks - tall) * tile(low, w);
+  }
+};
+constexpr Widths widths{};
+
+// One panel of w vectors: its rows in blocks that differ by one row at most.
+template <class T>
+FASTMETA_INLINE void chain_rows(const GemmArgs<T>& g, int64_t m0, int64_t m1, int64_t n0, int w, int tail) {
+  constexpr int L = Simd<T>::lanes;
+  const Tail last = tail == L ? kWhole : tail == L / 2 ? kHalf : kMasked;
+  const uint32_t rows = uint32_t(m1 - m0), most = Tiles<T>::max_rows[w];
+  uint32_t blocks = 1, low = rows, tall = 0;
+  if (rows > most) {
+    blocks = (rows + most - 1) / most;
+    low = rows / blocks;
+    tall = rows % blocks;
+  }
+  const int64_t middle = m0 + tall * (low + 1);
+  if (tall) tiles<T>.fn[last][w][low + 1](g, m0, middle, n0, tail);
+  tiles<T>.fn[last][w][low](g, middle, m1, n0, tail);
+}
+
+// Packs columns n0 .. n0 + width of B into rows of `padded` elements.
+template <class T>
+inline void pack_panel(const Product<T>& f, int64_t n0, int64_t width, T* to, int64_t padded) {
+  const T* b = f.b + n0 * f.b_n;
+  if (f.b_n == 1)
+    for (int64_t k = 0; k < f.k; k++) __builtin_memcpy(to + k * padded, b + k * f.b_k, width * sizeof(T));
+  else if (f.b_k == 1)
+    transpose(b, f.b_n, to, padded, width, f.k);
+  else
+    for (int64_t k = 0; k < f.k; k++)
+      for (int64_t n = 0; n < width; n++) to[k * padded + n] = b[k * f.b_k + n * f.b_n];
+}
+
+// The meaning, and the way out where there is no memory to pack: the same chain, one element at a time.
+template <class T>
+inline void gemm_plain(const GemmArgs<T>& g, int64_t n0, int64_t n1) {
+  for (int64_t m = 0; m < g.m; m++)
+    for (int64_t n = n0; n < n1; n++) {
+      T sum = 0;
+      for (int p = 0; p < g.n_products; p++) {
+        const Product<T>& f = g.products[p];
+        for (int64_t k = 0; k < f.k; k++)
+          sum = Simd<T>::fma_scalar(f.a[m * f.a_m + k * f.a_k], f.b[k * f.b_k + n * f.b_n], sum);
+      }
+      const T* cin = g.cin + m * g.cin_m + n * g.cin_n;
+      g.c[m * g.c_m + n] = g.cin ? Simd<T>::fma_scalar(g.alpha, sum, *cin) : g.alpha * sum;
+    }
+}
+
+template <class T>
+inline void gemm_chain(const GemmArgs<T>& g, bool pack) {
+  constexpr int L = Simd<T>::lanes;
+  static thread_local Scratch scratch;
+  const int64_t vectors = (g.n + L - 1) / L;
+  const int last_tail = int(g.n - (vectors - 1) * L);
+  int64_t panels, w;
+  {
+    const int v = vectors < Widths::vectors ? int(vectors) : Widths::vectors;
+    const int r = g.m < Widths::rows ? int(g.m) : Widths::rows;
+    const uint32_t width = widths.width[r][v];
+    panels = width >= vectors ? 1 : (uint32_t(vectors) + width - 1) / width;
+  }
+  w = panels == 1 ? vectors : uint32_t(vectors) / uint32_t(panels);
+  const int64_t wide = panels == 1 ? 0 : vectors - w * panels;  // the first panels have one more vector
+
+  int64_t n0 = 0;
+  for (int64_t panel = 0; panel < panels; panel++) {
+    const int nv = int(panel < wide ? w + 1 : w);
+    const int tail = panel == panels - 1 ? last_tail : L;
+    const int width = (nv - 1) * L + tail;
+    if (!pack) {
+      chain_rows(g, 0, g.m, n0, nv, tail);
+    } else {
+      GemmArgs<T> packed = g;
+      const int64_t padded = nv * L;
+      size_t total = 0;
+      for (int p = 0; p < g.n_products; p++) total += size_t(g.products[p].k * padded);
+      T* to = (T*)scratch.reserve(total * sizeof(T));
+      if (!to) return gemm_plain(g, n0, g.n);
+      for (int p = 0; p < g.n_products; p++) {
+        Product<T>& f = packed.products[p];
+        pack_panel(f, n0, width, to, padded);
+        f.b = to - n0;
+        f.b_k = padded;
+        f.b_n = 1;
+        to += f.k * padded;
+      }
+      chain_rows(packed, 0, g.m, n0, nv, tail);
+    }
+    n0 += width;
+  }
+}
+
+// ---------------------------------------------------------------------------------------------------------------
+// dot: vectors along k.
+
+template <int... I> struct Indices {};
+template <int N, int... I> struct CountTo : CountTo<N - 1, N - 1, I...> {};
+template <int... I> struct CountTo<0, I...> { using type = Indices<I...>; };
+
+// The lane sums of 16 / sizeof(T) vectors as one vector, always in the same order: within 16 bytes, then across.
+template <class T, int... I>
+FASTMETA_INLINE auto lane_sums(const typename Simd<T>::V* x, Indices<I...>) {
+  constexpr int L = Simd<T>::lanes;
+  if constexpr (sizeof(T) == 4) {
+    // p = [x0 x1 x0 x1] in every 16 bytes, each the sum of two lanes; q = [x2 x3 x2 x3]
+    const auto p = __builtin_shufflevector(x[0], x[1], (I / 4 * 4 + I % 4 / 2 + I % 2 * L)...) +
+                   __builtin_shufflevector(x[0], x[1], (I / 4 * 4 + I % 4 / 2 + I % 2 * L + 2)...);
+    const auto q = __builtin_shufflevector(x[2], x[3], (I / 4 * 4 + I % 4 / 2 + I % 2 * L)...) +
+                   __builtin_shufflevector(x[2], x[3], (I / 4 * 4 + I % 4 / 2 + I % 2 * L + 2)...);
+    return Simd<T>::fold(__builtin_shufflevector(p, q, (I / 4 * 4 + I % 2 + I % 4 / 2 * L)...) +
+                         __builtin_shufflevector(p, q, (I / 4 * 4 + I % 2 + I % 4 / 2 * L + 2)...));
+  } else {
+    return Simd<T>::fold(__builtin_shufflevector(x[0], x[1], (I / 2 * 2 + I % 2 * L)...) +
+                         __builtin_shufflevector(x[0], x[1], (I / 2 * 2 + I % 2 * L + 1)...));
+  }
+}
+
+// A tile of MR x NR elements of C.  A and B have unit stride along k.  C has a column stride here, c_n: a product
+// with one column is computed as one with one row.
+template <class T, int MR, int NR>
+__attribute__((noinline)) void dot(const GemmArgs<T>& g, int64_t c_n, int64_t m0, int64_t m1, int64_t n0) {
+  using S = Simd<T>;
+  using V = typename S::V;
+  constexpr int L = S::lanes, group = 16 / sizeof(T), padded = (NR + group - 1) / group * group;
+  for (; m0 < m1; m0 += MR) {
+    V acc[MR][padded];
+    FASTMETA_UNROLL
+    for (int i = 0; i < MR; i++) {
+      FASTMETA_UNROLL
+      for (int j = 0; j < padded; j++) acc[i][j] = V{};
+    }
+    for (int p = 0; p < g.n_products; p++) {
+      const Product<T>& f = g.products[p];
+      const T *a[MR], *b[NR];
+      FASTMETA_UNROLL
+      for (int i = 0; i < MR; i++) a[i] = f.a + (m0 + i) * f.a_m;
+      FASTMETA_UNROLL
+      for (int j = 0; j < NR; j++) b[j] = f.b + (n0 + j) * f.b_n;
+      auto step = [&](auto load) __attribute__((always_inline)) {
+        V x[MR];
+        FASTMETA_UNROLL
+        for (int i = 0; i < MR; i++) {
+          x[i] = load(a[i]);
+          FASTMETA_PIN(x[i]);
+        }
+        FASTMETA_UNROLL
+        for (int j = 0; j < NR; j++) {
+          V y = load(b[j]);
+          FASTMETA_PIN(y);
+          FASTMETA_UNROLL
+          for (int i = 0; i < MR; i++) acc[i][j] = S::fma(x[i], y, acc[i][j]);
+        }
+      };
+      int64_t k = 0;
+      for (; k + L <= f.k; k += L)
+        step([k](const T* q) __attribute__((always_inline)) { return S::load(q + k); });
+      if (k < f.k) {
+        const auto mask = S::mask(int(f.k - k));
+        step([k, &mask](const T* q) __attribute__((always_inline)) { return S::load(q + k, mask); });
+      }
+    }
+    FASTMETA_UNROLL
+    for (int i = 0; i < MR; i++) {
+      T sum[padded];
+      FASTMETA_UNROLL
+      for (int j = 0; j < padded; j += group) {
+        const auto v = lane_sums<T>(acc[i] + j, typename CountTo<L>::type{});
+        __builtin_memcpy(sum + j, &v, sizeof v);
+      }
+      T* c = g.c + (m0 + i) * g.c_m + n0 * c_n;
+      if (g.cin) {
+          const T* cin = g.cin + (m0 + i) * g.cin_m + n0 * g.cin_n;
+        FASTMETA_UNROLL
+        for (int j = 0; j < NR; j++) c[j * c_n] = S::fma_scalar(g.alpha, sum[j], cin[j * g.cin_n]);
+      } else {
+          FASTMETA_UNROLL
+        for (int j = 0; j < NR; j++) c[j * c_n] = g.alpha * sum[j];
+      }
+    }
+  }
+}
+
+template <class T, int NR>
+inline void dot_rows(const GemmArgs<T>& g, int64_t c_n, int64_t n0) {
+#if FASTMETA_LANES_BYTES == 64
+  constexpr int MR = 4;
+#else
+  constexpr int MR = 3;
+#endif
+  int64_t m = g.m - g.m % MR;
+  if (m) dot<T, MR, NR>(g, c_n, 0, m, n0);
+  if (g.m - m == 3) dot<T, 3, NR>(g, c_n, m, g.m, n0);
+  else if (g.m - m == 2) dot<T, 2, NR>(g, c_n, m, g.m, n0);
+  else if (g.m - m == 1) dot<T, 1, NR>(g, c_n, m, g.m, n0);
+}
+
+template <class T>
+inline void gemm_dot(const GemmArgs<T>& g, int64_t c_n) {
+  int64_t n = 0;
+  if (g.m == 1)  // two groups at once, to cover the latency of an FMA
+    for (; n + 8 <= g.n; n += 8) dot<T, 1, 8>(g, c_n, 0, 1, n);
+  for (; n + 4 <= g.n; n += 4) dot_rows<T, 4>(g, c_n, n);
+  for (; n + 2 <= g.n; n += 2) dot_rows<T, 2>(g, c_n, n);
+  if (n < g.n) dot_rows<T, 1>(g, c_n, n);
+}
+
+// ---------------------------------------------------------------------------------------------------------------
+
+// C^T = B^T A^T
+template <class T>
+inline void swap_roles(const GemmArgs<T>& g, GemmArgs<T>& s) {
+  s.m = g.n;
+  s.n = g.m;
+  s.n_products = g.n_products;
+  for (int p = 0; p < g.n_products; p++) {
+    const Product<T>& f = g.products[p];
+    s.products[p] = {f.b, f.a, f.k, f.b_n, f.b_k, f.a_k, f.a_m};
+  }
+  s.alpha = g.alpha;
+  s.cin = g.cin;
+  s.cin_m = g.cin_n;
+  s.cin_n = g.cin_m;
+  s.c = g.c;
+  s.c_m = 1;
+}
+
+// Up to here many elements along k a transposition of B costs less than the lane sums.
+template <class T>
+constexpr int64_t kLongDot = 8 * Simd<T>::lanes;
+
+template <class T>
+inline void gemm(const GemmArgs<T>& g) {
+  if (g.m <= 0 || g.n <= 0) return;
+  bool b_rows = true, dots = true, a_columns = true;
+  int64_t longest = 0;
+  for (int p = 0; p < g.n_products; p++) {
+    const Product<T>& f = g.products[p];
+    b_rows &= f.b_n == 1;
+    a_columns &= f.a_m == 1;
+    dots &= f.a_k == 1 && f.b_k == 1;
+    longest = f.k > longest ? f.k : longest;
+  }
+  if (g.n == 1) {
+    GemmArgs<T> s;
+    swap_roles(g, s);
+    if (dots) return gemm_dot(s, g.c_m);
+    if (a_columns && g.c_m == 1) return gemm_chain(s, false);
+  } else if (b_rows) {
+    return gemm_chain(g, false);
+  } else if (dots && longest >= kLongDot<T>) {
+    return gemm_dot(g, 1);
+  }
+  gemm_chain(g, true);
+}

@@ -1,0 +1,203 @@
+#include "index.hpp"
+
+#include <cstring>
+
+namespace fastmeta {
+
+namespace {
+
+constexpr int64_t kPollElements = 1 << 14;
+
+template <class T>
+T& at(char* p) { return *reinterpret_cast<T*>(p); }
+
+template <class T>
+T add(T x, T y) {
+  if constexpr (std::is_same_v<T, int32_t>) return int32_t(uint32_t(x) + uint32_t(y));  // wraps
+  else return x + y;
+}
+
+// Counts elements and looks whether to stop every kPollElements.
+class Patience {
+ public:
+  explicit Patience(Worker& worker) : worker_(worker) {}
+  bool ended(int64_t elements) {
+    left_ -= elements;
+    if (left_ > 0) return false;
+    left_ = kPollElements;
+    worker_.poll();
+    return worker_.stopped();
+  }
+
+ private:
+  Worker& worker_;
+  int64_t left_ = kPollElements;
+};
+
+void record_bad(Worker& worker, int tag, int64_t index, int64_t bound) {
+  worker.failed = true;
+  worker.call->record({tag, worker.task, index, bound});
+}
+
+}  // namespace
+
+Strided::Strided(const Operand& operand, int rank, const int64_t* dims) : base(operand.base), offset(operand.offset) {
+  for (int d = 0; d < rank; ++d)  // a stride that is never taken may be anything
+    stride[d] = dims[d] > 1 ? int64_t(uint64_t(operand.stride[d]) * uint64_t(item_size(operand.dtype))) : 0;
+}
+
+Gather::Gather(int tag, const GatherSpec& spec) : Instruction(tag), o_(spec.o), n_(spec.n), j_(spec.j), i_(spec.i), item_(item_size(spec.dtype)) {
+  const int64_t whole[] = {o_, n_, i_}, picked[] = {o_, j_, i_};
+  x_ = Strided(spec.x, 3, whole);
+  index_ = Strided(spec.index, 3, picked);
+  out_ = Strided(spec.out, 3, picked);
+}
+
+void Gather::run(Worker& worker) const {
+  if (o_ == 0 || j_ == 0 || i_ == 0) return;
+  if (item_ == 8) run_typed<uint64_t>(worker);
+  else if (item_ == 4) run_typed<uint32_t>(worker);
+  else run_typed<uint8_t>(worker);
+}
+
+template <class T>
+void Gather::run_typed(Worker& worker) const {
+  Patience patience(worker);
+  // One index for a whole row of adjacent elements: rows are moved at once.
+  const bool rows = index_.stride[2] == 0 && (i_ == 1 || (x_.stride[2] == item_ && out_.stride[2] == item_));
+  for (int64_t o = 0; o < o_; ++o)
+    for (int64_t j = 0; j < j_; ++j) {
+      const char* x = x_.at(worker) + o * x_.stride[0];
+      const char* index = index_.at(worker) + o * index_.stride[0] + j * index_.stride[1];
+      char* out = out_.at(worker) + o * out_.stride[0] + j * out_.stride[1];
+      for (int64_t i = 0; i < (rows ? 1 : i_); ++i) {
+        int32_t n;
+        std::memcpy(&n, index + i * index_.stride[2], sizeof n);
+        if (n < 0 || n >= n_) return record_bad(worker, tag, n, n_);
+        const char* from = x + n * x_.stride[1] + i * x_.stride[2];
+        if (rows) std::memmove(out, from, size_t(i_ * item_));
+        else std::memmove(out + i * out_.stride[2], from, sizeof(T));
+      }
+      if (patience.ended(i_)) return;
+    }
+}
+
+Scatter::Scatter(int tag, const ScatterSpec& spec) : Instruction(tag), dtype_(spec.dtype), o_(spec.o), n_(spec.n), j_(spec.j), i_(spec.i) {
+  const int64_t whole[] = {o_, n_, i_}, picked[] = {o_, j_, i_};
+  ct_ = Strided(spec.ct, 3, picked);
+  index_ = Strided(spec.index, 3, picked);
+  out_ = Strided(spec.out, 3, whole);
+}
+
+void Scatter::run(Worker& worker) const {
+  if (dtype_ == F32) run_typed<float>(worker);
+  else if (dtype_ == F64) run_typed<double>(worker);
+  else run_typed<int32_t>(worker);
+}
+
+template <class T>
+void Scatter::run_typed(Worker& worker) const {
+  Patience patience(worker);
+  if (o_ == 0 || i_ == 0 || n_ == 0) {
+    if (o_ > 0 && i_ > 0 && j_ > 0) {  // every index is wrong
+      int32_t n;
+      std::memcpy(&n, index_.at(worker), sizeof n);
+      record_bad(worker, tag, n, 0);
+    }
+    return;
+  }
+  const bool dense = out_.stride[2] == int64_t(sizeof(T)) || i_ == 1;
+  for (int64_t o = 0; o < o_; ++o)
+    for (int64_t n = 0; n < n_; ++n) {
+      char* out = out_.at(worker) + o * out_.stride[0] + n * out_.stride[1];
+      if (dense) std::memset(out, 0, size_t(i_) * sizeof(T));
+      else
+        for (int64_t i = 0; i < i_; ++i) at<T>(out + i * out_.stride[2]) = T(0);
+      if (patience.ended(i_)) return;
+    }
+  if (j_ == 0) return;
+  for (int64_t o = 0; o < o_; ++o)
+    for (int64_t j = 0; j < j_; ++j) {
+      char* out = out_.at(worker) + o * out_.stride[0];
+      const char* index = index_.at(worker) + o * index_.stride[0] + j * index_.stride[1];
+      char* ct = ct_.at(worker) + o * ct_.stride[0] + j * ct_.stride[1];
+      for (int64_t i = 0; i < i_; ++i) {
+        int32_t n;
+        std::memcpy(&n, index + i * index_.stride[2], sizeof n);
+        if (n < 0 || n >= n_) return record_bad(worker, tag, n, n_);
+        T& to = at<T>(out + n * out_.stride[1] + i * out_.stride[2]);
+        to = add(to, at<T>(ct + i * ct_.stride[2]));
+      }
+      if (patience.ended(i_)) return;
+    }
+}
+
+Cumsum::Cumsum(int tag, const CumsumSpec& spec) : Instruction(tag), dtype_(spec.dtype), o_(spec.o), n_(spec.n), i_(spec.i), reverse_(spec.reverse) {
+  const int64_t dims[] = {o_, n_, i_};
+  x_ = Strided(spec.x, 3, dims);
+  out_ = Strided(spec.out, 3, dims);
+}
+
+void Cumsum::run(Worker& worker) const {
+  if (o_ == 0 || n_ == 0 || i_ == 0) return;
+  if (dtype_ == F32) run_typed<float>(worker);
+  else if (dtype_ == F64) run_typed<double>(worker);
+  else run_typed<int32_t>(worker);
+}
+
+// Row by row of i: the sum so far is the row written last.
+template <class T>
+void Cumsum::run_typed(Worker& worker) const {
+  Patience patience(worker);
+  for (int64_t o = 0; o < o_; ++o)
+    for (int64_t k = 0; k < n_; ++k) {
+      const int64_t n = reverse_ ? n_ - 1 - k : k;
+      char* x = x_.at(worker) + o * x_.stride[0] + n * x_.stride[1];
+      char* out = out_.at(worker) + o * out_.stride[0] + n * out_.stride[1];
+      const char* last = k == 0 ? nullptr : out + (reverse_ ? out_.stride[1] : -out_.stride[1]);
+      for (int64_t i = 0; i < i_; ++i) {
+        const T value = at<T>(x + i * x_.stride[2]);
+        T sum = value;
+        if (last) sum = add(*reinterpret_cast<const T*>(last + i * out_.stride[2]), value);
+        at<T>(out + i * out_.stride[2]) = sum;
+      }
+      if (patience.ended(i_)) return;
+    }
+}
+
+ArgReduce::ArgReduce(int tag, const ArgReduceSpec& spec) : Instruction(tag), dtype_(spec.dtype), o_(spec.o), n_(spec.n), i_(spec.i), smallest_(spec.smallest) {
+  const int64_t dims[] = {o_, n_, i_}, outer[] = {o_, i_};
+  x_ = Strided(spec.x, 3, dims);
+  out_ = Strided(spec.out, 2, outer);
+}
+
+void ArgReduce::run(Worker& worker) const {
+  if (o_ == 0 || i_ == 0) return;
+  auto typed = [&](auto type) {
+    using T = decltype(type);
+    if (smallest_) run_typed<T, true>(worker);
+    else run_typed<T, false>(worker);
+  };
+  if (dtype_ == F32) typed(float{});
+  else if (dtype_ == F64) typed(double{});
+  else typed(int32_t{});
+}
+
+template <class T, bool smallest>
+void ArgReduce::run_typed(Worker& worker) const {
+  Patience patience(worker);
+  for (int64_t o = 0; o < o_; ++o)
+    for (int64_t i = 0; i < i_; ++i) {
+      char* x = x_.at(worker) + o * x_.stride[0] + i * x_.stride[2];
+      T best = at<T>(x);
+      int64_t where = 0;
+      for (int64_t n = 1; n < n_ && best == best; ++n) {  // the first NaN ends it
+        const T value = at<T>(x + n * x_.stride[1]);
+        if (value != value || (smallest ? value < best : value > best)) best = value, where = n;
+      }
+      at<int32_t>(out_.at(worker) + o * out_.stride[0] + i * out_.stride[1]) = int32_t(where);
+      if (patience.ended(n_)) return;
+    }
+}
+
+}  // namespace fastmeta

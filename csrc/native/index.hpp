@@ -1,0 +1,66 @@
+// Gather, scatter-add, cumulative sums and the position of extremes.
+#pragma once
+#include "worker.hpp"
+
+namespace fastmeta {
+
+// Byte strides of an operand over up to three dims.
+struct Strided {
+  int base = 0;
+  int64_t offset = 0;
+  int64_t stride[3] = {};
+  Strided() = default;
+  Strided(const Operand& operand, int rank, const int64_t* dims);
+  char* at(const Worker& worker) const { return worker.bases[base] + offset; }
+};
+
+class Gather final : public Instruction {
+ public:
+  Gather(int tag, const GatherSpec& spec);
+  void run(Worker& worker) const override;
+
+ private:
+  template <class T> void run_typed(Worker& worker) const;
+  int64_t o_, n_, j_, i_, item_;
+  Strided x_, index_, out_;
+};
+
+class Scatter final : public Instruction {
+ public:
+  Scatter(int tag, const ScatterSpec& spec);
+  void run(Worker& worker) const override;
+
+ private:
+  template <class T> void run_typed(Worker& worker) const;
+  DType dtype_;
+  int64_t o_, n_, j_, i_;
+  Strided ct_, index_, out_;
+};
+
+class Cumsum final : public Instruction {
+ public:
+  Cumsum(int tag, const CumsumSpec& spec);
+  void run(Worker& worker) const override;
+
+ private:
+  template <class T> void run_typed(Worker& worker) const;
+  DType dtype_;
+  int64_t o_, n_, i_;
+  bool reverse_;
+  Strided x_, out_;
+};
+
+class ArgReduce final : public Instruction {
+ public:
+  ArgReduce(int tag, const ArgReduceSpec& spec);
+  void run(Worker& worker) const override;
+
+ private:
+  template <class T, bool smallest> void run_typed(Worker& worker) const;
+  DType dtype_;
+  int64_t o_, n_, i_;
+  bool smallest_;
+  Strided x_, out_;
+};
+
+}  // namespace fastmeta

@@ -1,0 +1,75 @@
+// The kernels of one instruction set, as a table of function pointers.
+//
+// Each target (baseline, avx2, avx512) compiles the same sources in its own namespace and hands out one table;
+// the executor picks a table at load and never looks at the instruction set again.
+#pragma once
+#include <cstdint>
+
+namespace fastmeta {
+
+enum DType : int { F32 = 0, F64 = 1, I32 = 2, BOOL = 3 };
+
+// One factor pair of a sum of products, A [M, K] times B [K, N].  Strides in elements.
+template <class T>
+struct Product {
+  const T* a;
+  const T* b;
+  int64_t k, a_m, a_k, b_k, b_n;
+};
+
+// C [M, N] = alpha * sum_p A_p B_p (+ CIN).  C has unit column stride; CIN may be C itself.
+template <class T>
+struct GemmArgs {
+  int64_t m, n;
+  int n_products;
+  Product<T> products[4];
+  T alpha;
+  const T* cin;  // nullptr: nothing is added
+  int64_t cin_m, cin_n;
+  T* c;
+  int64_t c_m;
+};
+
+// One micro-op on a tile of `rows` x `cols`: dst(r, c) = op(x(r, c), y(r, c), z(r, c)).
+// dst has unit column stride; each argument has column stride 1, or 0 where the variant says so.
+struct TileArgs {
+  void* dst;
+  const void* x;
+  const void* y;
+  const void* z;
+  int64_t dst_row, x_row, y_row, z_row;  // row strides, elements
+  int64_t rows, cols;
+};
+using TileFn = void (*)(const TileArgs&);
+
+// Variant of a micro-op: bit i set means argument i has column stride 0 (a value per row, spread over the columns).
+constexpr int kVariants = 8;
+constexpr int kMaxOps = 64;
+
+// Reduces or stores a tile into a target whose strides may be 0.  `x` has unit column stride.
+//   mode 1 sum, 2 max, 3 min (accumulating into dst); column stride of dst is 0 or 1, row stride is any.
+struct ReduceArgs {
+  void* dst;
+  const void* x;
+  int64_t dst_row, dst_col, x_row;
+  int64_t rows, cols;
+};
+using ReduceFn = void (*)(const ReduceArgs&);
+
+struct Kernels {
+  const char* name;    // "baseline", "avx2", "avx512"
+  void (*gemm_f32)(const GemmArgs<float>&);
+  void (*gemm_f64)(const GemmArgs<double>&);
+  TileFn tile[kMaxOps][3][kVariants];  // [micro-op][F32, F64, I32][variant]; nullptr where the op has no such type
+  TileFn cast[4][4];                   // [source dtype][target dtype], unit column strides
+  ReduceFn reduce[4][3];               // [mode][F32, F64, I32]
+  // dst[c * dst_col + r] = src[r * src_row + c] for 4-byte and 8-byte elements
+  void (*transpose4)(const void* src, int64_t src_row, void* dst, int64_t dst_col, int64_t rows, int64_t cols);
+  void (*transpose8)(const void* src, int64_t src_row, void* dst, int64_t dst_col, int64_t rows, int64_t cols);
+};
+
+const Kernels* kernels_baseline();
+const Kernels* kernels_avx2();    // nullptr where this build or this processor lacks it
+const Kernels* kernels_avx512();  // likewise
+
+}  // namespace fastmeta

@@ -1,0 +1,72 @@
+#include "memory.hpp"
+
+#include <atomic>
+#include <cstdlib>
+#include <new>
+#ifdef __linux__
+#include <sys/mman.h>
+#endif
+
+namespace fastmeta {
+
+namespace {
+
+constexpr int64_t kHugePage = int64_t{2} << 20;
+std::atomic<int64_t> kept{0};  // bytes kept by all threads
+thread_local WorkerMemory own_memory;
+
+}  // namespace
+
+char* allocate_aligned(int64_t bytes) {
+  const int64_t align = bytes >= kHugePage ? kHugePage : 64;
+  const int64_t rounded = (bytes + align - 1) / align * align;
+  void* data = std::aligned_alloc(size_t(align), size_t(rounded > 0 ? rounded : align));
+  if (!data) throw std::bad_alloc();
+#ifdef __linux__
+  if (align == kHugePage) madvise(data, size_t(rounded), MADV_HUGEPAGE);  // a wish: failure changes nothing
+#endif
+  return static_cast<char*>(data);
+}
+
+char* Buffer::reserve(int64_t bytes) {
+  if (bytes > size_ || !data_) {
+    release();
+    data_ = allocate_aligned(bytes);
+    size_ = bytes;
+  }
+  return data_;
+}
+
+void Buffer::release() {
+  std::free(data_);
+  data_ = nullptr;
+  size_ = 0;
+}
+
+void WorkerMemory::settle() {
+  int64_t now = arena.size() + scratch.size() + shared.size() + sums.size();
+  const int64_t total = kept.fetch_add(now - counted) + now - counted;
+  counted = now;
+  if (total <= kMaxKept) return;
+  for (Buffer* buffer : {&arena, &scratch, &shared, &sums}) buffer->release();
+  kept.fetch_sub(counted);
+  counted = 0;
+}
+
+WorkerMemory::~WorkerMemory() { kept.fetch_sub(counted); }
+
+MemoryLease::MemoryLease() : fresh_(own_memory.in_use) {
+  memory_ = fresh_ ? new WorkerMemory : &own_memory;
+  memory_->in_use = true;
+}
+
+MemoryLease::~MemoryLease() {
+  if (fresh_) {
+    delete memory_;
+  } else {
+    memory_->in_use = false;
+    memory_->settle();
+  }
+}
+
+}  // namespace fastmeta

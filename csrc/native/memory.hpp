@@ -1,0 +1,58 @@
+// Memory that grows and never shrinks until it is dropped, and the memory that a thread keeps between calls.
+#pragma once
+#include <cstddef>
+#include <cstdint>
+#include <vector>
+
+namespace fastmeta {
+
+// 64-byte aligned, not initialised, contents lost when it grows. Pages are first touched by whoever writes them, and are
+// huge where the size is worth it: an arena is walked through again and again, and TLB misses would cost a few percent.
+class Buffer {
+ public:
+  Buffer() = default;
+  Buffer(const Buffer&) = delete;
+  Buffer& operator=(const Buffer&) = delete;
+  ~Buffer() { release(); }
+  char* reserve(int64_t bytes);  // throws std::bad_alloc
+  void release();
+  char* data() const { return data_; }
+  int64_t size() const { return size_; }
+
+ private:
+  char* data_ = nullptr;
+  int64_t size_ = 0;
+};
+
+char* allocate_aligned(int64_t bytes);  // throws std::bad_alloc; freed by std::free
+
+// What one thread needs to run tasks. Kept by the thread, unless all threads together keep more than kMaxKept.
+struct WorkerMemory {
+  static constexpr int64_t kMaxKept = int64_t{1} << 30;
+
+  Buffer arena, scratch;
+  Buffer shared, sums;  // of a call: used on the calling thread only
+  std::vector<char*> bases;
+  bool in_use = false;
+  int64_t counted = 0;  // bytes of this in the total kept
+
+  ~WorkerMemory();
+  void settle();  // after a call: counts itself, and lets go if the total is too high
+};
+
+// The thread's own memory for the length of a scope; a fresh one if that is in use (a signal handler calling in again).
+class MemoryLease {
+ public:
+  MemoryLease();
+  ~MemoryLease();
+  MemoryLease(const MemoryLease&) = delete;
+  MemoryLease& operator=(const MemoryLease&) = delete;
+  WorkerMemory& operator*() const { return *memory_; }
+  WorkerMemory* operator->() const { return memory_; }
+
+ private:
+  WorkerMemory* memory_;
+  bool fresh_;
+};
+
+}  // namespace fastmeta

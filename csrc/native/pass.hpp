@@ -1,0 +1,95 @@
+// Elementwise phases: micro-ops on tiles of rows x columns that stay in L1.
+#pragma once
+#include <cstdint>
+#include <memory>
+#include <vector>
+
+#include "../plan.hpp"
+#include "kernels.hpp"
+#include "strided.hpp"
+#include "worker.hpp"
+
+namespace fastmeta {
+
+// A phase with its layout and kernels chosen.
+//
+// The iteration space becomes outer dims x rows x columns, and rows x columns is cut into tiles. A tile is a list of
+// steps, each one kernel call. The steps' operands are slots: first the phase's loads and stores, read and written in
+// place wherever a kernel can, then tiles of scratch.
+class BoundPhase {
+ public:
+  // by_rows: the last two dims stay the rows and columns, the others the batch, so that blocks of rows can be run alone.
+  BoundPhase(const Phase& phase, const Kernels& kernels, bool by_rows);
+
+  void run(Worker& worker) const;
+  // For by_rows: fill once, then every block of rows of every batch element, in any order.
+  void fill(Worker& worker) const;
+  void run_rows(Worker& worker, const int64_t* batch, int64_t first, int64_t last) const;
+  // May blocks of rows (resp. batch elements) run at the same time? Not where a reduction joins them.
+  bool rows_independent() const { return rows_independent_; }
+  bool batch_independent() const { return batch_independent_; }
+
+  int64_t scratch_bytes() const { return n_tiles_ * tile_bytes_; }
+
+ private:
+  static constexpr int kMaxSlots = 320;
+  static constexpr int kNone = -1;
+  struct Slot {
+    int base = 0;  // of a memory operand
+    int64_t offset = 0;
+    int64_t row = 0, col = 0;  // byte strides
+    int64_t item = 4;
+  };
+  enum class Kind : uint8_t { Op, Copy, Reduce, ReduceAny };
+  struct Step {
+    Kind kind;
+    bool one_row;       // dense over rows: may run as a single row
+    uint8_t mode, item;
+    DType type;
+    int16_t dst, x, y, z;
+    int64_t dst_row, x_row, y_row, z_row, dst_col;  // elements
+    TileFn fn;
+    ReduceFn reduce;
+  };
+  struct Builder;
+
+  void choose_layout(const Phase& phase, bool by_rows);
+  void size_tiles();
+  void finish_steps();
+  void check_independence(const Phase& phase, bool by_rows);
+  bool is_dense(int slot) const;
+  int64_t row_elements(int slot) const { return slots_[slot].row / slots_[slot].item; }
+  void place(Worker& worker, char** at) const;
+  void run_tile(char* const* at, int64_t rows, int64_t cols) const;
+  void run_plane(Worker& worker, char* const* at, int64_t rows, int64_t cols) const;
+  void run_part(Worker& worker, int64_t part) const;
+  static void reduce_any(const Step& step, char* dst, int64_t dst_row, int64_t dst_col, const char* x, int64_t x_row, int64_t rows, int64_t cols);
+
+  const Kernels* kernels_;
+  Nest nest_;  // of the memory operands
+  int outer_rank_ = 0;
+  int64_t rows_ = 1, cols_ = 1;
+  bool empty_ = false;
+  bool flat_ = false;  // by_rows: a block of rows is one run of memory in every operand
+  bool crossed_ = false;  // some operand has unit stride along the rows
+  int n_memory_ = 0, n_tiles_ = 0;
+  int64_t tile_rows_ = 1, tile_cols_ = 1, tile_bytes_ = 0;
+  bool single_ = false;  // one tile is all
+  bool rows_independent_ = true, batch_independent_ = true;
+  int64_t parts_ = 1, total_tiles_ = 1;
+  std::vector<Slot> slots_;
+  std::vector<Step> steps_;
+  std::vector<std::pair<int, Fill>> fills_;  // by slot
+};
+
+class Pass final : public Instruction {
+ public:
+  Pass(int tag, const PassSpec& spec, const Kernels& kernels);
+  void run(Worker& worker) const override;
+  int64_t scratch_bytes() const override;
+
+ private:
+  std::vector<BoundPhase> phases_;
+};
+
+}  // namespace fastmeta

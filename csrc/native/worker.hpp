@@ -1,0 +1,126 @@
+// What an instruction sees while it runs: its thread's pointers and scratch, and the call it belongs to.
+#pragma once
+#include <atomic>
+#include <chrono>
+#include <cstdint>
+#include <exception>
+#include <memory>
+#include <mutex>
+#include <thread>
+#include <vector>
+
+#include "../plan.hpp"
+#include "memory.hpp"
+#include "pool.hpp"
+
+namespace fastmeta {
+
+// An index outside 0..bound-1, met by a GATHER or SCATTER. task is -1 outside a parallel loop.
+struct BadIndex {
+  int tag;
+  int64_t task, index, bound;
+};
+
+// Asks whether the caller wants the run to end (Ctrl-C). Called on the calling thread only.
+class Poller {
+ public:
+  virtual ~Poller() = default;
+  virtual bool wants_stop() = 0;
+};
+
+// One run of a program: shared by the workers.
+struct Call {
+  int64_t length = 1;  // T
+  int64_t n_bases = 0, scratch_bytes = 0;  // what each worker needs
+  Poller* poller = nullptr;
+  PoolLease* pool = nullptr;
+  std::thread::id caller = std::this_thread::get_id();
+  int threads = 1;
+  std::atomic<bool> stop{false};
+
+  std::mutex mutex;  // guards the rest
+  bool has_bad_index = false;
+  BadIndex bad_index{};
+  std::exception_ptr error;
+
+  void record(const BadIndex& bad) {  // the smallest task wins, whoever comes first
+    std::lock_guard<std::mutex> lock(mutex);
+    if (!has_bad_index || bad.task < bad_index.task) bad_index = bad;
+    has_bad_index = true;
+  }
+  void fail(std::exception_ptr what) {
+    std::lock_guard<std::mutex> lock(mutex);
+    if (!error) error = what;
+    stop.store(true);
+  }
+};
+
+struct Profile {  // by instruction: the least time
+  std::vector<std::vector<double>> nanoseconds;
+};
+
+struct Worker {
+  char** bases = nullptr;
+  char* scratch = nullptr;
+  Call* call = nullptr;
+  int64_t task = -1;
+  bool failed = false;   // the task ended at a bad index
+  bool caller = false;   // polls
+  bool team = false;     // may split instructions over the pool
+  WorkerMemory* memory = nullptr;
+  Profile* profile = nullptr;
+
+  // Between instructions and between the parts of long ones: is the task or the call to end?
+  bool stopped() {
+    if (--patience_ <= 0) poll();
+    return failed || call->stop.load(std::memory_order_relaxed);
+  }
+  void poll();
+
+ private:
+  static constexpr int kPatience = 16;  // looks at the clock after so many questions: 25 ns against 16 instructions
+  int patience_ = kPatience;
+  std::chrono::steady_clock::time_point next_poll_{};
+};
+
+// A decoded instruction with its kernels chosen. Immutable; run by many workers at once.
+class Instruction {
+ public:
+  explicit Instruction(int tag) : tag(tag) {}
+  virtual ~Instruction() = default;
+  virtual void run(Worker& worker) const = 0;
+  virtual int64_t scratch_bytes() const { return 0; }
+  const int tag;
+};
+
+// fn(worker) with this thread's worker: the leader itself on the calling thread, elsewhere one of its own that sees the
+// leader's memory, but with an arena of its own where `arenas` lists the bases. No exception leaves it.
+template <class Fn>
+void with_worker(Worker& leader, int64_t arena_bytes, const std::vector<int>* arenas, Fn fn) noexcept {
+  Call& call = *leader.call;
+  try {
+    if (std::this_thread::get_id() == call.caller) return fn(leader);
+    MemoryLease memory;
+    memory->bases.assign(leader.bases, leader.bases + call.n_bases);
+    Worker worker;
+    worker.bases = memory->bases.data();
+    worker.scratch = memory->scratch.reserve(call.scratch_bytes);
+    worker.call = &call;
+    worker.task = leader.task;
+    worker.memory = &*memory;
+    if (arenas && !arenas->empty()) {
+      char* arena = memory->arena.reserve(arena_bytes);
+      for (int base : *arenas) worker.bases[base] = arena;
+    }
+    fn(worker);
+  } catch (...) {
+    call.fail(std::current_exception());
+  }
+}
+
+// fn(worker, part) for every part, in any order, by the whole pool where the worker leads a team. The number of parts must
+// be a function of shapes only, and the parts independent of each other: then bits do not depend on who took which.
+using PartFn = void (*)(const void* context, Worker& worker, int64_t part);
+void run_parts(Worker& worker, int64_t parts, PartFn fn, const void* context);
+
+}  // namespace fastmeta

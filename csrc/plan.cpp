@@ -1,0 +1,437 @@
+#include "plan.hpp"
+
+#include <algorithm>
+#include <memory>
+
+#include "checked.hpp"
+#include "generated/opcodes.hpp"
+#include "scope.hpp"
+
+namespace fastmeta {
+
+namespace {
+
+constexpr int64_t kMagic = 0x464D504C, kVersion = 1;
+constexpr int64_t kMaxCount = 1 << 16;  // of arrays, bases, blocks, instructions of a block
+constexpr int kMaxBlocks = 1 << 10;
+constexpr int kMaxPhases = 64, kMaxLoads = 64, kMaxMicroOps = 256, kMaxStores = 32;
+constexpr int64_t kMaxDim = int64_t{1} << 40;
+
+// The words in order; every read is within the array, every value within the range that its reader names.
+class Reader {
+ public:
+  Reader(const int64_t* words, size_t size) : words_(words), size_(int64_t(size)), end_(size_) {}
+
+  int64_t next(const char* what) {
+    if (at_ >= end_) refuse(place(what), "another word", "the end");
+    return words_[at_++];
+  }
+  int64_t next(const char* what, int64_t low, int64_t high) {
+    const int64_t value = next(what);
+    if (value < low || value > high) {
+      --at_;
+      refuse(place(what), range_text(low, high), std::to_string(value));
+    }
+    return value;
+  }
+  bool flag(const char* what) { return next(what, 0, 1) != 0; }
+  double real(const char* what) {
+    const int64_t bits = next(what);
+    double value;
+    static_assert(sizeof value == sizeof bits, "a double is one word");
+    __builtin_memcpy(&value, &bits, sizeof value);
+    return value;
+  }
+  int64_t at() const { return at_; }
+  // The next `words` words belong to one part; leave(end) demands that the part used them all.
+  int64_t enter(int64_t words, const char* what) {
+    if (words < 0 || words > end_ - at_) refuse(place(what), "at most " + std::to_string(end_ - at_) + " words", std::to_string(words));
+    const int64_t outer = end_;
+    end_ = at_ + words;
+    return outer;
+  }
+  void leave(int64_t outer, const char* what) {
+    if (at_ != end_) refuse(place(what), "its end at word " + std::to_string(end_), "its end here");
+    end_ = outer;
+  }
+  std::string place(const std::string& what) const { return "word " + std::to_string(at_) + ", " + what; }
+
+ private:
+  const int64_t* words_;
+  int64_t size_, end_, at_ = 0;
+};
+
+// Work saturates instead of overflowing: beyond the bound all is equally refused.
+int64_t add_work(int64_t x, Checked y) {
+  const Checked sum = Checked(x) + y;
+  return sum.within(0, 2 * kMaxWork) ? sum.value() : 2 * kMaxWork;
+}
+
+class Decoder {
+ public:
+  Decoder(const int64_t* words, size_t n_words, size_t const_bytes) : in_(words, n_words), n_words_(n_words), const_bytes_(const_bytes) {}
+
+  PlanSpec decode() {
+    header();
+    for (auto& array : plan_.inputs) read_array(array);
+    for (auto& array : plan_.outputs) read_array(array);
+    for (auto& base : plan_.bases) {
+      base.kind = BaseKind(in_.next("kind of base", 0, 7));
+      base.a = in_.next("base");
+      base.b = in_.next("base");
+      base.c = in_.next("base");
+    }
+    scope_ = std::make_unique<Scope>(plan_);
+    work_.assign(plan_.blocks.size(), 1);
+    for (block_ = 0; block_ < int(plan_.blocks.size()); ++block_) read_block();
+    if (in_.at() != int64_t(n_words_)) refuse(in_.place("end"), "the last word", std::to_string(n_words_ - in_.at()) + " more");
+    count_work();
+    return std::move(plan_);
+  }
+
+ private:
+  void header() {
+    in_.next("magic", kMagic, kMagic);
+    in_.next("version", kVersion, kVersion);
+    in_.next("n_words", n_words_, n_words_);
+    // Counts are held to the words there are before anything is allocated for them.
+    const int64_t most = std::min<int64_t>(kMaxCount, n_words_);
+    const int64_t n_inputs = in_.next("n_inputs", 0, most), n_outputs = in_.next("n_outputs", 0, most);
+    const int64_t n_bases = in_.next("n_bases", 0, most), n_blocks = in_.next("n_blocks", 1, std::min<int64_t>(most, kMaxBlocks));
+    plan_.const_bytes = in_.next("const_bytes", const_bytes_, const_bytes_);
+    plan_.shared_bytes = in_.next("shared_bytes", 0, kMaxMemory);
+    plan_.arena_bytes = in_.next("arena_bytes", 0, kMaxMemory);
+    declared_work_ = in_.next("work", 0, kMaxWork);
+    plan_.inputs.resize(n_inputs);
+    plan_.outputs.resize(n_outputs);
+    plan_.bases.resize(n_bases);
+    plan_.blocks.resize(n_blocks);
+  }
+
+  void read_array(ArraySpec& array) {
+    array.dtype = DType(in_.next("dtype of array", 0, 3));
+    array.rank = int(in_.next("rank of array", 0, kMaxRank));
+    array.per_task = false;
+    Checked bytes = item_size(array.dtype);
+    for (int d = 0; d < array.rank; ++d) {
+      array.dims[d] = in_.next("dim of array", d == 0 ? kRuntimeLength : 0, kMaxDim);
+      if (array.dims[d] == kRuntimeLength) array.per_task = true;
+      else bytes = bytes * array.dims[d];
+    }
+    if (!bytes.within(0, int64_t{1} << 48)) refuse(in_.place("array"), "at most 2^48 bytes", "more");
+    array.bytes = bytes.value();
+    plan_.has_runtime_length |= array.per_task;
+  }
+
+  void read_block() {
+    if (!scope_->is_owned(block_)) refuse(in_.place("block"), "a loop that names block " + std::to_string(block_), "none");
+    Block& block = plan_.blocks[block_];
+    const int64_t n_instrs = in_.next("instructions of block", 0, kMaxCount);
+    const int64_t outer = in_.enter(in_.next("words of block"), "words of block");
+    for (index_ = 0; index_ < n_instrs; ++index_) block.instrs.push_back(read_instr());
+    in_.leave(outer, "block");
+  }
+
+  std::string where(const std::string& what) const {
+    return "block " + std::to_string(block_) + ", instruction " + std::to_string(index_) + ", " + what;
+  }
+
+  Instr read_instr() {
+    const int64_t opcode = in_.next("opcode", 1, 7);
+    const int64_t n_words = in_.next("words of instruction", 3, int64_t(n_words_));
+    Instr instr;
+    const int64_t outer = in_.enter(n_words - 2, "words of instruction");
+    instr.tag = int(in_.next("tag", INT32_MIN, INT32_MAX));
+    count(1);
+    switch (opcode) {
+      case 1: instr.body = read_pass(); break;
+      case 2: instr.body = read_gemm(); break;
+      case 3: instr.body = read_gather(); break;
+      case 4: instr.body = read_scatter(); break;
+      case 5: instr.body = read_cumsum(); break;
+      case 6: instr.body = read_argreduce(); break;
+      default: instr.body = read_loop(); break;
+    }
+    in_.leave(outer, "instruction");
+    return instr;
+  }
+
+  void count(Checked work) { work_[block_] = add_work(work_[block_], work); }
+
+  static Checked product(const int64_t* dims, int rank) {
+    Checked out = 1;
+    for (int d = 0; d < rank; ++d) out = out * dims[d];
+    return out;
+  }
+
+  Operand read_operand(int rank) {
+    Operand operand{};
+    operand.base = int(in_.next("base of operand", 0, int64_t(plan_.bases.size()) - 1));
+    operand.offset = in_.next("offset of operand");
+    operand.dtype = DType(in_.next("dtype of operand", 0, 3));
+    for (int d = 0; d < rank; ++d) operand.stride[d] = in_.next("stride of operand");
+    return operand;
+  }
+
+  // An operand over `dims` whose type must be `dtype`.
+  Operand read_operand(int rank, const int64_t* dims, Access access, DType dtype, const char* what) {
+    const Operand operand = read_operand(rank);
+    if (operand.dtype != dtype) refuse(where(what), "dtype " + std::to_string(dtype), std::to_string(operand.dtype));
+    scope_->check(operand, rank, dims, access, block_, where(what));
+    return operand;
+  }
+
+  Phase read_phase() {
+    Phase phase;
+    phase.rowwise = in_.flag("rowwise");
+    phase.rank = int(in_.next("rank of phase", 0, kMaxRank));
+    for (int d = 0; d < phase.rank; ++d) phase.dims[d] = in_.next("dim of phase", 0, kMaxDim);
+    std::vector<DType> types;  // by value id
+    const int n_loads = int(in_.next("loads", 0, kMaxLoads));
+    for (int k = 0; k < n_loads; ++k) {
+      phase.loads.push_back(read_operand(phase.rank));
+      scope_->check(phase.loads[k], phase.rank, phase.dims, Access::Read, block_, where("load " + std::to_string(k)));
+      types.push_back(phase.loads[k].dtype);
+    }
+    const int n_ops = int(in_.next("micro-ops", 0, kMaxMicroOps));
+    for (int k = 0; k < n_ops; ++k) {
+      phase.ops.push_back(read_micro_op(types));
+      types.push_back(phase.ops[k].type);
+    }
+    const int n_stores = int(in_.next("stores", 1, kMaxStores));
+    for (int k = 0; k < n_stores; ++k) phase.stores.push_back(read_store(phase, types));
+    check_registers(phase);
+    count(product(phase.dims, phase.rank) * (n_loads + n_ops + n_stores));
+    for (const Store& store : phase.stores) {  // the fill, where the phase is empty
+      if (store.mode != kStore) count(extent_of_target(phase, store));
+    }
+    return phase;
+  }
+
+  static Checked extent_of_target(const Phase& phase, const Store& store) {
+    Checked out = 1;
+    for (int d = 0; d < phase.rank; ++d)
+      if (store.target.stride[d] != 0) out = out * phase.dims[d];
+    return out;
+  }
+
+  MicroOp read_micro_op(const std::vector<DType>& types) {
+    MicroOp op{};
+    op.op = int(in_.next("micro-op", 0, kCast));
+    op.type = DType(in_.next("type of micro-op", 0, op.op == kCast ? 3 : 2));
+    op.reg = int(in_.next("register", -kMaxStores, kMaxRegisters - 1));
+    const int n_values = op.op == kCast ? 1 : kOpArity[op.op];
+    op.n_args = n_values;
+    in_.next("arguments of micro-op", op.op == kCast ? 2 : n_values, op.op == kCast ? 2 : n_values);
+    for (int k = 0; k < n_values; ++k) op.args[k] = int(in_.next("value id", 0, int64_t(types.size()) - 1));
+    op.source = op.op == kCast ? DType(in_.next("source type of cast", 0, 3)) : op.type;
+    if (op.op != kCast && !(kOpTypes[op.op] >> op.type & 1))
+      refuse(where("micro-op " + std::string(kOpNames[op.op])), "a dtype it has", std::to_string(op.type));
+    for (int k = 0; k < n_values; ++k)
+      if (types[op.args[k]] != op.source)
+        refuse(where("argument of micro-op " + std::to_string(op.op)), "dtype " + std::to_string(op.source), std::to_string(types[op.args[k]]));
+    return op;
+  }
+
+  Store read_store(const Phase& phase, const std::vector<DType>& types) {
+    Store store{};
+    store.value = int(in_.next("value id of store", 0, int64_t(types.size()) - 1));
+    store.mode = int(in_.next("mode of store", 0, 4));
+    const DType dtype = types[store.value];
+    if (store.mode != kStore && dtype == BOOL) refuse(where("reducing store"), "dtype 0..2", "3");
+    store.target = read_operand(phase.rank, phase.dims, store.mode == kStore ? Access::Write : Access::Accumulate, dtype, "store");
+    return store;
+  }
+
+  // Each argument must still be where its op left it: registers are reused.
+  void check_registers(const Phase& phase) const {
+    int holder[kMaxRegisters];
+    std::fill_n(holder, kMaxRegisters, -1);
+    const int n_loads = int(phase.loads.size());
+    auto check_alive = [&](int value) {
+      if (value < n_loads) return;
+      const int reg = phase.ops[value - n_loads].reg;
+      if (reg >= 0 && holder[reg] != value)
+        refuse(where("value " + std::to_string(value)), "its register " + std::to_string(reg) + " untouched", "value " + std::to_string(holder[reg]) + " in it");
+    };
+    for (int k = 0; k < int(phase.ops.size()); ++k) {
+      const MicroOp& op = phase.ops[k];
+      for (int a = 0; a < op.n_args; ++a) check_alive(op.args[a]);
+      if (op.reg >= 0) {
+        holder[op.reg] = n_loads + k;
+        continue;
+      }
+      const int s = -1 - op.reg;
+      const bool direct = s < int(phase.stores.size()) && phase.stores[s].value == n_loads + k && phase.stores[s].mode == kStore &&
+                          phase.rank > 0 && phase.stores[s].target.stride[phase.rank - 1] == 1;
+      if (!direct) refuse(where("micro-op into store " + std::to_string(s)), "a plain store of this value with inner stride 1", "another");
+    }
+    for (const Store& store : phase.stores) check_alive(store.value);
+  }
+
+  std::vector<Phase> read_phases(int fewest) {
+    std::vector<Phase> phases;
+    const int n = int(in_.next("phases", fewest, kMaxPhases));
+    for (int k = 0; k < n; ++k) phases.push_back(read_phase());
+    return phases;
+  }
+
+  PassSpec read_pass() {
+    PassSpec pass{read_phases(1)};
+    for (const Phase& phase : pass.phases)
+      if (phase.rowwise) refuse(where("phase of PASS"), "rowwise 0", "1");
+    return pass;
+  }
+
+  GemmSpec read_gemm() {
+    GemmSpec gemm{};
+    gemm.dtype = DType(in_.next("dtype of GEMM", 0, 1));
+    gemm.batch_rank = int(in_.next("batch dims", 0, kMaxRank - 2));
+    const int rank = gemm.batch_rank + 2, rb = gemm.batch_rank;
+    for (int d = 0; d < rank; ++d) gemm.dims[d] = in_.next("dim of GEMM", 0, kMaxDim);
+    gemm.alpha = in_.real("alpha");
+    const int n_products = int(in_.next("products", 1, 4));
+    const Checked cells = product(gemm.dims, rank);
+    for (int p = 0; p < n_products; ++p) {
+      Factors factors{};
+      factors.k = in_.next("K", 0, kMaxDim);
+      int64_t dims[kMaxRank];
+      std::copy_n(gemm.dims, rank, dims);
+      dims[rb + 1] = factors.k;
+      factors.a = read_operand(rank, dims, Access::Read, gemm.dtype, "A");
+      dims[rb] = factors.k;
+      dims[rb + 1] = gemm.dims[rb + 1];
+      factors.b = read_operand(rank, dims, Access::Read, gemm.dtype, "B");
+      gemm.products.push_back(factors);
+      count(cells * factors.k);
+    }
+    gemm.c = read_operand(rank, gemm.dims, Access::Write, gemm.dtype, "C");
+    gemm.has_cin = in_.flag("has CIN");
+    if (gemm.has_cin) gemm.cin = read_operand(rank, gemm.dims, Access::Read, gemm.dtype, "CIN");
+    count(cells);
+    gemm.phases = read_phases(0);
+    for (const Phase& phase : gemm.phases)
+      if (phase.rowwise && (phase.rank != rank || !std::equal(phase.dims, phase.dims + rank, gemm.dims)))
+        refuse(where("rowwise phase"), "the dims of the GEMM", "others");
+    return gemm;
+  }
+
+  GatherSpec read_gather() {
+    GatherSpec out{};
+    out.dtype = DType(in_.next("dtype of GATHER", 0, 3));
+    read_index_dims(out.o, out.n, out.j, out.i);
+    const int64_t whole[] = {out.o, out.n, out.i}, picked[] = {out.o, out.j, out.i};
+    out.x = read_operand(3, whole, Access::Read, out.dtype, "X");
+    out.index = read_operand(3, picked, Access::Read, I32, "IDX");
+    out.out = read_operand(3, picked, Access::Write, out.dtype, "OUT");
+    count(product(picked, 3));
+    return out;
+  }
+
+  ScatterSpec read_scatter() {
+    ScatterSpec out{};
+    out.dtype = DType(in_.next("dtype of SCATTER", 0, 2));
+    read_index_dims(out.o, out.n, out.j, out.i);
+    const int64_t whole[] = {out.o, out.n, out.i}, picked[] = {out.o, out.j, out.i};
+    out.ct = read_operand(3, picked, Access::Read, out.dtype, "CT");
+    out.index = read_operand(3, picked, Access::Read, I32, "IDX");
+    out.out = read_operand(3, whole, Access::Write, out.dtype, "OUT");
+    count(product(picked, 3) + product(whole, 3));
+    return out;
+  }
+
+  void read_index_dims(int64_t& o, int64_t& n, int64_t& j, int64_t& i) {
+    o = in_.next("dim O", 0, kMaxDim);
+    n = in_.next("dim N", 0, INT32_MAX);
+    j = in_.next("dim J", 0, kMaxDim);
+    i = in_.next("dim I", 0, kMaxDim);
+  }
+
+  CumsumSpec read_cumsum() {
+    CumsumSpec out{};
+    out.dtype = DType(in_.next("dtype of CUMSUM", 0, 2));
+    const int64_t dims[] = {out.o = in_.next("dim O", 0, kMaxDim), out.n = in_.next("dim N", 0, kMaxDim), out.i = in_.next("dim I", 0, kMaxDim)};
+    out.reverse = in_.flag("reverse");
+    out.x = read_operand(3, dims, Access::Read, out.dtype, "X");
+    out.out = read_operand(3, dims, Access::Write, out.dtype, "OUT");
+    count(product(dims, 3));
+    return out;
+  }
+
+  ArgReduceSpec read_argreduce() {
+    ArgReduceSpec out{};
+    out.dtype = DType(in_.next("dtype of ARGREDUCE", 0, 2));
+    const int64_t dims[] = {out.o = in_.next("dim O", 0, kMaxDim), out.n = in_.next("dim N", 1, INT32_MAX), out.i = in_.next("dim I", 0, kMaxDim)};
+    const int64_t outer[] = {out.o, out.i};
+    out.smallest = in_.flag("which");
+    out.x = read_operand(3, dims, Access::Read, out.dtype, "X");
+    out.out = read_operand(2, outer, Access::Write, I32, "OUT");
+    count(product(dims, 3));
+    return out;
+  }
+
+  LoopSpec read_loop() {
+    LoopSpec loop{};
+    const int n_bases = int(plan_.bases.size());
+    loop.block = int(in_.next("block of LOOP", block_ + 1, int64_t(plan_.blocks.size()) - 1));
+    loop.length = in_.next("length of LOOP", block_ == 0 ? kRuntimeLength : 0, kMaxWork);
+    if (loop.length == kRuntimeLength && !plan_.has_runtime_length) refuse(where("LOOP"), "an array whose dim 0 is -1", "none");
+    loop.parallel = in_.next("parallel", 0, block_ == 0 ? 1 : 0) != 0;
+    loop.reverse = in_.flag("reverse");
+    const int64_t most = n_bases;
+    for (int64_t n = in_.next("slices", 0, most); n > 0; --n) loop.slices.push_back(read_base());
+    for (int64_t n = in_.next("swaps", 0, loop.parallel ? 0 : most); n > 0; --n) {
+      const int first = read_base();
+      loop.swaps.emplace_back(first, read_base());
+    }
+    Checked sum_bytes = 0;
+    for (int64_t n = in_.next("sums", 0, loop.parallel ? most : 0); n > 0; --n) {
+      SumSpec sum{};
+      sum.base = read_base();
+      sum.dtype = DType(in_.next("dtype of sum", 0, 2));
+      sum.count = in_.next("count of sum", 0, kMaxDim);
+      sum.target = read_base();
+      sum.target_offset = in_.next("offset of sum");
+      loop.sums.push_back(sum);
+      count(sum.count);
+      const Base& base = plan_.bases[sum.base];
+      if (base.kind == BaseKind::Sum) sum_bytes = std::max(sum_bytes.value(), base.a + base.b);  // each at most kMaxMemory
+    }
+    loop.sum_bytes = (sum_bytes.value() + 63) / 64 * 64;
+    scope_->bind_loop(loop, block_, where("LOOP"));
+    nested_.push_back({block_, loop.block, loop.length == kRuntimeLength ? 1 : loop.length});
+    return loop;
+  }
+
+  int read_base() { return int(in_.next("base", 0, int64_t(plan_.bases.size()) - 1)); }
+
+  void count_work() {
+    // The block of a loop has a higher number than its own, so the innermost come last.
+    std::sort(nested_.begin(), nested_.end(), [](const Nested& x, const Nested& y) { return x.inner > y.inner; });
+    for (const Nested& loop : nested_) work_[loop.outer] = add_work(work_[loop.outer], Checked(work_[loop.inner]) * loop.times);
+    plan_.work = work_[0];
+    if (plan_.work > declared_work_) refuse("work", "at most the declared " + std::to_string(declared_work_), std::to_string(plan_.work));
+  }
+
+  struct Nested {
+    int outer, inner;
+    int64_t times;
+  };
+
+  Reader in_;
+  int64_t n_words_, const_bytes_, declared_work_ = 0;
+  PlanSpec plan_{};
+  std::unique_ptr<Scope> scope_;
+  std::vector<int64_t> work_;  // by block
+  std::vector<Nested> nested_;
+  int block_ = 0;
+  int64_t index_ = 0;
+};
+
+}  // namespace
+
+PlanSpec decode_plan(const int64_t* words, size_t n_words, size_t const_bytes) {
+  return Decoder(words, n_words, const_bytes).decode();
+}
+
+}  // namespace fastmeta

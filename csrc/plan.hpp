@@ -1,0 +1,163 @@
+// A plan as structs: what notes/PLAN_FORMAT.md describes as words, decoded once and checked entirely.
+//
+// `decode` is the only maker of these structs. Whatever it returns can be run without looking again: every address an
+// instruction touches lies within its base, every write goes to memory that may be written, and the work is bounded.
+#pragma once
+#include <cstddef>
+#include <cstdint>
+#include <stdexcept>
+#include <string>
+#include <variant>
+#include <vector>
+
+#include "native/kernels.hpp"
+
+namespace fastmeta {
+
+constexpr int kMaxRank = 8;
+constexpr int kMaxRegisters = 32;
+constexpr int64_t kMaxMemory = int64_t{16} << 30;  // shared and arena bytes
+constexpr int64_t kMaxWork = int64_t{1} << 44;
+constexpr int64_t kRuntimeLength = -1;  // T, the number of tasks of a call
+
+inline int64_t item_size(DType dtype) { return dtype == F64 ? 8 : dtype == BOOL ? 1 : 4; }
+
+struct PlanError : std::invalid_argument {
+  using std::invalid_argument::invalid_argument;
+};
+
+struct ArraySpec {
+  DType dtype;
+  int rank;
+  bool per_task;           // dim 0 is T
+  int64_t dims[kMaxRank];  // dims[0] is -1 where per_task
+  int64_t bytes;           // of one task where per_task, else of all
+};
+
+enum class BaseKind { Input, Output, Const, Shared, Arena, Slice, Sum, Carry };
+
+struct Base {
+  BaseKind kind;
+  int64_t a, b, c;
+};
+
+struct Operand {
+  int base;
+  DType dtype;
+  int64_t offset;            // bytes
+  int64_t stride[kMaxRank];  // elements
+};
+
+struct MicroOp {
+  int op;
+  DType type;    // of the result, and of the arguments unless this is a cast
+  DType source;  // of the arguments
+  int reg;       // register tile, or -1-s: straight to the memory of store s
+  int n_args;
+  int args[3];  // value ids
+};
+
+enum StoreMode { kStore = 0, kSum = 1, kMax = 2, kMin = 3, kAccumulate = 4 };
+
+struct Store {
+  int value;
+  int mode;
+  Operand target;
+};
+
+struct Phase {
+  bool rowwise;
+  int rank;
+  int64_t dims[kMaxRank];
+  std::vector<Operand> loads;
+  std::vector<MicroOp> ops;
+  std::vector<Store> stores;
+};
+
+struct PassSpec {
+  std::vector<Phase> phases;
+};
+
+struct Factors {
+  int64_t k;
+  Operand a, b;
+};
+
+struct GemmSpec {
+  DType dtype;
+  int batch_rank;
+  int64_t dims[kMaxRank];  // batch.., M, N
+  double alpha;
+  std::vector<Factors> products;
+  Operand c;
+  bool has_cin;
+  Operand cin;
+  std::vector<Phase> phases;
+};
+
+struct GatherSpec {
+  DType dtype;
+  int64_t o, n, j, i;
+  Operand x, index, out;
+};
+
+struct ScatterSpec {
+  DType dtype;
+  int64_t o, n, j, i;
+  Operand ct, index, out;
+};
+
+struct CumsumSpec {
+  DType dtype;
+  int64_t o, n, i;
+  bool reverse;
+  Operand x, out;
+};
+
+struct ArgReduceSpec {
+  DType dtype;
+  int64_t o, n, i;
+  bool smallest;
+  Operand x, out;
+};
+
+struct SumSpec {
+  int base;
+  DType dtype;
+  int64_t count;
+  int target;
+  int64_t target_offset;  // bytes
+};
+
+struct LoopSpec {
+  int block;
+  int64_t length;  // or kRuntimeLength
+  bool parallel, reverse;
+  std::vector<int> slices;
+  std::vector<std::pair<int, int>> swaps;
+  std::vector<SumSpec> sums;
+  int64_t sum_bytes;  // accumulator block of one group, a multiple of 64
+};
+
+struct Instr {
+  int tag;
+  std::variant<PassSpec, GemmSpec, GatherSpec, ScatterSpec, CumsumSpec, ArgReduceSpec, LoopSpec> body;
+};
+
+struct Block {
+  std::vector<Instr> instrs;
+};
+
+struct PlanSpec {
+  std::vector<ArraySpec> inputs, outputs;
+  std::vector<Base> bases;
+  std::vector<Block> blocks;
+  int64_t const_bytes, shared_bytes, arena_bytes;
+  int64_t work;       // counted, not declared
+  bool has_runtime_length;  // some array is per task
+};
+
+// Throws PlanError, whose text starts with "[plan] ".
+PlanSpec decode_plan(const int64_t* words, size_t n_words, size_t const_bytes);
+
+}  // namespace fastmeta

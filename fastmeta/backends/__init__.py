@@ -1,0 +1,100 @@
+"""Backends: they turn a program into something that runs.  ``native`` is the default, ``numpy`` the oracle."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from fastmeta import config
+from fastmeta.errors import expected
+from fastmeta.program import Program
+
+Executable = Callable[[Sequence[Any]], "Sequence[np.ndarray] | None"]
+NAMES = ("native", "numpy")
+
+
+class _State:
+    """What is chosen now.  Compiled programs remember the name they were made for."""
+
+    def __init__(self) -> None:
+        self.name: str | None = None  # chosen at first use
+        self.threads: int | None = None
+
+
+state = _State()
+
+
+def available() -> dict[str, str]:
+    """Each backend with "ok" or the reason why it is not there.
+
+    >>> available()["numpy"]
+    'ok'
+    """
+    from fastmeta.backends import native
+
+    return {"native": native.missing() or "ok", "numpy": "ok"}
+
+
+def chosen() -> str:
+    """The name of the backend in use."""
+    if state.name is None:
+        _choose(config.backend() or "native")
+    assert state.name is not None
+    return state.name
+
+
+def _choose(name: str) -> None:
+    if name not in NAMES:
+        raise expected("set_backend", f"one of {', '.join(NAMES)}", repr(name))
+    reason = available()[name]
+    if reason != "ok":
+        raise RuntimeError(f"[set_backend] expected backend {name} to be there, got: {reason}")
+    state.name = name
+
+
+class set_backend:  # noqa: N801  (a function that is also a context)
+    """Chooses the backend, for good or for the length of a ``with`` block.
+
+    >>> with set_backend("numpy"):
+    ...     chosen()
+    'numpy'
+    """
+
+    def __init__(self, name: str) -> None:
+        self.before = state.name
+        _choose(name)
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, *_: object) -> None:
+        state.name = self.before
+
+
+def set_num_threads(n: int) -> None:
+    """The number of threads for calls from now on; results do not depend on it."""
+    if isinstance(n, bool) or not isinstance(n, int) or n < 1:
+        raise expected("set_num_threads", "a positive integer", repr(n))
+    state.threads = n
+
+
+def num_threads() -> int:
+    """The number of threads in use: what was set, else FASTMETA_NUM_THREADS, else what the machine grants."""
+    if state.threads is None:
+        from fastmeta.backends import native
+
+        state.threads = config.threads() or native.default_threads()
+    return state.threads
+
+
+def load(p: Program) -> Executable:
+    """An executable for ``p`` on the chosen backend; it answers None to arrays that do not fit."""
+    if chosen() == "native":
+        from fastmeta.backends import native
+
+        return native.load(p)
+    from fastmeta.backends import numpy
+
+    return numpy.load(p)

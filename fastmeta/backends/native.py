@@ -1,0 +1,50 @@
+"""The compiled core as a backend."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from typing import Any
+
+from fastmeta import backends
+from fastmeta.plan import make_plan
+from fastmeta.program import Program
+
+try:
+    from fastmeta import _core
+
+    REASON = None
+except ImportError as error:  # a source tree without a build, or a build for another Python
+    REASON = f"the compiled module fastmeta._core cannot be imported ({error}); install with `pip install .`"
+
+
+def missing() -> str | None:
+    """Why the backend is not there, or None."""
+    return REASON
+
+
+def default_threads() -> int:
+    return (os.cpu_count() or 1) if REASON else _core.default_threads()
+
+
+def load(p: Program) -> Any:
+    """Plans the program; runs are one call into the core."""
+    plan = make_plan(p)
+    core = _core.Plan(plan.words, plan.consts)
+    lines = plan.lines
+    run_core = core.run
+
+    def run(arrays: Sequence[Any]) -> Any:
+        try:
+            return run_core(arrays, backends.state.threads or backends.num_threads())
+        except _core.BadIndex as error:
+            tag, task, index, bound = error.args
+            raise _bad_index(lines[tag], task, index, bound) from None
+
+    return run
+
+
+def _bad_index(line: tuple[str, Any], task: int, index: int, bound: int) -> IndexError:
+    name, where = line
+    at = f" at {where[0]}:{where[1]}" if where else ""
+    return IndexError(f"[{name}] expected an index in 0..{bound - 1}, got {index} in task {task}{at}")

@@ -1,0 +1,9 @@
+"""Episodes and the seeded samplers that make them."""
+
+from fastmeta.data.episode import Episode
+from fastmeta.data.omniglot import Omniglot
+from fastmeta.data.prefetch import Prefetch
+from fastmeta.data.sampler import EpisodeSampler, Sampler
+from fastmeta.data.sinusoid import Sinusoid
+
+__all__ = ["Episode", "EpisodeSampler", "Omniglot", "Prefetch", "Sampler", "Sinusoid"]

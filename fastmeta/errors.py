@@ -1,0 +1,45 @@
+"""The conventions for errors: plain exceptions whose message says where, what was expected and what came.
+
+Bad input raises ValueError, TypeError or IndexError with the message ``[where] expected ..., got ...``;
+`expected` builds it. Only two situations have a class of their own, because a caller may want to handle them:
+a run that diverged and a checkpoint that cannot be used.
+"""
+
+from __future__ import annotations
+
+from typing import TypeVar
+
+E = TypeVar("E", bound=Exception)
+
+
+def expected(where: str, what: object, got: object, kind: type[E] = ValueError, hint: str = "") -> E:  # type: ignore[assignment]
+    """Build (not raise) the exception ``[where] expected <what>, got <got>``, with an optional hint after it.
+
+    >>> raise expected("matmul", "inner sizes to agree", "[2, 3] and [4, 5]")
+    Traceback (most recent call last):
+    ValueError: [matmul] expected inner sizes to agree, got [2, 3] and [4, 5]
+    """
+    return kind(f"[{where}] expected {what}, got {got}" + (f". {hint}" if hint else ""))
+
+
+class DivergedError(RuntimeError):
+    """An inner loss of one task is not finite; names the task, the inner step and, when known, the meta-step.
+
+    >>> str(DivergedError("MAML", task=3, inner_step=2, loss=float("inf"), step=100))
+    '[MAML] expected finite losses, got inf in task 3 at inner step 2 (meta-step 100)'
+    """
+
+    def __init__(self, where: str, task: int, inner_step: int, loss: float, step: int | None = None):
+        super().__init__(where, task, inner_step, loss, step)  # all arguments, so that the exception pickles
+        self.where, self.task, self.inner_step, self.loss, self.step = where, task, inner_step, loss, step
+
+    def __str__(self) -> str:
+        at = "" if self.step is None else f" (meta-step {self.step})"
+        return (
+            f"[{self.where}] expected finite losses, got {self.loss} in task {self.task} "
+            f"at inner step {self.inner_step}{at}"
+        )
+
+
+class CheckpointError(ValueError):
+    """A checkpoint file is unreadable, damaged, or belongs to another model."""

@@ -1,0 +1,640 @@
+"""From a laid-out program to the words of a plan: blocks of instructions over bases.  The format is in docs/plan.md."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Sequence
+from math import prod
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from fastmeta.ops import elementwise as ew
+from fastmeta.ops.index import GATHER, SCATTER_ADD
+from fastmeta.ops.reduce import ARGMAX, ARGMIN, CUMSUM
+from fastmeta.ops.shape import CONCAT, PAD
+from fastmeta.ops.structure import LOOP, PROJECT, Loop
+from fastmeta.plan.fuse import REDUCTIONS, Group, Phase, fuse, root, squeezed, through
+from fastmeta.plan.layout import View, dense, view_of
+from fastmeta.plan.memory import Arena, aligned
+from fastmeta.plan.phases import ACCUMULATE, CODES, REDUCE, PhaseCode, Place
+from fastmeta.program import ARRAY, CONST, DTYPES, INPUT, Program, Shape, Var
+
+MAGIC, VERSION = 0x464D504C, 1
+B_INPUT, B_OUTPUT, B_CONST, B_SHARED, B_ARENA, B_SLICE, B_SUM, B_CARRY = range(8)
+PASS, GEMM, I_GATHER, I_SCATTER, I_CUMSUM, I_ARGREDUCE, I_LOOP = range(1, 8)
+SIZE = {0: 4, 1: 8, 2: 4, 3: 1}
+
+
+class Plan(NamedTuple):
+    """What a backend gets: plain data.  ``lines[tag]`` is the user's line an instruction came from."""
+
+    words: np.ndarray
+    consts: bytes
+    lines: list[tuple[str, Any]]
+    instructions: int
+    flops: int
+    arena: int
+
+
+class Spot(NamedTuple):
+    """Where a value that owns memory begins."""
+
+    base: int
+    offset: int
+
+
+def bytes_of(v: Var) -> int:
+    return v.size * DTYPES[v.dtype].itemsize
+
+
+class Encoder:
+    """Collects bases, constants and blocks of one plan."""
+
+    def __init__(self, p: Program) -> None:
+        self.bases: list[tuple[int, int, int, int]] = []
+        self.consts = bytearray()
+        self.const_at: dict[Any, int] = {}
+        self.blocks: list[list[list[int]]] = [[]]
+        self.lines: list[tuple[str, Any]] = []
+        self.line_of: dict[Any, int] = {}
+        self.instructions = 0
+        self.flops = 0
+        self.work = 0
+        self.arena_bytes = 0
+        self.sum_bytes = 0
+        self.const_base = self.base(B_CONST)
+        self.shared = self.base(B_SHARED)
+        self.worker = self.base(B_ARENA)
+        spots = {v.id: Spot(self.base(B_INPUT, k), 0) for k, v in enumerate(p.inputs)}
+        targets = {v.id: Spot(self.base(B_OUTPUT, k), 0) for k, v in enumerate(p.outputs)}
+        self.shared_bytes = Block(self, p, 0, spots, targets, {}, self.shared, 0, 1).size
+
+    def base(self, kind: int, a: int = 0, b: int = 0, c: int = 0) -> int:
+        self.bases.append((kind, a, b, c))
+        return len(self.bases) - 1
+
+    def constant(self, value: float, dtype: int) -> Place:
+        return Place(self.const_base, self._pool((value, np.signbit(value), dtype), lambda: _scalar(value, dtype)), dtype, ())
+
+    def array(self, value: np.ndarray) -> int:
+        return self._pool((value.dtype.str, value.tobytes()), value.tobytes)
+
+    def _pool(self, key: Any, make: Any) -> int:
+        at = self.const_at.get(key)
+        if at is None:
+            self.consts += bytes(-len(self.consts) % 64 if isinstance(key[-1], bytes) else -len(self.consts) % 8)
+            at = self.const_at[key] = len(self.consts)
+            self.consts += make()
+        return at
+
+    def tag(self, v: Var) -> int:
+        key = (v.op.name, v.line)
+        at = self.line_of.get(key)
+        if at is None:
+            at = self.line_of[key] = len(self.lines)
+            self.lines.append(key)
+        return at
+
+    def plan(self, p: Program) -> Plan:
+        out: list[int] = []
+        for side in (p.inputs, p.outputs):
+            for v in side:
+                out += [CODES[v.dtype], len(v.shape), *v.shape]
+        for b in self.bases:
+            out += b
+        for block in self.blocks:
+            out += [len(block), sum(map(len, block))]
+            for words in block:
+                out += words
+        head = [MAGIC, VERSION, 11 + len(out), len(p.inputs), len(p.outputs), len(self.bases), len(self.blocks),
+                len(self.consts), self.shared_bytes, self.arena_bytes, self.work]  # fmt: skip
+        words = np.array(head + out, np.int64)
+        return Plan(words, bytes(self.consts), self.lines, self.instructions, self.flops, self.arena_bytes)
+
+
+def _scalar(value: float, dtype: int) -> bytes:
+    return np.array(value, (np.float32, np.float64, np.int32, np.bool_)[dtype]).tobytes()
+
+
+class Block:
+    """One block: the instructions of a program or of a loop's body.
+
+    Args:
+        spots: where inputs are.
+        targets: where results must go.
+        sums: places that results are added to.
+        memory, start: the base of this block's arena and the offset at which it may begin.
+        times: how often the block runs, for the count of work.
+    """
+
+    def __init__(
+        self, encoder: Encoder, p: Program, number: int, spots: dict[int, Spot], targets: dict[int, Spot],
+        sums: dict[int, Spot], memory: int, start: int, times: int,
+    ) -> None:  # fmt: skip
+        self.e = encoder
+        self.number = number
+        self.spots = spots
+        self.sums = sums
+        self.targets = targets
+        self.memory = memory
+        self.start = start
+        self.times = times
+        self.arena = Arena()
+        self.views: dict[int, View] = {}
+        self.live = p.live()
+        self.groups, self.virtual = fuse(p)
+        self.lives = _Lifetimes(self, p)
+        for k, g in enumerate(self.groups):
+            self.index = k
+            self.emit(g)
+            self.lives.release(k)
+        self.size = start + max(self.arena.top, self.arena.high)
+
+    # -- places
+
+    def spot(self, v: Var) -> Spot:
+        done = self.spots.get(v.id)
+        if done is None:
+            if v.op is CONST:
+                done = Spot(*self.e.constant(float(v.attrs[0]), CODES[v.dtype])[:2])
+            elif v.op is ARRAY:
+                done = Spot(self.e.const_base, self.e.array(v.attrs[0].value))
+            else:
+                raise AssertionError(f"[plan] {v} {v.op} has no memory")
+            self.spots[v.id] = done
+        return done
+
+    def place(self, v: Var) -> Place:
+        """v as strides over its own axes."""
+        view = view_of(v, self.views)
+        assert view is not None
+        base, offset = self.spot(view.root)
+        code = CODES[v.dtype]
+        return Place(base, offset + view.offset * SIZE[code], code, view.strides)
+
+    def over(self, v: Var, space: Shape) -> Place:
+        """v as strides over the axes of a phase: those of its shape without axes of length 1, unless the space has them."""
+        p = self.place(v)
+        if v.shape == space:
+            return p
+        strides = [s for n, s in zip(v.shape, p.strides, strict=True) if n != 1]
+        if len(strides) != len(space):
+            rest = iter(strides)
+            strides = [0 if n == 1 else next(rest) for n in space]
+        return p._replace(strides=tuple(strides))
+
+    def allocate(self, v: Var, group: Group | None = None) -> Spot:
+        """Memory for a value: where it must go, in place of a value that dies here, or a new block of the arena."""
+        done = self.spots.get(v.id)
+        if done is not None:
+            return done
+        spot = self.targets.get(v.id)
+        if spot is None:
+            old = self.lives.dying_in_place(v, group, self.index) if group is not None else None
+            if old is not None:
+                spot = self.spots[old.id]
+                self.lives.inherit(v, old)
+            else:
+                size = bytes_of(v)
+                offset = self.arena.take(size)
+                spot = Spot(self.memory, self.start + offset)
+                self.lives.own(v, offset, size)
+        self.spots[v.id] = spot
+        return spot
+
+    # -- instructions
+
+    def instruction(self, opcode: int, v: Var, payload: Sequence[int], work: int) -> None:
+        self.e.blocks[self.number].append([opcode, 3 + len(payload), self.e.tag(v), *payload])
+        self.e.instructions += 1
+        self.e.work += (work + 64) * self.times
+
+    def emit(self, g: Group) -> None:
+        if g.single is None:
+            if g.products:
+                self.product(g)
+            else:
+                first = next(g.members)
+                words, work = self.phases(g, g.phases)
+                self.instruction(PASS, first, [len(g.phases), *words], work)
+            return
+        v = g.single
+        if v.op is LOOP:
+            self.loop(v)
+        elif v.op is CONCAT or v.op is PAD:
+            self.joined(v)
+        else:
+            self.indexed(v)
+
+    def phases(self, g: Group, phases: list[Phase]) -> tuple[list[int], int]:
+        out: list[int] = []
+        work = 0
+        for k, phase in enumerate(phases):
+            if k < len(g.phases) and not phase.members:
+                continue
+            code = self.code(phase.space)
+            self.fill(code, g, phase)
+            out += code.words(phase.rowwise)
+            work += prod(phase.space) * (len(code.ops) + len(code.stores) + len(code.loads) + 1) * 2 + 64
+        return out, work
+
+    def code(self, space: Shape) -> PhaseCode:
+        zero = (0,) * len(space)
+        return PhaseCode(space, lambda v: self.over(v, space), lambda c, t: self.e.constant(c, t)._replace(strides=zero))
+
+    def fill(self, code: PhaseCode, g: Group, phase: Phase) -> None:
+        here = {v.id for v in phase.members}
+        done: set[int] = set()
+
+        def compute(v: Var) -> None:
+            for i in v.ins:
+                source = through(i)
+                if source.id in self.virtual and source.id not in done:
+                    done.add(source.id)
+                    compute(source)
+                if source.id in done and i is not source:
+                    code.values[i.id] = code.values[source.id]
+            code.compute(v)
+
+        for v in phase.members:
+            if v.op in REDUCTIONS:
+                self.reduce(code, g, v, done)
+                continue
+            compute(v)
+            done.add(v.id)
+            if self.lives.stored(v, g):
+                self.allocate(v, g)
+                code.store(v, self.over(v, code.space))
+            self.accumulate(code, v)
+        assert here
+
+    def reduce(self, code: PhaseCode, g: Group, v: Var, done: set[int]) -> None:
+        x = v.ins[0]
+        source = through(x)
+        if source.id in done and x is not source:
+            code.values[x.id] = code.values[source.id]
+        self.allocate(v)
+        spot = self.spot(v)
+        axes = v.attrs[0]
+        own = iter(dense(v.shape))
+        strides = [0 if a in axes else next(own) for a in range(len(x.shape))]
+        full = tuple(s for n, s in zip(x.shape, strides, strict=True) if n != 1)
+        code.store_value(x, Place(spot.base, spot.offset, CODES[v.dtype], full), REDUCE[v.op])
+
+    def accumulate(self, code: PhaseCode, v: Var) -> None:
+        target = self.sums.get(v.id)
+        if target is not None:
+            strides = dense(v.shape)
+            if len(code.space) != len(v.shape):
+                strides = tuple(s for n, s in zip(v.shape, strides, strict=True) if n != 1)
+            code.store(v, Place(target.base, target.offset, CODES[v.dtype], strides), ACCUMULATE)
+
+    def product(self, g: Group) -> None:
+        core = g.core
+        assert core is not None
+        first = g.products[0]
+        rows = next((p for p in g.phases if p.rowwise), None)
+        alpha, cin, core, absorbed = self.absorb(g, rows)
+        epilogue = Phase(first.shape, True)
+        epilogue.members = [v for v in rows.members if v.id not in absorbed] if rows else []
+        rest = [p for p in g.phases if not p.rowwise]
+        # the sum of products is written where it is needed, or where the last of its rows' values will overwrite it
+        operands = [(self.place(w.ins[0]), self.place(w.ins[1])) for w in g.products]
+        cin_place = self.over(cin, first.shape) if cin is not None else None
+        tail = next((v for v in reversed(epilogue.members) if v.dtype == core.dtype and self.lives.stored(v, g)), None)
+        if self.lives.stored(core, g) or tail is None or not self.overwritable(core, tail, epilogue):
+            self.allocate(core)
+            if not self.lives.stored(core, g):
+                self.lives.until(core, self.index)
+        else:
+            self.allocate(tail)
+            self.spots[core.id] = self.spots[tail.id]
+        at = self.spot(core)
+        code = CODES[core.dtype]
+        batch = first.shape[:-2]
+        m, n = first.shape[-2:]
+        c_place = Place(at.base, at.offset, code, dense(first.shape))
+        payload = [code, len(batch), *batch, m, n, _bits(alpha), len(operands)]
+        work = 0
+        for w, (a, b) in zip(g.products, operands, strict=True):
+            k = w.ins[0].shape[-1]
+            payload += [k, *_operand(a), *_operand(b)]
+            work += 2 * m * n * k * prod(batch)
+        self.e.flops += work * self.times
+        payload += _operand(c_place)
+        payload += [0] if cin_place is None else [1, *_operand(cin_place)]
+        todo = []
+        if epilogue.members or core.id in self.sums:
+            todo.append(epilogue)
+        todo += rest
+        words: list[int] = []
+        extra = 0
+        for phase in todo:
+            pc = self.code(phase.space)
+            if phase is epilogue and core.id in self.sums:
+                self.accumulate(pc, core)
+            if phase.members:
+                self.fill(pc, g, phase)
+            words += pc.words(phase.rowwise)
+            extra += prod(phase.space) * (len(pc.ops) + len(pc.stores) + len(pc.loads) + 1) * 2 + 64
+        self.instruction(GEMM, core, [*payload, len(todo), *words], 2 * work + prod(first.shape) * 4 + extra)
+
+    def absorb(self, g: Group, rows: Phase | None) -> tuple[float, Var | None, Var, set[int]]:
+        """alpha and the addend of C = alpha * sum A B + CIN, taken from the first equations that follow the products."""
+        core = g.core
+        assert core is not None
+        alpha, cin, absorbed = 1.0, None, set()
+        for v in rows.members if rows else ():
+            if not self.lives.only(core, v) or v.id in self.virtual or core.id in self.sums:
+                break
+            x, y = v.ins if len(v.ins) == 2 else (None, None)
+            if v.op is ew.MULTIPLY and cin is None and x is not None and y is not None and (x if y is core else y).op is CONST:
+                alpha *= (x if y is core else y).attrs[0]
+            elif v.op is ew.ADD and x is not None and y is not None and x is not y and (x is core or y is core):
+                other = y if x is core else x
+                r = root(other)
+                if r.id in g.phase_of or r.id in self.virtual or other.dtype != core.dtype:
+                    break
+                cin = other
+            else:
+                break
+            absorbed.add(v.id)
+            core = v
+            if cin is not None:
+                break
+        return alpha, cin, core, absorbed
+
+    def overwritable(self, core: Var, tail: Var, phase: Phase) -> bool:
+        """The rows' values between may be lost: nothing reads ``core`` in another instruction or phase."""
+        return all(any(u is v for v in phase.members) for u in self.lives.readers.get(core.id, ())) and core.id not in self.sums
+
+    def joined(self, v: Var) -> None:
+        """concat and pad: copies into parts of the result."""
+        self.allocate(v)
+        spot = self.spot(v)
+        strides = dense(v.shape)
+        code = CODES[v.dtype]
+        words: list[int] = []
+        count = 0
+        work = 64
+        if v.op is PAD:
+            pc = self.code(v.shape)
+            pc.fill(0.0, Place(spot.base, spot.offset, code, strides))
+            words += pc.words(False)
+            count += 1
+            low, _, interior = v.attrs
+            parts = [(v.ins[0], sum(a * s for a, s in zip(low, strides, strict=True)), tuple(s * (k + 1) for s, k in zip(strides, interior, strict=True)))]
+        else:
+            (axis,) = v.attrs
+            parts, at = [], 0
+            for x in v.ins:
+                parts.append((x, at * strides[axis], strides))
+                at += x.shape[axis]
+        for x, offset, into in parts:
+            if not x.size:
+                continue
+            pc = self.code(x.shape)
+            pc.store(x, Place(spot.base, spot.offset + offset * SIZE[code], code, into))
+            words += pc.words(False)
+            count += 1
+        work += 16 * v.size
+        self.instruction(PASS, v, [count, *words], work)
+
+    def indexed(self, v: Var) -> None:
+        """Gather, scatter-add, cumulative sums and positions of extremes: three axes, the middle one indexed."""
+        op, x = v.op, v.ins[0]
+        axis = v.attrs[0]
+        code = CODES[x.dtype]
+        fold = self.fold
+        self.allocate(v)
+        if op is GATHER or op is SCATTER_ADD:
+            whole = x if op is GATHER else v
+            o, n, i = prod(whole.shape[:axis]), whole.shape[axis], prod(whole.shape[axis + 1 :])
+            j = v.ins[1].shape[axis]
+            payload = [code, o, n, j, i, *fold(x, axis), *fold(v.ins[1], axis), *fold(v, axis)]
+            self.instruction(I_GATHER if op is GATHER else I_SCATTER, v, payload, 8 * o * i * (j + n) + 64)
+            return
+        o, n, i = prod(x.shape[:axis]), x.shape[axis], prod(x.shape[axis + 1 :])
+        if op is CUMSUM:
+            self.instruction(I_CUMSUM, v, [code, o, n, i, int(v.attrs[1]), *fold(x, axis), *fold(v, axis)], 8 * o * n * i + 64)
+            return
+        assert op is ARGMAX or op is ARGMIN, op
+        out = self.place(v)
+        payload = [code, o, n, i, int(op is ARGMIN), *fold(x, axis), out.base, out.offset, out.dtype, i, 1]
+        self.instruction(I_ARGREDUCE, v, payload, 8 * o * n * i + 64)
+
+    def fold(self, v: Var, axis: int) -> list[int]:
+        """v as three axes: those before ``axis`` as one, ``axis``, those after as one."""
+        p = self.place(v)
+        strides = []
+        for lo, hi in ((0, axis), (axis, axis + 1), (axis + 1, len(v.shape))):
+            kept = [(n, s) for n, s in zip(v.shape[lo:hi], p.strides[lo:hi], strict=True) if n != 1]
+            if any(a[1] != b[0] * b[1] for a, b in zip(kept, kept[1:], strict=False)):
+                raise AssertionError("[plan] an indexed operand was laid out with axes that do not fold")
+            strides.append(kept[-1][1] if kept else 0)
+        return [p.base, p.offset, p.dtype, *strides]
+
+    # -- loops
+
+    def loop(self, v: Var) -> None:
+        s: Loop = v.attrs[0]
+        e = self.e
+        parallel = self.number == 0 and s.carry == 0
+        n, m = s.invariant, s.invariant + s.carry
+        results = {u.attrs[0]: u for u in self.live if u.op is PROJECT and u.ins[0] is v}
+        body = s.body
+        number = len(e.blocks)
+        e.blocks.append([])
+        spots: dict[int, Spot] = {}
+        targets: dict[int, Spot] = {}
+        sums: dict[int, Spot] = {}
+        slices: list[int] = []
+        swaps: list[int] = []
+        totals: list[int] = []
+        before: list[int] = []
+        phases = 0
+        scratch: list[tuple[int, int]] = []
+
+        def block(size: int) -> Spot:
+            offset = self.arena.take(size)
+            scratch.append((offset, size))
+            return Spot(self.memory, self.start + offset)
+
+        for k in range(n):
+            spots[body.inputs[k].id] = self.spot(root(v.ins[k]))
+        for k in range(s.carry):
+            formal, x = body.inputs[n + k], v.ins[n + k]
+            size = bytes_of(formal)
+            result = results.get(k)
+            last = self.allocate(result) if result is not None else block(size)
+            other = block(size)
+            first = last if s.length % 2 == 0 else other  # after ``length`` swaps the carry lies in ``last``
+            second = other if first is last else last
+            a = e.base(B_CARRY, first.base, first.offset, size)
+            b = e.base(B_CARRY, second.base, second.offset, size)
+            swaps += [a, b]
+            spots[formal.id] = Spot(a, 0)
+            targets[body.outputs[k].id] = Spot(b, 0)
+            pc = self.code((formal.size,))
+            source = self.spot(root(x))
+            pc.store_flat(Place(source.base, source.offset, CODES[x.dtype], (1,)), Place(first.base, first.offset, CODES[x.dtype], (1,)))
+            before += pc.words(False)
+            phases += 1
+        for k in range(s.sliced):
+            formal, x = body.inputs[m + k], v.ins[m + k]
+            source = self.spot(root(x))
+            base = e.base(B_SLICE, source.base, source.offset, bytes_of(formal))
+            slices.append(base)
+            spots[formal.id] = Spot(base, 0)
+        for k in range(s.stacked):
+            out = body.outputs[s.carry + k]
+            result = results.get(s.carry + k)
+            assert result is not None
+            spot = self.allocate(result)
+            base = e.base(B_SLICE, spot.base, spot.offset, bytes_of(out))
+            slices.append(base)
+            targets[out.id] = Spot(base, 0)
+        for k in range(s.summed):
+            out = body.outputs[s.carry + s.stacked + k]
+            result = results.get(s.carry + s.stacked + k)
+            assert result is not None
+            spot = self.allocate(result)
+            if parallel:
+                base = e.base(B_SUM, e.sum_bytes, bytes_of(out))
+                e.sum_bytes += aligned(bytes_of(out))
+                sums[out.id] = Spot(base, 0)
+                totals += [base, CODES[out.dtype], out.size, spot.base, spot.offset]
+            else:
+                sums[out.id] = spot
+                pc = self.code((out.size,))
+                pc.fill(0.0, Place(spot.base, spot.offset, CODES[out.dtype], (1,)))
+                before += pc.words(False)
+                phases += 1
+        if phases:
+            self.instruction(PASS, v, [phases, *before], 64 + sum(4 * bytes_of(u) for u in (*v.ins[n:m], *results.values()) if u.size > 0))
+        times = self.times * max(s.length, 1)
+        if parallel:
+            inner = Block(e, body, number, spots, targets, sums, e.worker, 0, times)
+            e.arena_bytes = max(e.arena_bytes, inner.size)
+        else:
+            # the body's arena lies above everything that lives now
+            inner = Block(e, body, number, spots, targets, sums, self.memory, self.start + self.arena.top, times)
+            self.arena.high = max(self.arena.high, inner.size - self.start)
+        for offset, size in scratch:
+            self.arena.give(offset, size)
+        payload = [number, s.length, int(parallel), int(s.reverse), len(slices), *slices, len(swaps) // 2, *swaps, len(totals) // 5, *totals]
+        self.instruction(I_LOOP, v, payload, 64)
+
+
+def _bits(x: float) -> int:
+    return int(struct.unpack("<q", struct.pack("<d", x))[0])
+
+
+def _operand(p: Place) -> list[int]:
+    return [p.base, p.offset, p.dtype, *p.strides]
+
+
+class _Lifetimes:
+    """Who reads what, when values die, and which memory they hold."""
+
+    def __init__(self, block: Block, p: Program) -> None:
+        self.block = block
+        self.readers: dict[int, list[Var]] = {}
+        self.group_of: dict[int, int] = {}
+        self.read_in: dict[int, set[int]] = {}  # value -> groups that read its memory
+        self.outputs = {v.id for v in p.outputs}
+        self.held: dict[int, tuple[int, int]] = {}  # value -> (offset, size) in the arena
+        self.ends: dict[int, list[int]] = {}  # group -> values whose last reader it is
+        for k, g in enumerate(block.groups):
+            for v in [*g.products, *g.members, *([g.single] if g.single is not None else []), *([g.core] if g.core is not None else [])]:
+                self.group_of[v.id] = k
+        for v in block.live:
+            if v.op is PROJECT:
+                self.group_of[v.id] = self.group_of[v.ins[0].id]
+            if v.op.view or v.id in block.virtual or v.op is PROJECT:
+                continue
+            for i in v.ins:
+                self.reads(v, i)
+        last: dict[int, int] = {}
+        for ident, groups in self.read_in.items():
+            last[ident] = max(groups)
+        for v in block.live:
+            if v.op is PROJECT or v.id in self.group_of:
+                self.ends.setdefault(last.get(v.id, self.group_of[v.id]), []).append(v.id)
+
+    def reads(self, v: Var, i: Var) -> None:
+        r = root(i)
+        if r.id in self.block.virtual:
+            for j in r.ins:
+                self.reads(v, j)
+        elif r.op not in (CONST, ARRAY, INPUT):
+            self.readers.setdefault(r.id, []).append(v)
+            if v.id in self.group_of:
+                self.read_in.setdefault(r.id, set()).add(self.group_of[v.id])
+        elif r.op is INPUT:
+            self.readers.setdefault(r.id, []).append(v)
+
+    def stored(self, v: Var, g: Group) -> bool:
+        """v must be in memory: another instruction or another phase of this one reads it, or it is a result kept apart."""
+        if v.id in self.block.targets:
+            return True
+        k = g.phase_of.get(v.id, 0)
+        here = self.group_of[v.id]
+        for u in self.readers.get(v.id, ()):
+            if self.group_of.get(u.id) != here or g.phase_of.get(u.id, -1 if u.op.name == "matmul" else 0) != k:
+                return True
+        return False
+
+    def only(self, core: Var, v: Var) -> bool:
+        """v is the only reader of core, and core is no result."""
+        readers = self.readers.get(core.id, ())
+        return all(u is v for u in readers) and core.id not in self.outputs
+
+    def own(self, v: Var, offset: int, size: int) -> None:
+        self.held[v.id] = (offset, size)
+
+    def inherit(self, v: Var, old: Var) -> None:
+        self.held[v.id] = self.held.pop(old.id)
+
+    def until(self, v: Var, k: int) -> None:
+        self.ends.setdefault(k, []).append(v.id)
+
+    def release(self, k: int) -> None:
+        for ident in self.ends.get(k, ()):
+            held = self.held.pop(ident, None)
+            if held is not None:
+                self.block.arena.give(*held)
+
+    def dying_in_place(self, v: Var, g: Group, k: int) -> Var | None:
+        """An operand of v's phase that dies in this instruction and is read element by element where v is written."""
+        phase = g.phases[g.phase_of[v.id]]
+        if len(squeezed(v.shape)) != len(squeezed(phase.space)):
+            return None
+        for u in phase.members:
+            for i in u.ins:
+                r = through(i)
+                if r.op.view or r.id not in self.held or r.dtype != v.dtype or squeezed(r.shape) != squeezed(v.shape):
+                    continue
+                if self.group_of.get(r.id) == k or max(self.read_in.get(r.id, {-1})) != k:
+                    continue
+                if all(self._aligned_reader(w, r, phase, k) for w in self.readers[r.id]):
+                    return r
+        return None
+
+    def _aligned_reader(self, w: Var, r: Var, phase: Phase, k: int) -> bool:
+        if self.group_of.get(w.id) != k:
+            return True  # an earlier instruction
+        if not any(w is u for u in phase.members):
+            return False
+        return self._in_place_only(w, r)
+
+    def _in_place_only(self, w: Var, r: Var) -> bool:
+        for i in w.ins:
+            q = root(i)
+            if q.id in self.block.virtual:
+                if not self._in_place_only(q, r):
+                    return False
+            elif q is r and (through(i) is not r or squeezed(i.shape) != squeezed(r.shape)):
+                return False
+        return True

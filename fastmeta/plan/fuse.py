@@ -1,0 +1,255 @@
+"""Fusion: groups of equations that run as one instruction.
+
+A group is a sum of matrix products with what follows it, or one or more passes over elements.  Groups are totally
+ordered by ``at``; an equation may join a group only if everything else it reads stands before that group (or the group
+can move to the end because nothing has read it yet), so no cycle can arise and no search for one is needed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from fastmeta.ops import elementwise as ew
+from fastmeta.ops.product import MATMUL
+from fastmeta.ops.reduce import MAX, MIN, SUM
+from fastmeta.ops.shape import RESHAPE, STOP_GRADIENT
+from fastmeta.ops.structure import PROJECT
+from fastmeta.program import ARRAY, CONST, INPUT, Program, Shape, Var
+
+REDUCTIONS = (SUM, MAX, MIN)
+COMPARISONS = (ew.EQUAL, ew.NOT_EQUAL, ew.LESS, ew.LESS_EQUAL, ew.GREATER, ew.GREATER_EQUAL)
+PASSIVE = (INPUT, CONST, ARRAY, PROJECT)
+MAX_PRODUCTS = 4
+
+
+class Phase:
+    """A pass over one space: its equations in order, reductions among them as the last thing done to an element."""
+
+    __slots__ = ("space", "members", "rowwise")
+
+    def __init__(self, space: Shape, rowwise: bool = False) -> None:
+        self.space = space
+        self.members: list[Var] = []
+        self.rowwise = rowwise
+
+
+class Group:
+    """Equations that run as one instruction: ``products`` (if any), then the phases."""
+
+    __slots__ = ("at", "products", "core", "phases", "phase_of", "single", "read")
+
+    def __init__(self, at: int) -> None:
+        self.at = at
+        self.products: list[Var] = []
+        self.core: Var | None = None  # the sum of the products
+        self.phases: list[Phase] = []
+        self.phase_of: dict[int, int] = {}
+        self.single: Var | None = None  # an instruction of its own: gather, loop, concat, ...
+        self.read = False  # an equation of another group reads it
+
+    @property
+    def members(self) -> Iterator[Var]:
+        for p in self.phases:
+            yield from p.members
+
+
+def squeezed(shape: Shape) -> Shape:
+    return tuple([n for n in shape if n != 1])
+
+
+def through(v: Var) -> Var:
+    """The value behind views that keep every element in its place."""
+    while v.op is STOP_GRADIENT or v.op is RESHAPE and squeezed(v.shape) == squeezed(v.ins[0].shape):
+        v = v.ins[0]
+    return v
+
+
+def root(v: Var) -> Var:
+    """The value that owns the memory behind any views."""
+    while v.op.view:
+        v = v.ins[0]
+    return v
+
+
+def fuse(p: Program) -> tuple[list[Group], set[int]]:
+    """The groups of a laid-out program in running order, and the ids of equations that every reader recomputes."""
+    f = _Fuser(p)
+    for v in f.live:
+        if not (v.op.view or v.op in PASSIVE):
+            f.place(v)
+    return sorted((g for g in f.groups if g.products or g.phases or g.single is not None), key=lambda g: g.at), f.virtual
+
+
+class _Fuser:
+    def __init__(self, p: Program) -> None:
+        self.live = p.live()
+        self.groups: list[Group] = []
+        self.of: dict[int, Group] = {}
+        self.virtual: set[int] = set()
+        self.reduced: set[int] = set()
+        self.clock = 0
+        self.outputs = {v.id for v in p.outputs}
+        self.readers: dict[int, list[Var]] = {}
+        for v in self.live:
+            for i in v.ins if not v.op.view else ():
+                self.readers.setdefault(root(i).id, []).append(v)
+
+    def new(self) -> Group:
+        self.clock += 1
+        g = Group(self.clock)
+        self.groups.append(g)
+        return g
+
+    def alone(self, v: Var) -> bool:
+        """v has exactly one reader and is no result."""
+        return len(self.readers.get(v.id, ())) == 1 and v.id not in self.outputs
+
+    def place(self, v: Var) -> None:
+        if v.op is MATMUL:
+            g = self.new()
+            g.products.append(v)
+            g.core = v
+            self.own(v, g)
+        elif v.op in REDUCTIONS:
+            self.reduction(v)
+        elif v.op.elementwise:
+            if self.recomputed(v):
+                self.virtual.add(v.id)
+            elif not self.product_sum(v):
+                self.elementwise(v)
+        else:
+            g = self.new()
+            g.single = v
+            self.own(v, g)
+
+    def own(self, v: Var, g: Group) -> None:
+        self.of[v.id] = g
+        for r in self.sources(v):
+            h = self.of.get(r.id)
+            if h is not None and h is not g:
+                h.read = True
+
+    def sources(self, v: Var) -> Iterator[Var]:
+        """What v reads from memory: the values behind its operands, and behind recomputed ones."""
+        for i in v.ins:
+            r = root(i)
+            if r.id in self.virtual:
+                yield from self.sources(r)
+            elif r.op is not CONST:
+                yield r
+
+    def recomputed(self, v: Var) -> bool:
+        """Comparisons with a constant cost less to compute again than to store."""
+        return (
+            v.op in COMPARISONS
+            and v.id not in self.outputs
+            and any(i.op is CONST for i in v.ins)
+            and all(u.op.elementwise and any(through(i) is v for i in u.ins) for u in self.readers.get(v.id, ()))
+        )
+
+    def product_sum(self, v: Var) -> bool:
+        """A1 B1 + A2 B2: two sums of products whose only reader is their sum become one accumulation."""
+        if v.op is not ew.ADD:
+            return False
+        x, y = v.ins
+        a, b = self.of.get(x.id), self.of.get(y.id)
+        if a is None or b is None or a is b or a.core is not x or b.core is not y or a.phases or b.phases:
+            return False
+        if not (self.alone(x) and self.alone(y)) or len(a.products) + len(b.products) > MAX_PRODUCTS:
+            return False
+        if a.at > b.at:
+            a, b = b, a
+        b.products = a.products + b.products
+        a.products, a.core = [], None
+        b.core = v
+        for w in b.products:
+            self.of[w.id] = b
+        self.of[x.id] = self.of[y.id] = self.of[v.id] = b
+        return True
+
+    def elementwise(self, v: Var) -> None:
+        best = None
+        for i in v.ins:
+            g = self.of.get(through(i).id)
+            if g is None or g.single is not None or squeezed(i.shape) != squeezed(v.shape):
+                continue
+            if best is None or (bool(g.products), g.at) > (bool(best.products), best.at):
+                if self.fits(v, g) is not None:
+                    best = g
+        if best is None:
+            best = self.new()
+            best.phases.append(Phase(squeezed(v.shape)))
+        self.join(v, best)
+
+    def fits(self, v: Var, g: Group) -> int | None:
+        """The phase of g in which v can be computed (len(phases) for a new one), or None."""
+        k = 0
+        later = False
+        for i in v.ins:
+            r = root(i)
+            if r.id in self.virtual:
+                for s in self.sources(r):
+                    h = self.of.get(s.id)
+                    if h is g and (s.id in self.reduced or not self.in_place(r, s)):
+                        return None
+                    if h is g:
+                        k = max(k, g.phase_of.get(s.id, 0))
+                    later |= h is not None and h is not g and h.at > g.at
+                continue
+            h = self.of.get(r.id)
+            if h is g:
+                if through(i) is not r or squeezed(i.shape) != squeezed(r.shape):
+                    return None  # another view of a value this very instruction computes
+                k = max(k, g.phase_of.get(r.id, 0) + (r.id in self.reduced))
+            elif h is not None and h.at > g.at:
+                later = True
+        if later and g.read:
+            return None
+        if k < len(g.phases):
+            return k if g.phases[k].space == squeezed(v.shape) or g.phases[k].rowwise else None
+        return k
+
+    def in_place(self, mask: Var, s: Var) -> bool:
+        return any(through(i) is s for i in mask.ins)
+
+    def join(self, v: Var, g: Group) -> None:
+        k = self.fits(v, g)
+        assert k is not None
+        if any(h is not None and h is not g and h.at > g.at for h in (self.of.get(r.id) for r in self.sources(v))):
+            self.clock += 1
+            g.at = self.clock
+        if k == len(g.phases):
+            rowwise = bool(g.products) and k == 0
+            g.phases.append(Phase(g.core.shape if rowwise and g.core is not None else squeezed(v.shape), rowwise))
+        g.phases[k].members.append(v)
+        g.phase_of[v.id] = k
+        self.own(v, g)
+
+    def reduction(self, v: Var) -> None:
+        x = v.ins[0]
+        r = through(x)
+        g = self.of.get(r.id)
+        space = squeezed(x.shape)
+        if g is not None and g.single is None and r.id not in self.reduced and squeezed(r.shape) == space:
+            if r is g.core or g.phases[g.phase_of[r.id]].rowwise:
+                k = next((k for k, p in enumerate(g.phases) if not p.rowwise and p.space == space and self.before(g, r, k)), len(g.phases))
+                if k == 0:  # a product without epilogue: the phase of its rows stays free for one
+                    g.phases.append(Phase(g.core.shape if g.core is not None else (), True))
+                    k = 1
+            else:
+                k = g.phase_of[r.id]
+            if k == len(g.phases):
+                g.phases.append(Phase(space))
+        else:
+            g = self.new()
+            k = 0
+            g.phases.append(Phase(space))
+        g.phases[k].members.append(v)
+        g.phase_of[v.id] = k
+        self.reduced.add(v.id)
+        self.own(v, g)
+
+    def before(self, g: Group, r: Var, k: int) -> bool:
+        return g.phase_of.get(r.id, 0) < k
+
+

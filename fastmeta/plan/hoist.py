@@ -1,0 +1,82 @@
+"""Hoisting: work of a loop's body that does not change from one iteration to the next moves before the loop.
+
+For a loop over tasks it runs once instead of once per task (a transposed meta-weight, say).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastmeta.ops.structure import LOOP, PROJECT, Loop, loop
+from fastmeta.plan.layout import results
+from fastmeta.program import ARRAY, CONST, INPUT, Graph, Program, Var
+
+
+def hoist(p: Program) -> Program:
+    """The program with invariant work moved out of its loops, innermost first."""
+    live = p.live()
+    if not any(v.op is LOOP for v in live):
+        return p
+    g = Graph()
+    env: list[Any] = [None] * len(p.nodes)
+    for v in p.inputs:
+        env[v.id] = g.input(v.shape, v.dtype)
+    for v in live:
+        if env[v.id] is not None:
+            continue
+        g.line = v.line
+        ins = tuple([env[i.id] for i in v.ins])
+        if v.op is PROJECT:
+            env[v.id] = ins[0][v.attrs[0]]
+        elif v.op is LOOP:
+            s: Loop = v.attrs[0]
+            env[v.id] = _loop(g, s._replace(body=hoist(s.body)), ins)
+        else:
+            env[v.id] = g.emit(v.op, ins, v.attrs)
+    return Program([env[v.id] for v in p.inputs], results(g, [env[v.id] for v in p.outputs]), g)
+
+
+def _loop(g: Graph, s: Loop, ins: tuple[Var, ...]) -> list[Var]:
+    body = s.body
+    fixed = bytearray(len(body.nodes))
+    for v in body.inputs[: s.invariant]:
+        fixed[v.id] = 1
+    live = body.live()
+    for v in live:
+        if v.op in (CONST, ARRAY) or v.op is not INPUT and v.op not in (LOOP, PROJECT) and all(fixed[i.id] for i in v.ins):
+            fixed[v.id] = 1
+    wanted: dict[int, Var] = {}
+    own = {v.id for v in body.outputs}  # results stay equations of the body
+
+    def want(x: Var) -> None:
+        """Marks the work behind an operand that a changing equation reads, through views."""
+        while x.op.view:
+            x = x.ins[0]
+        if fixed[x.id] and x.op not in (INPUT, CONST, ARRAY) and x.id not in own:
+            wanted[x.id] = x
+
+    for v in live:
+        if not fixed[v.id]:
+            for i in v.ins:
+                if fixed[i.id]:
+                    want(i)
+    if not wanted:
+        return loop(g, s, ins)
+    # the fixed part, in front of the loop
+    env: dict[int, Var] = {v.id: x for v, x in zip(body.inputs[: s.invariant], ins, strict=False)}
+    for v in live:
+        if fixed[v.id] and v.id not in env:
+            env[v.id] = g.emit(v.op, tuple([env[i.id] for i in v.ins]), v.attrs)
+    b = Graph()
+    new: dict[int, Var] = {}
+    order = [*body.inputs[: s.invariant], *wanted.values(), *body.inputs[s.invariant :]]
+    for v in order:
+        new[v.id] = b.input(v.shape, v.dtype)
+    for v in live:
+        if v.id not in new:
+            b.line = v.line
+            new[v.id] = Var(v.op, tuple([new[i.id] for i in v.ins]), v.attrs, v.shape, v.dtype, b)
+    program = Program([new[v.id] for v in order], [new[v.id] for v in body.outputs], b)
+    extra = [env[k] for k in wanted]
+    spec = s._replace(body=program, invariant=s.invariant + len(extra))
+    return loop(g, spec, (*ins[: s.invariant], *extra, *ins[s.invariant :]))

@@ -1,0 +1,190 @@
+"""Layout: which values are memory and which are views of it, and the copies that kernels need.
+
+After this pass every view can be expressed by strides on a value that owns memory (dense, row-major), and everything
+that must own memory does: results, carries, slices and what an instruction demands.
+"""
+
+from __future__ import annotations
+
+from math import prod
+from typing import Any, NamedTuple
+
+from fastmeta.ops.product import MATMUL
+from fastmeta.ops.shape import BROADCAST, COPY, FLIP, PERMUTE, RESHAPE, SLICE, STOP_GRADIENT
+from fastmeta.ops.structure import LOOP, PROJECT, Loop, loop
+from fastmeta.program import ARRAY, CONST, INPUT, Graph, Program, Var
+
+SHARED_TRANSPOSE = 1 << 14  # elements: a transposed right factor up to this size is copied once and shared
+
+
+class View(NamedTuple):
+    """A value as memory: element (i0, i1, ..) of it is element offset + sum(i * stride) of the dense value ``root``."""
+
+    root: Var
+    offset: int
+    strides: tuple[int, ...]
+
+
+def dense(shape: tuple[int, ...]) -> tuple[int, ...]:
+    strides, step = [], 1
+    for n in reversed(shape):
+        strides.append(step)
+        step *= n
+    return tuple(reversed(strides))
+
+
+def view_of(v: Var, known: dict[int, View]) -> View | None:
+    """The view that v is; None where a reshape cannot be expressed by strides."""
+    done = known.get(v.id)
+    if done is not None:
+        return done
+    made = _view(v, known)
+    if made is not None:
+        known[v.id] = made
+    return made
+
+
+def _view(v: Var, known: dict[int, View]) -> View | None:
+    op = v.op
+    if not op.view:
+        return View(v, 0, (0,) * len(v.shape) if op is CONST else dense(v.shape))
+    base = view_of(v.ins[0], known)
+    if base is None:
+        return None
+    root, offset, strides = base
+    if op is STOP_GRADIENT:
+        return base
+    if op is BROADCAST:
+        dims = v.attrs[1]
+        spread = [0] * len(v.shape)
+        for s, d in zip(strides, dims, strict=True):
+            spread[d] = s
+        return View(root, offset, tuple(spread))
+    if op is PERMUTE:
+        return View(root, offset, tuple(strides[p] for p in v.attrs[0]))
+    if op is SLICE:
+        start, _, step = v.attrs
+        if not v.size:
+            return View(root, 0, (0,) * len(v.shape))
+        return View(root, offset + sum(a * s for a, s in zip(start, strides, strict=True)), tuple(s * k for s, k in zip(strides, step, strict=True)))
+    if op is FLIP:
+        axes = v.attrs[0]
+        if not v.size:
+            return View(root, 0, (0,) * len(v.shape))
+        offset += sum((v.shape[a] - 1) * strides[a] for a in axes)
+        return View(root, offset, tuple(-s if a in axes else s for a, s in enumerate(strides)))
+    assert op is RESHAPE, op
+    moved = restride(v.ins[0].shape, strides, v.shape)
+    return None if moved is None else View(root, offset, moved)
+
+
+def restride(old: tuple[int, ...], strides: tuple[int, ...], new: tuple[int, ...]) -> tuple[int, ...] | None:
+    """Strides of the reshaped view, or None where it is not one."""
+    if not prod(new):
+        return (0,) * len(new)
+    axes = [(n, s) for n, s in zip(old, strides, strict=True) if n != 1]
+    out: list[int] = []
+    k = 0
+    want = [n for n in new if n != 1]
+    i = 0
+    while i < len(want):
+        n, s = axes[k]
+        have, need = n, want[i]
+        group = [want[i]]
+        last = s
+        k += 1
+        i += 1
+        while have != need:
+            if have < need:  # merge the next old axis: its stride must continue this one
+                n, s = axes[k]
+                if last != n * s:
+                    return None
+                have *= n
+                last = s
+                k += 1
+            else:
+                need *= want[i]
+                group.append(want[i])
+                i += 1
+        step = last
+        part: list[int] = []
+        for m in reversed(group):
+            part.append(step)
+            step *= m
+        out += reversed(part)
+    rest = iter(out)
+    return tuple(0 if n == 1 else next(rest) for n in new)
+
+
+def lay_out(p: Program) -> Program:
+    """The program with copies where memory must be owned or laid out otherwise, its loops' bodies included."""
+    g = Graph()
+    env: list[Any] = [None] * len(p.nodes)
+    known: dict[int, View] = {}
+    for v in p.inputs:
+        env[v.id] = g.input(v.shape, v.dtype)
+    uses: dict[int, int] = {}
+    live = p.live()
+    for v in live:
+        if v.op is MATMUL:
+            uses[v.ins[1].id] = uses.get(v.ins[1].id, 0) + v.shape[-2]
+
+    def own(x: Var) -> Var:
+        """x as dense memory of its own."""
+        if x.op in (INPUT, PROJECT) or not (x.op.view or x.op in (CONST, ARRAY)):
+            return x
+        view = view_of(x, known)
+        if view is not None and view.offset == 0 and view.root.size == x.size and x.op.view and view.root.op not in (CONST, ARRAY):
+            if restride(x.shape, view.strides, (x.size,)) == ((1,) if x.size > 1 else (0,)):
+                return x
+        return g.emit(COPY, (x,))
+
+    for v in live:
+        if env[v.id] is not None:
+            continue
+        g.line = v.line
+        ins = tuple([env[i.id] for i in v.ins])
+        if v.op is RESHAPE and view_of(g.emit(RESHAPE, ins, v.attrs), known) is None:
+            ins = (g.emit(COPY, ins),)
+        elif v.op is MATMUL:
+            ins = (ins[0], _right_factor(g, ins[1], uses[v.ins[1].id], known))
+        elif v.op is LOOP:
+            s: Loop = v.attrs[0]
+            spec = s._replace(body=_body(s))
+            env[v.id] = loop(g, spec, tuple([own(x) for x in ins]))
+            continue
+        if v.op is PROJECT:
+            env[v.id] = ins[0][v.attrs[0]]
+        else:
+            env[v.id] = g.emit(v.op, ins, v.attrs)
+    outputs = results(g, [env[v.id] for v in p.outputs])
+    return Program([env[v.id] for v in p.inputs], outputs, g)
+
+
+def results(g: Graph, outs: list[Var]) -> list[Var]:
+    """Results that each own memory written by an equation of this program, no two the same."""
+    done: list[Var] = []
+    for x in outs:
+        if x.op.view or x.op in (INPUT, CONST, ARRAY, PROJECT) or x in done:
+            x = Var(COPY, (x,), (), x.shape, x.dtype, g)  # not merged with another copy of the same value
+        done.append(x)
+    return done
+
+
+def _body(s: Loop) -> Program:
+    body = s.body.memo.get("laid out")
+    if body is None:
+        body = s.body.memo["laid out"] = lay_out(s.body)
+    return body
+
+
+def _right_factor(g: Graph, x: Var, rows: int, known: dict[int, View]) -> Var:
+    """The right factor of a product: columns contiguous if a copy pays, which all users of the same transpose share."""
+    view = view_of(x, known)
+    assert view is not None
+    k, n = x.shape[-2:]
+    if n == 1 or k == 1 or view.strides[-1] == 1 or prod(x.shape) > SHARED_TRANSPOSE or rows < 4:
+        return x
+    return g.emit(COPY, (x,))
+
+

@@ -1,0 +1,218 @@
+"""Tracing: running a Python function once on tracers records the program it computes.
+
+There is one kind of tracer.  Inside nested traces a tracer of an outer trace becomes an input of the inner program the
+first time the inner trace meets it, so an inner program never refers to another one.
+"""
+
+from __future__ import annotations
+
+import sys
+import threading
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import numpy as np
+
+from fastmeta.errors import expected
+from fastmeta.program import DTYPES, NAMES, Graph, Program, Shape, Var
+
+PACKAGE = str(Path(__file__).parent)
+SMALL = 1024  # bytes: larger captured arrays become inputs by reference
+
+Array = Any  # a NumPy array, a tracer, or a Python number
+
+
+class Trace:
+    """One running trace: its graph and what it captured from outside."""
+
+    __slots__ = ("graph", "outer", "captured", "inputs", "keep", "programs")
+
+    def __init__(self, outer: Trace | None) -> None:
+        self.graph = Graph()
+        self.outer = outer
+        self.captured: list[Any] = []  # tracers of outer traces and large arrays, in the order of ``inputs``
+        self.inputs: dict[Any, Var] = {}
+        self.programs: dict[Any, Program] = {}  # inner programs of this compilation by structure
+        self.keep: list[Any] = []  # arrays whose id() is a key stay alive as long as the trace
+
+    def lift(self, x: Any) -> Var:
+        """The value in this trace that stands for a tracer of any trace or an array."""
+        if isinstance(x, Tracer):
+            if x.trace is self:
+                return x.var
+            t = self.outer
+            while t is not None and t is not x.trace:
+                t = t.outer
+            if t is None:
+                raise RuntimeError(
+                    "[trace] expected a value of a running trace, got a tracer whose function has already returned; "
+                    "return it from the function instead of keeping it in a global, a list or an attribute"
+                )
+            return self._capture((x.trace, x.var.id), x, x.shape, x.var.dtype)
+        value = as_array(x)
+        if value.nbytes <= SMALL:
+            if value.size and (value.ndim == 0 or np.all(value.ravel()[0] == value)):
+                return self.graph.const(value.ravel()[0].item(), value.shape, NAMES[value.dtype])
+            return self.graph.array(value)
+        self.keep.append(x)
+        return self._capture(id(x), value, value.shape, NAMES[value.dtype])
+
+    def per_task(self, dtype: str) -> Var:
+        """1 / T, for a mean over a number of tasks that is known at run time only."""
+        key = ("per task", dtype)
+        return self._capture(key, self.inputs.get(key) or PerTask(dtype), (), dtype)
+
+    def _capture(self, key: Any, x: Any, shape: Shape, dtype: str) -> Var:
+        var = self.inputs.get(key)
+        if var is None:
+            var = self.inputs[key] = self.graph.input(shape, dtype)
+            self.captured.append(x)
+        return var
+
+
+class PerTask:
+    """1 / T as an input that the caller fills in: the number of tasks is not part of a program."""
+
+    __slots__ = ("dtype", "values")
+
+    def __init__(self, dtype: str) -> None:
+        self.dtype = DTYPES[dtype]
+        self.values: dict[int, np.ndarray] = {}
+
+    def at(self, tasks: int) -> np.ndarray:
+        value = self.values.get(tasks)
+        if value is None:
+            value = np.asarray(1.0 / tasks, self.dtype)
+            self.values = {tasks: value}
+        return value
+
+
+class _Running(threading.local):
+    trace: Trace | None = None
+
+
+running = _Running()
+
+
+def current() -> Trace | None:
+    return running.trace
+
+
+def trace(f: Callable[..., Any], avals: Sequence[tuple[Shape, str]]) -> tuple[list[Var], Any, Trace]:
+    """Runs ``f`` on tracers of the given shapes and dtypes; returns their values, what ``f`` returned, and the trace."""
+    t = Trace(running.trace)
+    args = [t.graph.input(shape, dtype) for shape, dtype in avals]
+    running.trace = t
+    try:
+        out = f(*[Tracer(v, t) for v in args])
+    finally:
+        running.trace = t.outer
+    return args, out, t
+
+
+def close(t: Trace, args: Sequence[Var], outputs: Sequence[Any]) -> Program:
+    """The program from the traced arguments, then everything captured, to the outputs (tracers or arrays)."""
+    return Program([*args, *t.inputs.values()], [t.lift(x) for x in outputs], t.graph)
+
+
+def as_array(x: Any) -> np.ndarray:
+    """A NumPy array of one of the four dtypes; integers of any width are narrowed after a range check."""
+    if isinstance(x, np.ndarray):
+        return narrow(x)
+    if isinstance(x, bool | int | float | list | tuple):
+        if isinstance(x, list | tuple) and any(isinstance(v, Tracer) for v in x):
+            raise TypeError("[array] expected an array, got a list of traced values; join them with fm.stack or fm.concat")
+        value = np.asarray(x)
+        plain = not isinstance(x, list | tuple) or not any(isinstance(v, np.generic | np.ndarray) for v in x)
+        x = value.astype(np.float32) if plain and value.dtype == np.float64 else value  # Python's floats have no dtype
+    elif hasattr(x, "__array__") and not isinstance(x, Tracer):
+        x = np.asarray(x)
+    elif hasattr(x, "__dlpack__"):
+        x = np.from_dlpack(x)
+    else:
+        raise expected("array", "an array or a number", type(x).__name__, TypeError)
+    return narrow(x)
+
+
+def narrow(x: np.ndarray) -> np.ndarray:
+    if x.dtype in NAMES:
+        return x
+    if x.dtype.kind in "iu":
+        if x.size and (x.max() > 2**31 - 1 or x.min() < -(2**31)):
+            raise expected("array", "integers that fit in 32 bits", f"{x.min()}..{x.max()}", OverflowError)
+        return x.astype(np.int32)
+    raise expected("array", "float32, float64, an integer dtype or bool", x.dtype, TypeError)
+
+
+def user_line() -> tuple[str, int] | None:
+    """File and line of the innermost frame outside the package: the user's own line."""
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None:
+        name = frame.f_code.co_filename
+        if not name.startswith(PACKAGE):
+            return name, frame.f_lineno
+        frame = frame.f_back
+    return None
+
+
+class Tracer:
+    """A value that is being traced: it has a shape and a dtype, but no numbers yet."""
+
+    __slots__ = ("var", "trace")
+    __array_ufunc__ = None  # so that ndarray * tracer asks the tracer
+    __hash__ = None  # type: ignore[assignment]
+
+    def __init__(self, var: Var, trace: Trace) -> None:
+        self.var = var
+        self.trace = trace
+
+    @property
+    def shape(self) -> Shape:
+        return self.var.shape
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        return DTYPES[self.var.dtype]
+
+    @property
+    def ndim(self) -> int:
+        return len(self.var.shape)
+
+    @property
+    def size(self) -> int:
+        return self.var.size
+
+    def __repr__(self) -> str:
+        return f"Tracer({self.dtype.name}{list(self.shape)})"
+
+    def __len__(self) -> int:
+        if not self.shape:
+            raise TypeError("[len] expected an array with at least one axis, got a scalar")
+        return self.shape[0]
+
+    def __bool__(self) -> bool:
+        raise self._concrete("if/while/and/or on a traced value", "fm.where(condition, a, b)")
+
+    def __float__(self) -> float:
+        raise self._concrete("float() of a traced value", "the value as an array, or return it from the function")
+
+    def __int__(self) -> int:
+        raise self._concrete("int() of a traced value", "a Python integer known before the call, or fm.take for an index")
+
+    __index__ = __int__
+
+    def __array__(self, *args: Any, **kwargs: Any) -> Any:
+        raise self._concrete("NumPy's functions on a traced value", "the function of the same name in fastmeta (fm.exp, fm.sum, ...)")
+
+    def __setitem__(self, key: Any, value: Any) -> None:
+        raise self._concrete("assigning into a traced array", "fm.where, fm.concat or fm.scatter_add, which make a new array")
+
+    def _concrete(self, what: str, instead: str) -> TypeError:
+        line = user_line()
+        where = f" ({line[0]}:{line[1]})" if line else ""
+        return TypeError(
+            f"[trace] {what} needs its number, which does not exist while the function is traced{where}. "
+            f"Use {instead}; for loops whose length is data use fm.scan with a fixed length and fm.where."
+        )

@@ -1,0 +1,389 @@
+"""Rewrite rules, applied as equations are emitted: each looks at one equation and its operands only.
+
+They keep the meaning of NaN and infinity (no x * 0 = 0, no x - x = 0; zeros of derivatives are symbolic and never
+emitted).  What they buy, measured on second-order programs, is in docs/architecture.md.
+A constant factor travels outwards, so that it meets the update it belongs to: (c x) @ y = c (x @ y).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from math import prod
+from typing import Any
+
+import numpy as np
+
+from fastmeta.ops import elementwise as ew
+from fastmeta.ops.index import GATHER, SCATTER_ADD
+from fastmeta.ops.product import MATMUL, matmul
+from fastmeta.ops.reduce import CUMSUM, SUM, total
+from fastmeta.ops.shape import (
+    BROADCAST, CAST, CONCAT, FLIP, PAD, PERMUTE, RESHAPE, SLICE, STOP_GRADIENT, broadcast, cut, permute, reshape,
+)  # fmt: skip
+from fastmeta.program import CONST, DTYPES, FLOATS, Graph, Primitive, Var
+
+Rule = Callable[[Graph, tuple[Var, ...], tuple[Any, ...]], Var | None]
+
+
+def rewrite(*ops: Primitive) -> Callable[[Rule], Rule]:
+    def register(rule: Rule) -> Rule:
+        for op in ops:
+            op.rewrite = rule
+        return rule
+
+    return register
+
+
+# -- constant factors
+
+
+def is_const(v: Var, value: float) -> bool:
+    return v.op is CONST and v.attrs[0] == value
+
+
+def scale_of(v: Var) -> float:
+    """c where v is c * x, through broadcasts; else 1."""
+    if v.op is ew.MULTIPLY and v.dtype in FLOATS:
+        for x in v.ins:
+            if x.op is CONST:
+                return x.attrs[0]
+    elif v.op is BROADCAST:
+        return scale_of(v.ins[0])
+    return 1.0
+
+
+def unscaled(v: Var) -> Var:
+    """x where v is c * x."""
+    if v.op is BROADCAST:
+        return broadcast(unscaled(v.ins[0]), *v.attrs)
+    x, y = v.ins
+    return x if y.op is CONST else y
+
+
+def scaled(x: Var, c: float) -> Var:
+    return x if c == 1.0 else x.graph.emit(ew.MULTIPLY, (x, x.graph.const(c, x.shape, x.dtype)))
+
+
+def _split(v: Var) -> tuple[float, Var]:
+    c = scale_of(v)
+    return (c, unscaled(v)) if c != 1.0 else (1.0, v)
+
+
+# -- broadcasts travel outwards through elementwise equations
+
+
+def _pull_broadcast(g: Graph, op: Primitive, ins: tuple[Var, ...]) -> Var | None:
+    """op(broadcast x, broadcast y) = broadcast op(x, y), when all repeat along the same axes; constants fold."""
+    source: Var | None = None
+    for v in ins:
+        if v.op is BROADCAST:
+            if source is not None and (source.ins[0].shape, source.attrs) != (v.ins[0].shape, v.attrs):
+                return None
+            source = v
+        elif v.op is not CONST:
+            return None
+    if source is None:
+        with np.errstate(all="ignore"):
+            value = op.evaluate(*[DTYPES[v.dtype].type(v.attrs[0]) for v in ins])
+        _, dtype = op.infer(ins, ())
+        return g.const(value.item(), ins[0].shape, dtype)
+    small = [v.ins[0] if v.op is BROADCAST else g.const(v.attrs[0], source.ins[0].shape, v.dtype) for v in ins]
+    return broadcast(g.emit(op, tuple(small)), *source.attrs)
+
+
+def _elementwise(op: Primitive) -> Rule:
+    return lambda g, ins, at: _pull_broadcast(g, op, ins)
+
+
+for _op in ew.REGISTRY.values():
+    rewrite(_op)(_elementwise(_op))
+
+
+@rewrite(ew.ADD)
+def _add(g: Graph, ins: tuple[Var, ...], at: tuple[Any, ...]) -> Var | None:
+    x, y = ins
+    if x.op is CONST:
+        x, y = y, x
+    if is_const(y, 0.0):
+        return x
+    done = _pull_broadcast(g, ew.ADD, ins)
+    if done is not None or x.dtype not in FLOATS:
+        return done
+    if x is y:
+        return scaled(x, 2.0)
+    (cx, bx), (cy, by) = _split(x), _split(y)
+    if cx == cy != 1.0:
+        return scaled(ew.add(bx, by), cx)
+    if cx == -cy:
+        if cy == -1.0:
+            return g.emit(ew.SUBTRACT, (x, by))
+        if cx == -1.0:
+            return g.emit(ew.SUBTRACT, (y, bx))
+        return scaled(ew.subtract(bx, by), cx)
+    if cx != 1.0 and cy != 1.0:
+        if bx.id > by.id:
+            bx, by, cx, cy = by, bx, cy, cx
+        return scaled(ew.add(bx, scaled(by, cy / cx)), cx) if cx != 0.0 else None
+    return None
+
+
+@rewrite(ew.SUBTRACT)
+def _subtract(g: Graph, ins: tuple[Var, ...], at: tuple[Any, ...]) -> Var | None:
+    x, y = ins
+    if is_const(y, 0.0):
+        return x
+    done = _pull_broadcast(g, ew.SUBTRACT, ins)
+    if done is not None or x.dtype not in FLOATS:
+        return done
+    if is_const(x, 0.0):
+        return scaled(y, -1.0)
+    (cx, bx), (cy, by) = _split(x), _split(y)
+    if cy == 1.0:
+        return None
+    if cx == cy:
+        return scaled(ew.subtract(bx, by), cx)
+    return ew.add(x, scaled(by, -cy))
+
+
+@rewrite(ew.NEGATIVE)
+def _negative(g: Graph, ins: tuple[Var, ...], at: tuple[Any, ...]) -> Var | None:
+    (x,) = ins
+    return scaled(x, -1.0) if x.dtype in FLOATS else _pull_broadcast(g, ew.NEGATIVE, ins)
+
+
+@rewrite(ew.MULTIPLY)
+def _multiply(g: Graph, ins: tuple[Var, ...], at: tuple[Any, ...]) -> Var | None:
+    x, y = ins
+    if x.op is CONST:
+        x, y = y, x
+    if y.op is CONST and y.attrs[0] == 1.0:
+        return x
+    done = _pull_broadcast(g, ew.MULTIPLY, ins)
+    if done is not None or x.dtype not in FLOATS:
+        return done
+    if y.op is CONST:
+        c, base = _split(x)
+        return scaled(base, c * y.attrs[0]) if c != 1.0 else None
+    (cx, bx), (cy, by) = _split(x), _split(y)
+    if cx != 1.0 or cy != 1.0:
+        return scaled(ew.multiply(bx, by), cx * cy)
+    # (p * broadcast q) * broadcast r = p * broadcast (q * r)
+    if x.op is BROADCAST:
+        x, y = y, x
+    if y.op is BROADCAST and x.op is ew.MULTIPLY:
+        p, q = x.ins
+        if p.op is BROADCAST:
+            p, q = q, p
+        if q.op is BROADCAST and p.op is not BROADCAST and q.attrs == y.attrs:
+            return ew.multiply(p, broadcast(ew.multiply(q.ins[0], y.ins[0]), *y.attrs))
+    return None
+
+
+@rewrite(ew.DIVIDE)
+def _divide(g: Graph, ins: tuple[Var, ...], at: tuple[Any, ...]) -> Var | None:
+    x, y = ins
+    done = _pull_broadcast(g, ew.DIVIDE, ins)
+    if done is not None:
+        return done
+    if y.op is CONST and y.attrs[0] != 0.0 and np.isfinite(1.0 / y.attrs[0]):
+        return scaled(x, 1.0 / y.attrs[0])
+    c, base = _split(x)
+    if c != 1.0:
+        return scaled(ew.divide(base, y), c)
+    if y.op is BROADCAST:  # one reciprocal per repeated value
+        one = g.const(1.0, y.ins[0].shape, y.dtype)
+        return ew.multiply(x, broadcast(ew.divide(one, y.ins[0]), *y.attrs))
+    return None
+
+
+@rewrite(ew.WHERE)
+def _where(g: Graph, ins: tuple[Var, ...], at: tuple[Any, ...]) -> Var | None:
+    m, x, y = ins
+    if x is y:
+        return x
+    if m.op is CONST:
+        return x if m.attrs[0] else y
+    if is_const(y, 0.0) and x.dtype in FLOATS:
+        if x.op is ew.WHERE and x.ins[0] is m and is_const(x.ins[2], 0.0):
+            return x
+        c, base = _split(x)
+        if c != 1.0:
+            return scaled(ew.where(m, base, y), c)
+    return _pull_broadcast(g, ew.WHERE, ins)
+
+
+# -- shapes
+
+
+def _ones_apart(a: tuple[int, ...], b: tuple[int, ...]) -> bool:
+    """The two shapes differ by axes of length 1 only."""
+    return [n for n in a if n != 1] == [n for n in b if n != 1]
+
+
+@rewrite(BROADCAST)
+def _broadcast(g: Graph, ins: tuple[Var, ...], at: tuple[Any, ...]) -> Var | None:
+    (x,), (shape, dims) = ins, at
+    if x.op is CONST:
+        return g.const(x.attrs[0], shape, x.dtype)
+    if x.op is BROADCAST:
+        return broadcast(x.ins[0], shape, tuple(dims[d] for d in x.attrs[1]))
+    if 1 in x.shape:  # drop axes of length 1: one form for one meaning
+        keep = [i for i, n in enumerate(x.shape) if n != 1]
+        y = reshape(x, tuple(x.shape[i] for i in keep))
+        return broadcast(y, shape, tuple(dims[i] for i in keep)) if y.shape != shape else y
+    return None
+
+
+@rewrite(RESHAPE)
+def _reshape(g: Graph, ins: tuple[Var, ...], at: tuple[Any, ...]) -> Var | None:
+    (x,), (shape,) = ins, at
+    if x.op is CONST:
+        return g.const(x.attrs[0], shape, x.dtype)
+    if x.op is RESHAPE:
+        return reshape(x.ins[0], shape)
+    if x.op is BROADCAST and _ones_apart(x.shape, shape):
+        source, dims = x.ins[0], x.attrs[1]
+        place = [a for a, n in enumerate(shape) if n != 1]
+        old = [a for a, n in enumerate(x.shape) if n != 1]
+        where = dict(zip(old, place, strict=True))
+        return broadcast(source, shape, tuple(where[d] for d in dims))  # sources have no axes of length 1
+    c, base = _split(x)
+    return scaled(reshape(base, shape), c) if c != 1.0 else None
+
+
+@rewrite(PERMUTE)
+def _permute(g: Graph, ins: tuple[Var, ...], at: tuple[Any, ...]) -> Var | None:
+    (x,), (perm,) = ins, at
+    if perm == tuple(range(len(perm))):
+        return x
+    if x.op is CONST:
+        return g.const(x.attrs[0], tuple(x.shape[p] for p in perm), x.dtype)
+    if x.op is PERMUTE:
+        return permute(x.ins[0], tuple(x.attrs[0][p] for p in perm))
+    moved = [p for p in perm if x.shape[p] != 1]
+    if moved == sorted(moved):  # only axes of length 1 move
+        return reshape(x, tuple(x.shape[p] for p in perm))
+    c, base = _split(x)
+    return scaled(permute(base, perm), c) if c != 1.0 else None
+
+
+@rewrite(SLICE)
+def _slice(g: Graph, ins: tuple[Var, ...], at: tuple[Any, ...]) -> Var | None:
+    (x,), (start, stop, step) = ins, at
+    if all(a == 0 and b == n and s == 1 for n, a, b, s in zip(x.shape, start, stop, step, strict=True)):
+        return x
+    if x.op is CONST:
+        return g.const(x.attrs[0], SLICE.infer(ins, at)[0], x.dtype)
+    if x.op is CONCAT:
+        axis = x.attrs[0]
+        begin = 0
+        for piece in x.ins:
+            end = begin + piece.shape[axis]
+            if begin <= start[axis] and stop[axis] <= end:
+                lo = tuple(a - begin if i == axis else a for i, a in enumerate(start))
+                hi = tuple(b - begin if i == axis else b for i, b in enumerate(stop))
+                return cut(piece, lo, hi, step)
+            begin = end
+    if x.op is SLICE:
+        first, _, stride = x.attrs
+        lo = tuple(f + a * s for f, a, s in zip(first, start, stride, strict=True))
+        hi = tuple(f + (b - 1) * s + 1 if b > a else f + a * s for f, a, b, s in zip(first, start, stop, stride, strict=True))
+        return cut(x.ins[0], lo, hi, tuple(a * b for a, b in zip(stride, step, strict=True)))
+    return None
+
+
+@rewrite(PAD)
+def _pad(g: Graph, ins: tuple[Var, ...], at: tuple[Any, ...]) -> Var | None:
+    return ins[0] if not any(any(widths) for widths in at) else None
+
+
+@rewrite(FLIP)
+def _flip(g: Graph, ins: tuple[Var, ...], at: tuple[Any, ...]) -> Var | None:
+    return ins[0] if ins[0].op is CONST or all(ins[0].shape[a] == 1 for a in at[0]) else None
+
+
+@rewrite(STOP_GRADIENT)
+def _stop_gradient(g: Graph, ins: tuple[Var, ...], at: tuple[Any, ...]) -> Var | None:
+    return ins[0] if ins[0].op in (CONST, STOP_GRADIENT) or ins[0].dtype not in FLOATS else None
+
+
+@rewrite(CAST)
+def _cast(g: Graph, ins: tuple[Var, ...], at: tuple[Any, ...]) -> Var | None:
+    (x,), (dtype,) = ins, at
+    if x.dtype == dtype:
+        return x
+    if x.op is CONST and np.isfinite(x.attrs[0]):
+        return g.const(DTYPES[dtype].type(x.attrs[0]).item(), x.shape, dtype)
+    if x.op is BROADCAST:
+        return broadcast(g.emit(CAST, (x.ins[0],), at), *x.attrs)
+    return None
+
+
+# -- sums and products
+
+
+@rewrite(SUM)
+def _sum(g: Graph, ins: tuple[Var, ...], at: tuple[Any, ...]) -> Var | None:
+    (x,), (axes,) = ins, at
+    n = prod([x.shape[a] for a in axes])
+    shape = tuple(m for a, m in enumerate(x.shape) if a not in axes)
+    if n == 1:
+        return reshape(x, shape)
+    if x.op is CONST:
+        return g.const(x.attrs[0] * n, shape, x.dtype)
+    if x.op is RESHAPE:
+        y = x.ins[0]
+        if not shape:
+            return total(y, tuple(range(len(y.shape))))
+        if _ones_apart(x.shape, y.shape):  # sum before the reshape
+            old = [a for a, m in enumerate(y.shape) if m != 1]
+            new = [a for a, m in enumerate(x.shape) if m != 1]
+            where = dict(zip(new, old, strict=True))
+            return reshape(total(y, tuple(where[a] for a in axes if a in where)), shape)
+    if x.op is BROADCAST:
+        source, (_, dims) = x.ins[0], x.attrs
+        repeated = [a for a in axes if a not in dims]
+        if repeated:
+            inner = total(source, tuple(i for i, d in enumerate(dims) if d in axes))
+            left = [a for a in range(len(x.shape)) if a not in axes]
+            y = broadcast(inner, shape, tuple(left.index(d) for d in dims if d not in axes)) if inner.shape != shape else inner
+            return scaled(y, float(prod(x.shape[a] for a in repeated))) if x.dtype in FLOATS else None
+    if x.op is PERMUTE and len(axes) == len(x.shape):
+        return total(x.ins[0], tuple(range(len(axes))))
+    if x.dtype in FLOATS:
+        c, base = _split(x)
+        if c != 1.0:
+            return scaled(total(base, axes), c)
+        return _sum_of_factors(g, x, axes)
+    return None
+
+
+def _sum_of_factors(g: Graph, x: Var, axes: tuple[int, ...]) -> Var | None:
+    """sum(p * broadcast q) = sum(p) * q, when q does not vary along the axes."""
+    if x.op is ew.MULTIPLY:
+        for p, q in (x.ins, x.ins[::-1]):
+            if q.op is BROADCAST and not any(d in axes for d in q.attrs[1]):
+                left = [a for a in range(len(x.shape)) if a not in axes]
+                s = total(p, axes)
+                return ew.multiply(s, broadcast(q.ins[0], s.shape, tuple(left.index(d) for d in q.attrs[1])))
+    return None
+
+
+@rewrite(MATMUL)
+def _matmul(g: Graph, ins: tuple[Var, ...], at: tuple[Any, ...]) -> Var | None:
+    (cx, bx), (cy, by) = _split(ins[0]), _split(ins[1])
+    return scaled(matmul(bx, by), cx * cy) if cx != 1.0 or cy != 1.0 else None
+
+
+def _linear(op: Primitive) -> Rule:
+    def rule(g: Graph, ins: tuple[Var, ...], at: tuple[Any, ...]) -> Var | None:
+        if ins[0].dtype not in FLOATS:
+            return None
+        c, base = _split(ins[0])
+        return scaled(g.emit(op, (base, *ins[1:]), at), c) if c != 1.0 else None
+
+    return rule
+
+
+for _op in (GATHER, SCATTER_ADD, CUMSUM):
+    rewrite(_op)(_linear(_op))

@@ -1,0 +1,83 @@
+"""Unrolling: a small loop with a carry becomes straight code, so that recomputed and first values merge.
+
+That is how intermediate values are kept between the forward and the reverse pass of a short inner loop.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastmeta.ops.shape import concat, cut, reshape
+from fastmeta.ops.structure import LOOP, PROJECT, Loop, loop
+from fastmeta.program import DTYPES, Graph, Program, Var, inline
+from fastmeta.transforms.differentiate import plus
+
+EQUATIONS = 1500  # of all iterations together: above it the loop stays
+KEPT = 1 << 20  # bytes that all iterations together may keep: about what a core's cache holds
+
+
+def unroll(p: Program) -> Program:
+    """The program with its small loops in straight code; loops over tasks stay."""
+    done = p.memo.get("unrolled")
+    if done is None:
+        done = p.memo["unrolled"] = _unroll(p)
+    return done
+
+
+def _unroll(p: Program) -> Program:
+    live = p.live()
+    if not any(v.op is LOOP for v in live):
+        return p
+    g = Graph()
+    env: list[Any] = [None] * len(p.nodes)
+    for v in p.inputs:
+        env[v.id] = g.input(v.shape, v.dtype)
+    for v in live:
+        if env[v.id] is not None:
+            continue
+        g.line = v.line
+        ins = tuple([env[i.id] for i in v.ins])
+        if v.op is PROJECT:
+            env[v.id] = ins[0][v.attrs[0]]
+        elif v.op is LOOP:
+            spec = v.attrs[0]._replace(body=unroll(v.attrs[0].body))
+            env[v.id] = _straight(g, spec, ins) if _small(spec) else loop(g, spec, ins)
+        else:
+            env[v.id] = g.emit(v.op, ins, v.attrs)
+    return Program([env[v.id] for v in p.inputs], [env[v.id] for v in p.outputs], g)
+
+
+def _small(s: Loop) -> bool:
+    if s.length < 0 or not s.carry:
+        return False
+    live = s.body.live()
+    if any(v.op is LOOP for v in live) or s.length * len(live) > EQUATIONS:
+        return False
+    kept = sum(v.size * DTYPES[v.dtype].itemsize for v in live if not v.op.view and v.dtype in DTYPES)
+    return s.length * kept <= KEPT
+
+
+def _straight(g: Graph, s: Loop, ins: tuple[Var, ...]) -> list[Var]:
+    n, m = s.invariant, s.invariant + s.carry
+    carry = list(ins[n:m])
+    stacked: list[list[Var]] = [[] for _ in range(s.stacked)]
+    summed: list[Var | None] = [None] * s.summed
+    for i in reversed(range(s.length)) if s.reverse else range(s.length):
+        slices = [_at(x, i) for x in ins[m:]]
+        out = inline(g, s.body, [*ins[:n], *carry, *slices])
+        carry = out[: s.carry]
+        for rows, x in zip(stacked, out[s.carry :], strict=False):
+            rows.append(reshape(x, (1, *x.shape)))
+        summed = [plus(a, x) for a, x in zip(summed, out[s.carry + s.stacked :], strict=True)]
+    outs = s.body.outputs
+    joined = [
+        concat(tuple(rows[::-1] if s.reverse else rows), 0) if rows else g.const(0.0, (0, *v.shape), v.dtype)
+        for rows, v in zip(stacked, outs[s.carry :], strict=False)
+    ]
+    total = [g.const(0.0, v.shape, v.dtype) if x is None else x for x, v in zip(summed, outs[s.carry + s.stacked :], strict=True)]
+    return [*carry, *joined, *total]
+
+
+def _at(x: Var, i: int) -> Var:
+    rest = x.shape[1:]
+    return reshape(cut(x, (i, *(0 for _ in rest)), (i + 1, *rest), (1,) * len(x.shape)), rest)

@@ -1,0 +1,206 @@
+"""The kernels on tiles: errors of the vector functions in ULP, and every way a tile, cast, reduction or transpose is called."""
+
+from __future__ import annotations
+
+import ctypes
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from fastmeta.ops import codegen
+from fastmeta.ops.microops import MICROOPS
+
+ROOT = Path(__file__).resolve().parents[1]
+FLAGS = "-std=c++17 -shared -fPIC -O3 -fno-math-errno -fno-trapping-math -ffp-contract=fast".split()
+TARGETS = {
+    "baseline": [],
+    "avx2": ["-mavx2", "-mfma"],
+    "avx512": "-mavx512f -mavx512vl -mavx512dq -mavx512bw -mavx2 -mfma -mprefer-vector-width=512".split(),
+}
+TYPES = {"f32": np.float32, "f64": np.float64, "i32": np.int32}
+CODES = {"f32": 0, "f64": 1, "i32": 2, "bool": 3}
+SEED = 20240607
+
+
+def supported() -> list[str]:
+    """The targets that this machine runs."""
+    try:
+        flags = set(Path("/proc/cpuinfo").read_text().split())
+    except OSError:
+        flags = set()
+    have = ["baseline"]
+    if {"avx2", "fma"} <= flags:
+        have.append("avx2")
+    if {"avx512f", "avx512vl", "avx512dq", "avx512bw"} <= flags:
+        have.append("avx512")
+    return have
+
+
+class Kernels:
+    """The kernels of one target, on NumPy arrays."""
+
+    def __init__(self, library: Path) -> None:
+        self.lib = ctypes.CDLL(str(library))
+        self.numbers = {op.name: i for i, op in enumerate(MICROOPS)}
+
+    def tile(self, name, dtype, dst, *args, variant=0):
+        """dst[r, c] = op(args[r, c]) for 2-d views; False where there is no such kernel."""
+        strides = [a.strides[0] // a.itemsize for a in (dst, *args)] + [0] * (3 - len(args))
+        pointers = [ctypes.c_void_p(a.ctypes.data) for a in args] + [None] * (3 - len(args))
+        status = self.lib.run_tile(
+            self.numbers[name], CODES[dtype], variant, ctypes.c_void_p(dst.ctypes.data), *pointers,
+            (ctypes.c_int64 * 4)(*strides), *map(ctypes.c_int64, dst.shape),
+        )  # fmt: skip
+        return status == 0
+
+    def __call__(self, name, dtype, *args):
+        """The op on whole arrays."""
+        args = [np.ascontiguousarray(a, TYPES[dtype]) for a in args]
+        dst = np.empty_like(args[0])
+        assert self.tile(name, dtype, dst.reshape(1, -1), *(a.reshape(1, -1) for a in args))
+        return dst
+
+    def cast(self, source, target, dst, x):
+        """dst = x, converted, for 2-d views."""
+        rows = [ctypes.c_int64(a.strides[0] // a.itemsize) for a in (dst, x)]
+        where = [ctypes.c_void_p(a.ctypes.data) for a in (dst, x)]
+        assert self.lib.run_cast(CODES[source], CODES[target], *where, *rows, *map(ctypes.c_int64, x.shape)) == 0
+
+    def reduce(self, mode, dtype, dst, x, dst_row, dst_col):
+        """Accumulates x, a 2-d view, in the memory of dst."""
+        where = [ctypes.c_void_p(a.ctypes.data) for a in (dst, x)]
+        numbers = (dst_row, dst_col, x.strides[0] // x.itemsize, *x.shape)
+        assert self.lib.run_reduce(mode, CODES[dtype], *where, *map(ctypes.c_int64, numbers)) == 0
+
+    def transpose(self, src, dst):
+        """dst.T = src for 2-d views."""
+        self.lib.run_transpose(
+            src.itemsize, ctypes.c_void_p(src.ctypes.data), ctypes.c_int64(src.strides[0] // src.itemsize),
+            ctypes.c_void_p(dst.ctypes.data), ctypes.c_int64(dst.strides[0] // dst.itemsize), *map(ctypes.c_int64, src.shape),
+        )  # fmt: skip
+
+
+@pytest.fixture(scope="module", params=supported())
+def kernels(request, tmp_path_factory):
+    """The kernels of one target, compiled as the extension compiles them."""
+    library = tmp_path_factory.mktemp("vmath") / f"{request.param}.so"
+    source = ROOT / "tests" / "cpp" / "vmath_test.cpp"
+    define = f"-DFASTMETA_TARGET={request.param}"
+    subprocess.run(["g++", *FLAGS, *TARGETS[request.param], define, str(source), "-o", str(library)], check=True)
+    return Kernels(library)
+
+
+# ---- accuracy
+
+
+def erf(x):
+    """erf in extended precision, from the series whose terms are all positive."""
+    a = np.minimum(np.abs(x), np.longdouble(6.5))
+    term = total = a.copy()
+    for n in range(1, 220):
+        term = term * (2 * a * a / (2 * n + 1))
+        total = total + term
+    root_pi = np.sqrt(np.longdouble(4) * np.arctan(np.longdouble(1)))
+    return np.copysign(2 / root_pi * np.exp(-a * a) * total, x)
+
+
+def sigmoid(x):
+    """The logistic function in extended precision."""
+    e = np.exp(-np.abs(x))
+    return np.where(x < 0, e, 1) / (1 + e)
+
+
+REFERENCES = {
+    "exp": np.exp, "expm1": np.expm1, "log": np.log, "log1p": np.log1p, "sin": np.sin, "cos": np.cos, "tanh": np.tanh,
+    "sigmoid": sigmoid, "erf": erf, "sqrt": np.sqrt, "floor": np.floor, "power": np.power,
+}  # fmt: skip
+# The bounds stated in csrc/native/vmath.hpp, (f32, f64).
+BOUNDS = {
+    "exp": (1, 1), "expm1": (1.5, 1.5), "log": (1, 1), "log1p": (1.5, 1.5), "sin": (1.5, 1.5), "cos": (1.5, 1.5),
+    "tanh": (2.5, 2.5), "sigmoid": (2.5, 2.5), "erf": (3, 3), "sqrt": (0.5, 0.5), "floor": (0, 0), "power": (1, 2),
+}  # fmt: skip
+
+
+def ulp_errors(got, true):
+    """|got - true| in units in the last place of true; infinite where only one of them is NaN, or a zero's sign is wrong."""
+    info = np.finfo(got.dtype)
+    top = np.ldexp(np.longdouble(1), info.maxexp)  # what infinity stands for next to the largest numbers
+    finite = np.abs(true) < np.longdouble(np.inf)
+    wide = np.where(np.isnan(got), 0, got).astype(np.longdouble)
+    clipped = np.clip(wide, -top, top)
+    bounded = np.clip(true, -top, top)
+    _, exponent = np.frexp(np.where(np.isnan(true), 1, bounded))
+    ulp = np.ldexp(np.longdouble(1), np.maximum(exponent - 1, info.minexp) - info.nmant)
+    error = np.abs(clipped - bounded) / ulp
+    error[~finite] = np.where(wide[~finite] == true[~finite], 0, np.inf)
+    error[np.isnan(true) != np.isnan(got)] = np.inf
+    error[np.isnan(true) & np.isnan(got)] = 0
+    error[(true == 0) & (got == 0) & (np.signbit(true) != np.signbit(got))] = np.inf
+    return error
+
+
+def samples(name, dtype, count=200_000):
+    """Arguments of every magnitude and sign, and many where the function does something interesting."""
+    rng = np.random.default_rng(SEED)
+    t = TYPES[dtype]
+    info = np.finfo(t)
+    bits = rng.integers(0, 2**32 if t is np.float32 else 2**64, count, dtype=np.uint32 if t is np.float32 else np.uint64)
+    specials = [0.0, info.smallest_subnormal, info.tiny, info.tiny / 2, info.eps, info.max, np.inf, np.nan, 1, 0.5, 2, 3, 4, 20, 41]
+    specials += [np.sqrt(0.5), np.sqrt(2), np.pi / 2, np.pi, 5e4, 1e6, 1e5, 1e22, 88.72, 88.73, 103.9, 104, 709.78, 709.79, 745.1, 745.2]
+    with np.errstate(all="ignore"):
+        specials = np.array(specials, t)
+        near = np.concatenate([np.nextafter(specials, t(-np.inf)), specials, np.nextafter(specials, t(np.inf))])
+    big = 110 if t is np.float32 else 760
+    parts = [
+        bits.view(t),
+        near,
+        rng.uniform(-1, 1, count),
+        rng.uniform(-10, 10, count),
+        rng.uniform(-big, big, count),
+        rng.normal(size=count) * np.exp(rng.uniform(-20, 12, count)),
+        1 + rng.normal(size=count) * np.exp(rng.uniform(-30, 0, count)),
+        np.arange(-20000, 20000) * (np.pi / 2),
+    ]
+    with np.errstate(all="ignore"):
+        x = np.concatenate([np.asarray(p, t) for p in parts])
+    x[np.isnan(x)] = np.nan  # no signalling ones
+    return np.concatenate([x, -x])
+
+
+@pytest.mark.parametrize("dtype", ["f32", "f64"])
+@pytest.mark.parametrize("name", [n for n in BOUNDS if n != "power"])
+def test_error_of_functions(kernels, name, dtype):
+    x = samples(name, dtype)
+    if name in ("sin", "cos") and dtype == "f64":
+        x = x[~(np.abs(x) > 2.0**62)]  # where the extended-precision functions of the C library are no reference
+    with np.errstate(all="ignore"):
+        true = REFERENCES[name](x.astype(np.longdouble))
+    error = ulp_errors(kernels(name, dtype, x), true)
+    worst = int(np.argmax(error))
+    print(f"{name} {dtype}: {float(error[worst]):.3f} ULP at {x[worst]!r} (seed {SEED})")
+    assert error[worst] <= BOUNDS[name][dtype == "f64"], (x[worst], true[worst])
+
+
+@pytest.mark.parametrize("dtype", ["f32", "f64"])
+def test_error_of_pow(kernels, dtype):
+    rng = np.random.default_rng(SEED)
+    t = TYPES[dtype]
+    x = np.abs(samples("power", dtype, 60_000))
+    limit = 128 if t is np.float32 else 1024
+    with np.errstate(all="ignore"):
+        log = np.log2(x.astype(np.longdouble))
+        y = [rng.uniform(-limit * 1.15, limit * 1.15, x.size) / log, rng.normal(size=x.size) * 3, rng.integers(-9, 10, x.size)]
+    x, y = np.concatenate([x, x, -x]).astype(t), np.concatenate(y).astype(t)
+    specials = np.array([0, 1, 2, 3, 0.5, 1.5, 2.0**-149, 1e-310, 7, 8, 1e10, 1e30, 2.0**24 + 1, 2.0**53 - 1, np.inf, np.nan, np.finfo(t).max])
+    with np.errstate(all="ignore"):
+        specials = np.concatenate([specials, -specials]).astype(t)
+    sx, sy = (g.ravel() for g in np.meshgrid(specials, specials))
+    x, y = np.concatenate([x, sx]), np.concatenate([y, sy])
+    with np.errstate(all="ignore"):
+        true = np.power(x.astype(np.longdouble), y.astype(np.longdouble))
+    error = ulp_errors(kernels("power", dtype, x, y), true)
+    worst = int(np.argmax(error))
+    print(f"power {dtype}: {float(error[worst]):.3f} ULP at {x[worst]!r}, {y[worst]!r} (seed {SEED})")
+    assert error[worst] <= BOUNDS["power"][dtype == "f64"], (x[worst], y[worst], true[worst])
