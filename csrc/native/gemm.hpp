@@ -13,6 +13,9 @@
 // ---------------------------------------------------------------------------------------------------------------
 // Scratch for packed panels: one growing buffer per thread.
 
+constexpr int64_t kLargeBytes = 128 << 10;  // from here on B is packed, if there are rows enough to pay for it
+constexpr int64_t kBlockBytes = 256 << 10;  // of A, a block of rows
+
 struct Scratch {
   void* data = nullptr;
   size_t size = 0;
@@ -292,9 +295,9 @@ inline void pack_panel(const Product<T>& f, int64_t n0, int64_t width, T* to, in
 
 // The meaning, and the way out where there is no memory to pack: the same chain, one element at a time.
 template <class T>
-inline void gemm_plain(const GemmArgs<T>& g, int64_t n0, int64_t n1) {
+inline void gemm_plain(const GemmArgs<T>& g) {
   for (int64_t m = 0; m < g.m; m++)
-    for (int64_t n = n0; n < n1; n++) {
+    for (int64_t n = 0; n < g.n; n++) {
       T sum = 0;
       for (int p = 0; p < g.n_products; p++) {
         const Product<T>& f = g.products[p];
@@ -306,47 +309,79 @@ inline void gemm_plain(const GemmArgs<T>& g, int64_t n0, int64_t n1) {
     }
 }
 
+// Rows m0 .. m1 of A, row by row, with k contiguous and no row at a multiple of a page from another.
+template <class T>
+inline T* pack_rows(Product<T>& f, int64_t m0, int64_t m1, T* to) {
+  const T* a = f.a + m0 * f.a_m;
+  const int64_t padded = f.k + (f.k * sizeof(T) % 1024 ? 0 : 64 / sizeof(T));
+  if (f.a_m == 1 && f.a_k != 1)
+    transpose(a, f.a_k, to, padded, f.k, m1 - m0);
+  else
+    for (int64_t m = 0; m < m1 - m0; m++)
+      for (int64_t k = 0; k < f.k; k++) to[m * padded + k] = a[m * f.a_m + k * f.a_k];
+  f.a = to - m0 * padded;
+  f.a_m = padded;
+  f.a_k = 1;
+  return to + (m1 - m0) * padded;
+}
+
+// pack: B has not unit stride along n.
 template <class T>
 inline void gemm_chain(const GemmArgs<T>& g, bool pack) {
   constexpr int L = Simd<T>::lanes;
-  static thread_local Scratch scratch;
   const int64_t vectors = (g.n + L - 1) / L;
   const int last_tail = int(g.n - (vectors - 1) * L);
-  int64_t panels, w;
-  {
-    const int v = vectors < Widths::vectors ? int(vectors) : Widths::vectors;
-    const int r = g.m < Widths::rows ? int(g.m) : Widths::rows;
-    const uint32_t width = widths.width[r][v];
-    panels = width >= vectors ? 1 : (uint32_t(vectors) + width - 1) / width;
-  }
-  w = panels == 1 ? vectors : uint32_t(vectors) / uint32_t(panels);
-  const int64_t wide = panels == 1 ? 0 : vectors - w * panels;  // the first panels have one more vector
-
-  int64_t n0 = 0;
-  for (int64_t panel = 0; panel < panels; panel++) {
-    const int nv = int(panel < wide ? w + 1 : w);
-    const int tail = panel == panels - 1 ? last_tail : L;
-    const int width = (nv - 1) * L + tail;
-    if (!pack) {
-      chain_rows(g, 0, g.m, n0, nv, tail);
-    } else {
-      GemmArgs<T> packed = g;
-      const int64_t padded = nv * L;
-      size_t total = 0;
-      for (int p = 0; p < g.n_products; p++) total += size_t(g.products[p].k * padded);
-      T* to = (T*)scratch.reserve(total * sizeof(T));
-      if (!to) return gemm_plain(g, n0, g.n);
-      for (int p = 0; p < g.n_products; p++) {
-        Product<T>& f = packed.products[p];
-        pack_panel(f, n0, width, to, padded);
-        f.b = to - n0;
-        f.b_k = padded;
-        f.b_n = 1;
-        to += f.k * padded;
-      }
-      chain_rows(packed, 0, g.m, n0, nv, tail);
+  const uint32_t widest = widths.width[g.m < Widths::rows ? g.m : Widths::rows]
+                                      [vectors < Widths::vectors ? vectors : Widths::vectors];
+  const int64_t panels = vectors <= widest ? 1 : (uint32_t(vectors) + widest - 1) / widest;
+  const int64_t narrow = panels == 1 ? vectors : uint32_t(vectors) / uint32_t(panels);
+  const int64_t wide = vectors - narrow * panels;  // so many panels are one vector wider: the first
+  auto each_panel = [&](auto run) __attribute__((always_inline)) {
+    int64_t n0 = 0;
+    for (int64_t i = 0; i < panels; i++) {
+      const int nv = int(narrow + (i < wide)), tail = i == panels - 1 ? last_tail : L;
+      run(n0, nv, tail);
+      n0 += nv * L;
     }
-    n0 += width;
+  };
+
+  // Blocks of rows whose part of A stays in the second-level cache while all of B passes by.
+  int64_t k = 0;
+  for (int p = 0; p < g.n_products; p++) k += g.products[p].k;
+  const bool large = g.m >= 32 && k * g.n >= int64_t(kLargeBytes / sizeof(T));
+  if (!pack && !large && (panels == 1 || g.m * k <= int64_t(kBlockBytes / sizeof(T))))
+    return each_panel([&](int64_t n0, int nv, int tail) __attribute__((always_inline)) {
+      chain_rows(g, 0, g.m, n0, nv, tail);
+    });
+  const int64_t most = kBlockBytes / int64_t(sizeof(T)) / (k + 1);
+  const int64_t block = g.m <= most ? g.m : most < 48 ? 48 : most;
+  static thread_local Scratch scratch;
+  T* to = nullptr;
+  if (pack || large) {
+    const size_t a_size = large ? size_t(block * (k + g.n_products * 64)) : 0;
+    to = (T*)scratch.reserve((a_size + size_t((narrow + 1) * L * k)) * sizeof(T));
+    if (!to) return gemm_plain(g);
+  }
+  for (int64_t m0 = 0; m0 < g.m; m0 += block) {
+    const int64_t m1 = m0 + block < g.m ? m0 + block : g.m;
+    GemmArgs<T> h = g;
+    T* b = to;
+    if (large)
+      for (int p = 0; p < g.n_products; p++) b = pack_rows(h.products[p], m0, m1, b);
+    each_panel([&](int64_t n0, int nv, int tail) {
+      if (pack || large) {
+        T* q = b;
+        for (int p = 0; p < g.n_products; p++) {
+          const Product<T>& f = g.products[p];
+          pack_panel(f, n0, (nv - 1) * L + tail, q, nv * L);
+          h.products[p].b = q - n0;
+          h.products[p].b_k = nv * L;
+          h.products[p].b_n = 1;
+          q += f.k * nv * L;
+        }
+      }
+      chain_rows(h, m0, m1, n0, nv, tail);
+    });
   }
 }
 
@@ -484,9 +519,9 @@ inline void swap_roles(const GemmArgs<T>& g, GemmArgs<T>& s) {
   s.c_m = 1;
 }
 
-// Up to here many elements along k a transposition of B costs less than the lane sums.
+// With fewer elements along k than this, transposing B costs less than the lane sums.
 template <class T>
-constexpr int64_t kLongDot = 8 * Simd<T>::lanes;
+constexpr int64_t kLongDot = 512 / sizeof(T);
 
 template <class T>
 inline void gemm(const GemmArgs<T>& g) {

@@ -75,7 +75,26 @@ int Pool::claim(int threads) {
     }
     pthread_sigmask(SIG_SETMASK, &before, nullptr);
   }
-  return std::min(wanted, int(threads_.size()));
+  const int helpers = std::min(wanted, int(threads_.size()));
+  spread(helpers);
+  return helpers;
+}
+
+// A kernel that packs threads woken for short work onto the waker's core (virtual machines do) would run the two one
+// after the other, and balance only after milliseconds. So helpers may run on any core of the caller but the one it is on.
+void Pool::spread(int helpers) {
+#ifdef __linux__
+  const int core = sched_getcpu();
+  if (core < 0 || (core == caller_core_ && placed_ == threads_.size())) return;
+  caller_core_ = core;
+  placed_ = threads_.size();
+  cpu_set_t set;
+  if (sched_getaffinity(0, sizeof set, &set) != 0) return;
+  if (core < CPU_SETSIZE && CPU_COUNT(&set) > helpers) CPU_CLR(core, &set);
+  for (auto& thread : threads_) pthread_setaffinity_np(thread.native_handle(), sizeof set, &set);
+#else
+  (void)helpers;
+#endif
 }
 
 void Pool::post(int helpers, Body body, void* argument) {

@@ -22,12 +22,15 @@ class Pool {
  private:
   friend class PoolLease;
   int claim(int threads);  // helpers that are there, at most threads - 1
+  void spread(int helpers);  // keeps them off the caller's core
   void post(int helpers, Body body, void* argument);
   void help(int number, uint64_t seen);
   bool finished() const { return busy_.load(std::memory_order_acquire) == 0; }
 
   std::atomic<bool> taken_{false};  // by the call that uses the pool
   std::vector<std::thread> threads_;
+  int caller_core_ = -1;  // what the helpers' affinity was last made for
+  size_t placed_ = 0;
 
   // The work at hand. `state_` is 256 * (number of the work) + helpers wanted, in one word, so that a helper that comes
   // late and is not wanted never takes the fields of the next work for those of the last.

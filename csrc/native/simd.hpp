@@ -148,18 +148,15 @@ struct Simd {
 #endif
 
   // The first half of the lanes, without a mask: cheaper, and on AVX-512 a load that follows nearby is not held up,
-  // as it is behind a masked store.  The other lanes load as zero.
+  // as it is behind a masked store.  The other lanes hold anything.
   static FASTMETA_INLINE V load_half(const T* p) {
-    if constexpr (bytes == 16) {
-      return load(p, mask(lanes / 2));
-    } else {
-      typedef T H __attribute__((vector_size(FASTMETA_LANES_BYTES / 2)));
-      H h, z{};
-      __builtin_memcpy(&h, p, sizeof h);
-      if constexpr (lanes == 4) return __builtin_shufflevector(h, z, 0, 1, 2, 3);
-      else if constexpr (lanes == 8) return __builtin_shufflevector(h, z, 0, 1, 2, 3, 4, 5, 6, 7);
-      else return __builtin_shufflevector(h, z, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
-    }
+#if FASTMETA_LANES_BYTES == 64
+    return (V)_mm512_castps256_ps512(_mm256_loadu_ps((const float*)p));
+#elif FASTMETA_LANES_BYTES == 32
+    return (V)_mm256_castps128_ps256(_mm_loadu_ps((const float*)p));
+#else
+    return load(p, mask(lanes / 2));
+#endif
   }
   static FASTMETA_INLINE void store_half(T* p, V v) { __builtin_memcpy(p, &v, sizeof v / 2); }
 

@@ -356,16 +356,28 @@ template <class V> FASTMETA_INLINE V minus_half_pi_times(V x, V n) {
   }
 #endif
 }
-// sin(r) for |r| <= pi/2
-template <class V> FASTMETA_INLINE V sin_small(V r) {
-  const V z = r * r;
-  V p;
-  if constexpr (sizeof(Elem<V>) == 4)
-    p = horner(z, -0x1.55554cp-3, 0x1.110edap-7, -0x1.9f70eap-13, 0x1.5dc84ap-19);
-  else
-    p = polynomial(z, -0x1.5555555555555p-3, 0x1.11111111110c8p-7, -0x1.a01a01a014d6fp-13, 0x1.71de3a52a0b17p-19,
-                   -0x1.ae6454d47479ep-26, 0x1.6123cd0755f08p-33, -0x1.ae43847d58fe9p-41, 0x1.8832aaa080994p-49);
-  return fma(V(r * z), p, r);
+// sin(x + quarter pi/2), right for |x| <= kTrigLimit.  The sign of a zero is that of x only where x >= +0.
+template <class V> FASTMETA_INLINE V sin_near(V x, int quarter) {
+  using T = Elem<V>;
+  using U = typename Vec<V>::UInt;
+  constexpr int top = 8 * sizeof(T) - 1;
+  const V t = x * T(0x1.45f306dc9c883p-1) + Vec<V>::round_magic;
+  const Bits<V> n = (Bits<V>)t + U(quarter);
+  const V r = minus_half_pi_times(x, V(t - Vec<V>::round_magic)), z = r * r;
+  V s, c;
+  if constexpr (sizeof(T) == 4) {
+    s = horner(z, -0x1.555546p-3, 0x1.110776p-7, -0x1.9952fap-13);
+    c = horner(z, 0x1.55554ap-5, -0x1.6c0c28p-10, 0x1.99e80cp-16);
+  } else {
+    s = polynomial(z, -0x1.5555555555548p-3, 0x1.111111110f73p-7, -0x1.a01a019be9219p-13, 0x1.71de35552b852p-19,
+                   -0x1.ae5e4b841909cp-26, 0x1.5d8b55a699417p-33);
+    c = polynomial(z, 0x1.555555555554bp-5, -0x1.6c16c16c1500dp-10, 0x1.a01a019c8dd1cp-16, -0x1.27e4f7f04ffap-22,
+                   0x1.1ee9dacb65987p-29, -0x1.8fa5ec6eb01bdp-37);
+  }
+  s = fma(V(r * z), s, r);
+  c = fma(V(z * z), c, V(T(1) - T(0.5) * z));
+  const V y = (Ints<V>)(n << top) < 0 ? c : s;
+  return (V)((Bits<V>)y ^ ((n << (top - 1)) & sign_bits<V>()));
 }
 template <class V> constexpr Elem<V> kTrigLimit = sizeof(Elem<V>) == 4 ? Elem<V>(5e4) : Elem<V>(1e6);
 
@@ -386,26 +398,14 @@ template <class V> FASTMETA_COLD V cos_rare(V x, V y) {
   return y;
 }
 
-// sin(x) = (-1)^k sin(x - k pi)
 template <class V> FASTMETA_INLINE V sin(V x) {
-  using T = Elem<V>;
   const V a = abs(x);
-  const V t = a * T(0x1.45f306dc9c883p-2) + Vec<V>::round_magic;
-  const V k = t - Vec<V>::round_magic;
-  const V s = sin_small(minus_half_pi_times(a, V(k + k)));
-  const Bits<V> flip = ((Bits<V>)t << (8 * sizeof(T) - 1)) ^ ((Bits<V>)x & sign_bits<V>());
-  const V y = (V)((Bits<V>)s ^ flip);
+  const V y = (V)((Bits<V>)sin_near(a, 0) ^ ((Bits<V>)x & sign_bits<V>()));
   if (FASTMETA_UNLIKELY(any(~(a <= splat<V>(kTrigLimit<V>))))) return sin_rare(x, y);
   return y;
 }
-
-// cos(x) = (-1)^(k + 1) sin(x - (2 k + 1) pi/2)
 template <class V> FASTMETA_INLINE V cos(V x) {
-  using T = Elem<V>;
-  const V t = (x * T(0x1.45f306dc9c883p-2) - T(0.5)) + Vec<V>::round_magic;
-  const V k = t - Vec<V>::round_magic;
-  const V s = sin_small(minus_half_pi_times(x, V(k + k + T(1))));
-  const V y = (V)((Bits<V>)s ^ (~(Bits<V>)t << (8 * sizeof(T) - 1)));
+  const V y = sin_near(x, 1);
   if (FASTMETA_UNLIKELY(any(~(abs(x) <= splat<V>(kTrigLimit<V>))))) return cos_rare(x, y);
   return y;
 }

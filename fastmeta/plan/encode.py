@@ -184,14 +184,15 @@ class Block:
             strides = [0 if n == 1 else next(rest) for n in space]
         return p._replace(strides=tuple(strides))
 
-    def allocate(self, v: Var, group: Group | None = None) -> Spot:
+    def allocate(self, v: Var, group: Group | None = None, old: Var | None = None) -> Spot:
         """Memory for a value: where it must go, in place of a value that dies here, or a new block of the arena."""
         done = self.spots.get(v.id)
         if done is not None:
             return done
         spot = self.targets.get(v.id)
         if spot is None:
-            old = self.lives.dying_in_place(v, group, self.index) if group is not None else None
+            if group is not None:
+                old = self.lives.dying_in_place(v, group, self.index)
             if old is not None:
                 spot = self.spots[old.id]
                 self.lives.inherit(v, old)
@@ -304,7 +305,7 @@ class Block:
         cin_place = self.over(cin, first.shape) if cin is not None else None
         tail = next((v for v in reversed(epilogue.members) if v.dtype == core.dtype and self.lives.stored(v, g)), None)
         if self.lives.stored(core, g) or tail is None or not self.overwritable(core, tail, epilogue):
-            self.allocate(core)
+            self.allocate(core, old=self.lives.dying_addend(core, cin, g, self.index))
             if not self.lives.stored(core, g):
                 self.lives.until(core, self.index)
         else:
@@ -621,6 +622,18 @@ class _Lifetimes:
                 if all(self._aligned_reader(w, r, phase, k) for w in self.readers[r.id]):
                     return r
         return None
+
+    def dying_addend(self, core: Var, cin: Var | None, g: Group, k: int) -> Var | None:
+        """The addend of a product, where it dies here and only as the addend: the result may take its place."""
+        if cin is None:
+            return None
+        r = through(cin)
+        if r.op.view or r.id not in self.held or r.dtype != core.dtype or r.size != core.size:
+            return None
+        if self.group_of.get(r.id) == k or max(self.read_in[r.id]) != k:
+            return None
+        here = [w for w in self.readers[r.id] if self.group_of.get(w.id) == k]
+        return r if len(here) == 1 and here[0].op is ew.ADD and not any(w is here[0] for w in g.products) else None
 
     def _aligned_reader(self, w: Var, r: Var, phase: Phase, k: int) -> bool:
         if self.group_of.get(w.id) != k:

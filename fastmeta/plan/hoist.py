@@ -12,8 +12,8 @@ from fastmeta.plan.layout import results
 from fastmeta.program import ARRAY, CONST, INPUT, Graph, Program, Var
 
 
-def hoist(p: Program) -> Program:
-    """The program with invariant work moved out of its loops, innermost first."""
+def hoist(p: Program, of: Loop | None = None) -> Program:
+    """The program (the body ``of`` a loop) with invariant work moved out of its loops, innermost first."""
     live = p.live()
     if not any(v.op is LOOP for v in live):
         return p
@@ -30,10 +30,10 @@ def hoist(p: Program) -> Program:
             env[v.id] = ins[0][v.attrs[0]]
         elif v.op is LOOP:
             s: Loop = v.attrs[0]
-            env[v.id] = _loop(g, s._replace(body=hoist(s.body)), ins)
+            env[v.id] = _loop(g, s._replace(body=hoist(s.body, s)), ins)
         else:
             env[v.id] = g.emit(v.op, ins, v.attrs)
-    return Program([env[v.id] for v in p.inputs], results(g, [env[v.id] for v in p.outputs]), g)
+    return Program([env[v.id] for v in p.inputs], results(g, [env[v.id] for v in p.outputs], of), g)
 
 
 def _loop(g: Graph, s: Loop, ins: tuple[Var, ...]) -> list[Var]:

@@ -16,6 +16,8 @@ from fastmeta.program import ARRAY, CONST, INPUT, Graph, Program, Var
 
 SHARED_TRANSPOSE = 1 << 14  # elements: a transposed right factor up to this size is copied once and shared
 
+NEAR = 128  # equations: users of a copy further apart than this make their own
+
 
 class View(NamedTuple):
     """A value as memory: element (i0, i1, ..) of it is element offset + sum(i * stride) of the dense value ``root``."""
@@ -116,11 +118,12 @@ def restride(old: tuple[int, ...], strides: tuple[int, ...], new: tuple[int, ...
     return tuple(0 if n == 1 else next(rest) for n in new)
 
 
-def lay_out(p: Program) -> Program:
-    """The program with copies where memory must be owned or laid out otherwise, its loops' bodies included."""
+def lay_out(p: Program, of: Loop | None = None) -> Program:
+    """The program with copies where memory must be owned or laid out otherwise, its loops' bodies (``of`` a loop) included."""
     g = Graph()
     env: list[Any] = [None] * len(p.nodes)
     known: dict[int, View] = {}
+    copies: dict[int, Var] = {}
     for v in p.inputs:
         env[v.id] = g.input(v.shape, v.dtype)
     uses: dict[int, int] = {}
@@ -147,7 +150,7 @@ def lay_out(p: Program) -> Program:
         if v.op is RESHAPE and view_of(g.emit(RESHAPE, ins, v.attrs), known) is None:
             ins = (g.emit(COPY, ins),)
         elif v.op is MATMUL:
-            ins = (ins[0], _right_factor(g, ins[1], uses[v.ins[1].id], known))
+            ins = (ins[0], _right_factor(g, ins[1], uses[v.ins[1].id], known, copies))
         elif v.op is LOOP:
             s: Loop = v.attrs[0]
             spec = s._replace(body=_body(s))
@@ -157,15 +160,20 @@ def lay_out(p: Program) -> Program:
             env[v.id] = ins[0][v.attrs[0]]
         else:
             env[v.id] = g.emit(v.op, ins, v.attrs)
-    outputs = results(g, [env[v.id] for v in p.outputs])
-    return Program([env[v.id] for v in p.inputs], outputs, g)
+    return Program([env[v.id] for v in p.inputs], results(g, [env[v.id] for v in p.outputs], of), g)
 
 
-def results(g: Graph, outs: list[Var]) -> list[Var]:
-    """Results that each own memory written by an equation of this program, no two the same."""
+def results(g: Graph, outs: list[Var], of: Loop | None) -> list[Var]:
+    """Results that each own memory written by an equation of this program, no two the same.
+
+    A loop writes results of the whole program where they must go; in the body ``of`` another loop they are copied there,
+    and what that loop sums is the value of a pass or a product.
+    """
     done: list[Var] = []
-    for x in outs:
-        if x.op.view or x.op in (INPUT, CONST, ARRAY, PROJECT) or x in done:
+    summed = len(outs) if of is None else len(outs) - of.summed
+    for k, x in enumerate(outs):
+        adds = k < summed or x.op.elementwise or x.op is MATMUL
+        if x.op.view or x.op in (INPUT, CONST, ARRAY) or x.op is PROJECT and of is not None or not adds or x in done:
             x = Var(COPY, (x,), (), x.shape, x.dtype, g)  # not merged with another copy of the same value
         done.append(x)
     return done
@@ -174,17 +182,21 @@ def results(g: Graph, outs: list[Var]) -> list[Var]:
 def _body(s: Loop) -> Program:
     body = s.body.memo.get("laid out")
     if body is None:
-        body = s.body.memo["laid out"] = lay_out(s.body)
+        body = s.body.memo["laid out"] = lay_out(s.body, s)
     return body
 
 
-def _right_factor(g: Graph, x: Var, rows: int, known: dict[int, View]) -> Var:
-    """The right factor of a product: columns contiguous if a copy pays, which all users of the same transpose share."""
+def _right_factor(g: Graph, x: Var, rows: int, known: dict[int, View], copies: dict[int, Var]) -> Var:
+    """The right factor of a product: columns contiguous if a copy pays, which users near each other share.
+
+    A copy kept from an inner step to its reverse pass would cost more memory than copying again costs time.
+    """
     view = view_of(x, known)
     assert view is not None
     k, n = x.shape[-2:]
     if n == 1 or k == 1 or view.strides[-1] == 1 or prod(x.shape) > SHARED_TRANSPOSE or rows < 4:
         return x
-    return g.emit(COPY, (x,))
-
-
+    last = copies.get(x.id)
+    if last is None or len(g.nodes) - last.id > NEAR:
+        last = copies[x.id] = Var(COPY, (x,), (), x.shape, x.dtype, g)
+    return last

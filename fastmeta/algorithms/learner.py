@@ -1,0 +1,139 @@
+"""What every learner offers, and the numbers by which learners are judged."""
+
+from __future__ import annotations
+
+import functools
+import math
+from abc import ABC, abstractmethod
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fastmeta import array as fa
+from fastmeta import nn
+from fastmeta.compile import Compiled, map_tasks, value_and_grad
+from fastmeta.errors import expected
+from fastmeta.trace import Array
+
+__all__ = ["Learner", "summary"]
+
+Loss = tuple[Any, dict[str, Any]]
+
+
+class Learner(ABC):
+    """A function from (meta-parameters, episode) to a loss, with what follows from it.
+
+    A subclass writes `init`, `loss`, `adapt`, `predict` and `measure`.  Episodes are ``fm.data.Episode`` or any tuple
+    (support_x, support_y, query_x, query_y): [tasks, n, ...] for `value_and_grad`, `measure` and `evaluate`, [n, ...] for
+    `loss`.  Labels are integers for classification; targets are floats for regression.
+
+    >>> class Constant(Learner):
+    ...     '''Predicts one learned number.'''
+    ...     def init(self, seed=0):
+    ...         return np.float32(1.0)
+    ...     def loss(self, params, episode):
+    ...         value = fa.mean(fa.square(episode[3] - params))
+    ...         return value, {"loss": value, "inner_losses": fa.reshape(value, (1,))}
+    ...     def adapt(self, params, *support, steps=None):
+    ...         return params
+    ...     def predict(self, adapted, x):
+    ...         return np.full(len(x), adapted)
+    ...     def measure(self, params, episodes, steps=None):
+    ...         return {"losses": np.mean((episodes[3] - params) ** 2, axis=1)[:, None]}
+    >>> x = np.zeros((2, 3), np.float32)
+    >>> (loss, aux), gradient = Constant().value_and_grad(np.float32(1.0), (x, x, x, x))
+    >>> float(loss), float(gradient), aux["loss"].shape
+    (1.0, 2.0, (2,))
+    """
+
+    @functools.cached_property
+    def _mapped(self) -> Compiled:
+        def task(params: Any, episode: Any) -> Loss:
+            return self.loss(params, episode)
+
+        return map_tasks(value_and_grad(task, has_aux=True), in_axes=(None, 0), reduce=(("mean", None), "mean"))
+
+    @abstractmethod
+    def init(self, seed: int = 0) -> Any:
+        """Fresh meta-parameters."""
+
+    @abstractmethod
+    def loss(self, params: Any, episode: Any) -> Loss:
+        """The loss of one task and ``aux``, traced.
+
+        ``aux`` holds at least "loss" (scalar) and "inner_losses" [steps], by which a trainer finds a task that diverged;
+        "accuracy" (scalar) for classification.
+        """
+
+    @abstractmethod
+    def adapt(self, params: Any, *support: Any, steps: int | None = None) -> Any:
+        """What `predict` needs for one task, learned from its support set: (x, y) as two arguments or one pair."""
+
+    @abstractmethod
+    def predict(self, adapted: Any, x: Array) -> Array:
+        """The outputs for x [n, ...] of the task that ``adapted`` was made for."""
+
+    @abstractmethod
+    def measure(self, params: Any, episodes: Any, steps: int | None = None) -> dict[str, NDArray[Any]]:
+        """Per task and number of inner steps: "losses" [tasks, steps + 1] on the query set, and "accuracies" alike."""
+
+    def value_and_grad(self, params: Any, episodes: Any) -> tuple[Loss, Any]:
+        """((loss, aux), gradient): loss and gradient as means over tasks, ``aux`` with a leading task axis.
+
+        Also inside a trace, so that a whole meta-step can be one compiled function.
+        """
+        result: tuple[Loss, Any] = self._mapped(params, quadruple(type(self).__name__, episodes))
+        return result
+
+    def evaluate(self, params: Any, episodes: Any, steps: int | None = None) -> dict[str, Any]:
+        """Means over tasks with 95 % intervals, as `summary` gives them."""
+        return summary(self.measure(params, episodes, steps))
+
+
+def summary(measured: dict[str, NDArray[Any]]) -> dict[str, Any]:
+    """Means and 95 % intervals (1.96 s / sqrt(tasks)) of what `Learner.measure` gives, after each number of inner steps.
+
+    {"tasks", "steps", "loss", "loss_interval", "losses" [steps + 1], "losses_interval", and the same for "accuracy"}.
+
+    >>> result = summary({"losses": np.array([[4.0, 1.0], [4.0, 3.0]])})
+    >>> result["tasks"], result["steps"], result["loss"], result["losses"]
+    (2, 1, 2.0, [4.0, 2.0])
+    >>> round(result["loss_interval"], 3)
+    1.96
+    """
+    losses = measured["losses"]
+    out: dict[str, Any] = {"tasks": losses.shape[0], "steps": losses.shape[1] - 1}
+    for one, many in (("loss", "losses"), ("accuracy", "accuracies")):
+        if many not in measured:
+            continue
+        values = measured[many].astype(np.float64)
+        n = len(values)
+        with np.errstate(invalid="ignore", over="ignore"):
+            mean = values.mean(axis=0)
+            interval = 1.96 * values.std(axis=0, ddof=1) / math.sqrt(n) if n > 1 else np.full(mean.shape, np.nan)
+        out |= {one: float(mean[-1]), f"{one}_interval": float(interval[-1])}
+        out |= {many: mean.tolist(), f"{many}_interval": interval.tolist()}
+    return out
+
+
+def quadruple(where: str, episode: Any) -> tuple[Any, Any, Any, Any]:
+    """The four parts of an episode or a batch of episodes."""
+    if not isinstance(episode, tuple) or len(episode) != 4:
+        got = f"a tuple of {len(episode)}" if isinstance(episode, tuple) else type(episode).__name__
+        raise expected(where, "an episode (support_x, support_y, query_x, query_y)", got, TypeError)
+    return tuple(episode)
+
+
+def examples(where: str, name: str, x: Array, y: Array) -> None:
+    """Refuses an empty set of examples, or inputs and targets that are not as many."""
+    if not x.shape or not y.shape or x.shape[0] != y.shape[0]:
+        raise expected(where, f"as many {name}_x as {name}_y", f"{list(x.shape)} and {list(y.shape)}")
+    if x.shape[0] == 0:
+        raise expected(where, f"at least one {name} example", 0)
+
+
+def accuracy(outputs: Array, targets: Array) -> Array | None:
+    """The share of right classes, or None if targets are no class labels."""
+    labels = np.dtype(targets.dtype).kind in "iu" and len(outputs.shape) == len(targets.shape) + 1
+    return nn.accuracy(outputs, targets) if labels else None

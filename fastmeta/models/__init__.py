@@ -1,0 +1,5 @@
+"""Models: ``init(seed) -> params`` and ``model(params, x, mode="batch", step=None) -> output``, without hidden state."""
+
+from fastmeta.models.mlp import MLP
+
+__all__ = ["MLP"]
