@@ -1,5 +1,8 @@
 """fastmeta: exact meta-gradients for hundreds of few-shot tasks in one native call."""
 
+from importlib import import_module as _import_module
+from typing import Any as _Any
+
 from fastmeta import backends, nn
 from fastmeta.array import (
     abs, add, argmax, argmin, astype, broadcast_to, concat, cos, cumulative_sum, divide, einsum, equal, erf, exp,
@@ -13,3 +16,26 @@ from fastmeta.compile import grad, hvp, jit, jvp, map_tasks, scan, value_and_gra
 from fastmeta.tree import tree_map
 
 __version__ = "0.1.0"
+
+_LAZY = {  # loaded at first use, so that importing the engine stays fast
+    "MAML": "fastmeta.algorithms",
+    "data": "fastmeta.data",
+    "models": "fastmeta.models",
+    "optim": "fastmeta.optim",
+    "testing": "fastmeta.testing",
+    "train": "fastmeta.train",
+}
+
+
+def __getattr__(name: str) -> _Any:
+    where = _LAZY.get(name)
+    if where is None:
+        raise AttributeError(f"module 'fastmeta' has no attribute {name!r}")
+    module = _import_module(where)
+    value = module if where.endswith("." + name) else getattr(module, name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_LAZY})

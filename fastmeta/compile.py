@@ -428,14 +428,14 @@ class Compiled:
 class Entry:
     """One compiled program: from flat arguments to results."""
 
-    __slots__ = ("tree", "backend", "program", "executable", "hidden", "per_task", "out_tree", "fixed", "slots", "dynamic", "mapped", "identity")
+    __slots__ = ("tree", "backend", "program", "executable", "hidden", "per_task", "out_tree", "fixed", "slots", "dynamic", "mapped", "statics")
 
     def __init__(self, f: Callable[..., Any], tree: Any, kinds: list[Any]) -> None:
         self.tree = tree
         self.backend = backends.chosen()
         self.dynamic = [k for k, kind in enumerate(kinds) if kind[0] != "static"]
         statics = {k: kind[1] for k, kind in enumerate(kinds) if kind[0] == "static"}
-        self.identity = not statics
+        self.statics = list(statics.items())
 
         def flat(*tracers: Tracer) -> Any:
             full = dict(statics)
@@ -453,7 +453,11 @@ class Entry:
         self.executable = backends.load(self.program)
 
     def run(self, leaves: list[Any], checked: bool = False) -> Any:
-        arrays = leaves if self.identity else [leaves[k] for k in self.dynamic]
+        arrays = leaves
+        if self.statics:
+            if any(type(leaves[k]) is not type(x) or leaves[k] != x for k, x in self.statics):
+                return None
+            arrays = [leaves[k] for k in self.dynamic]
         if self.hidden:
             if self.per_task:
                 try:

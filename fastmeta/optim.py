@@ -139,10 +139,10 @@ def adam(
     Source: Kingma and Ba 2015, algorithm 1; same steps as torch.optim.Adam (with eps_root = 0).
 
     >>> rule = adam(0.1)
-    >>> params = {"w": np.float64(1.0)}
-    >>> updates, state = rule.update({"w": np.float64(2.0)}, rule.init(params), params)
-    >>> round(float(updates["w"]), 6), int(state.count)
-    (-0.1, 1)
+    >>> params = {"w": np.ones(1)}
+    >>> updates, state = rule.update({"w": np.array([2.0])}, rule.init(params), params)
+    >>> updates["w"].round(6), int(state.count)
+    (array([-0.1]), 1)
     """
     rate = _rate("adam", lr)
     for name, value in (("b1", b1), ("b2", b2)):
@@ -293,7 +293,7 @@ def _zeros(x: Array) -> Array:
 def _rate(where: str, lr: float | Schedule) -> Schedule:
     if callable(lr):
         return lr
-    if not 0.0 < _number(where, "lr", lr):
+    if _number(where, "lr", lr) <= 0.0:
         raise expected(where, "lr above 0 or a schedule", lr)
     value = float(lr)
     return lambda step: fa.multiply(fa.ones_like(step), value)

@@ -119,8 +119,8 @@ def close(t: Trace, args: Sequence[Var], outputs: Sequence[Any]) -> Program:
 
 def as_array(x: Any) -> np.ndarray:
     """A NumPy array of one of the four dtypes; integers of any width are narrowed after a range check."""
-    if isinstance(x, np.ndarray):
-        return narrow(x)
+    if isinstance(x, np.ndarray | np.generic):
+        return narrow(np.asarray(x))
     if isinstance(x, bool | int | float | list | tuple):
         if isinstance(x, list | tuple) and any(isinstance(v, Tracer) for v in x):
             raise TypeError("[array] expected an array, got a list of traced values; join them with fm.stack or fm.concat")

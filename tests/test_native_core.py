@@ -11,7 +11,7 @@ import time
 import numpy as np
 import pytest
 from plan_tools import (
-    ACCUMULATE, ARGREDUCE, CUMSUM, GATHER, MAX, MIN, SCATTER, STORE, SUM, Builder, code, phase, view,
+    ACCUMULATE, ARGREDUCE, CUMSUM, GATHER, MAX, MIN, SCATTER, STORE, SUM, Builder, View, code, phase, view,
 )  # fmt: skip
 
 from fastmeta import _core
@@ -687,7 +687,8 @@ def doubling(**changes):
     b = Builder([(f32, (8,))], [(f32, settings["out"])], arena=64, work=settings["work"])
     target = b.output(0) if settings["kind"] == "output" else b.input(0) if settings["kind"] == "input" else b.arena()
     load = view(b.input(0), (8,), offset=settings["offset"])._replace(strides=(settings["stride"],) * len(settings["dims"]))
-    store = view(target, settings["dims"])
+    dims = settings["dims"]
+    store = view(target, dims) if len(dims) == 1 else View(target, 0, code(f32), dims, (dims[1], 1))
     b.elementwise(settings["dims"], [load], [(settings["op"], f32, settings["reg"], 0, 0)], [(1, STORE, store)])
     return b
 

@@ -114,7 +114,7 @@ int main(int argc, char** argv) {
     const double p = peak();
     if (p > best) best = p;
     for (Case* c : chosen)
-      if (c->flops() * r < 1e9) c->round();
+      if (c->flops() * r < 8e9) c->round();
   }
   printf("%d-byte vectors, peak %.1f flop per tsc cycle\n%-22s %-18s %12s %8s %8s\n", FASTMETA_LANES_BYTES, best, "",
          "m x n x k", "cycles", "of peak", "best");

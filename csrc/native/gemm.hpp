@@ -11,10 +11,12 @@
 #pragma once
 
 // ---------------------------------------------------------------------------------------------------------------
-// Scratch for packed panels: one growing buffer per thread.
-
+// What stays in which cache: chosen on a core with 48 KB and 2 MB, mild enough for 32 KB and 512 KB.
 constexpr int64_t kLargeBytes = 128 << 10;  // from here on B is packed, if there are rows enough to pay for it
-constexpr int64_t kBlockBytes = 256 << 10;  // of A, a block of rows
+constexpr int64_t kBlockBytes = 256 << 10;  // a block of rows of A (chain) or of columns of B (dot)
+constexpr int64_t kChunkBytes = 4 << 20;    // packed B
+
+// Scratch for packed panels: one growing buffer per thread.
 
 struct Scratch {
   void* data = nullptr;
@@ -311,7 +313,7 @@ inline void gemm_plain(const GemmArgs<T>& g) {
 
 // Rows m0 .. m1 of A, row by row, with k contiguous and no row at a multiple of a page from another.
 template <class T>
-inline T* pack_rows(Product<T>& f, int64_t m0, int64_t m1, T* to) {
+inline T* pack_rows(const Product<T>& f, int64_t m0, int64_t m1, T* to, Product<T>& packed) {
   const T* a = f.a + m0 * f.a_m;
   const int64_t padded = f.k + (f.k * sizeof(T) % 1024 ? 0 : 64 / sizeof(T));
   if (f.a_m == 1 && f.a_k != 1)
@@ -319,69 +321,90 @@ inline T* pack_rows(Product<T>& f, int64_t m0, int64_t m1, T* to) {
   else
     for (int64_t m = 0; m < m1 - m0; m++)
       for (int64_t k = 0; k < f.k; k++) to[m * padded + k] = a[m * f.a_m + k * f.a_k];
-  f.a = to - m0 * padded;
-  f.a_m = padded;
-  f.a_k = 1;
+  packed.a = to - m0 * padded;
+  packed.a_m = padded;
+  packed.a_k = 1;
   return to + (m1 - m0) * padded;
+}
+
+// The panels of N columns: `count` of them, `narrow` vectors wide, the first `wide` of them one vector more.
+template <class T>
+struct Panels {
+  static constexpr int L = Simd<T>::lanes;
+  int64_t n, count, narrow, wide;
+
+  FASTMETA_INLINE Panels(int64_t m, int64_t n) : n(n) {
+    const int64_t vectors = (n + L - 1) / L;
+    const uint32_t most = widths.width[m < Widths::rows ? m : Widths::rows]
+                                      [vectors < Widths::vectors ? vectors : Widths::vectors];
+    count = vectors <= most ? 1 : (uint32_t(vectors) + most - 1) / most;
+    narrow = count == 1 ? vectors : uint32_t(vectors) / uint32_t(count);
+    wide = vectors - narrow * count;
+  }
+  FASTMETA_INLINE int vectors(int64_t i) const { return int(narrow + (i < wide)); }
+  FASTMETA_INLINE int64_t first(int64_t i) const { return (narrow * i + (i < wide ? i : wide)) * L; }
+  FASTMETA_INLINE int tail(int64_t i) const { return i + 1 < count ? L : int(n - first(i)) - (vectors(i) - 1) * L; }
+};
+
+// B packed into panels, as many at a time as kChunkBytes hold; with `large` A too, a block of rows at a time, which
+// stays in the second-level cache while the panels pass by.
+template <class T>
+inline void chain_packed(const GemmArgs<T>& g, const Panels<T>& panels, int64_t k, bool large) {
+  constexpr int L = Simd<T>::lanes;
+  static thread_local Scratch scratch;
+  const int64_t most = kBlockBytes / int64_t(sizeof(T)) / (k + 1);
+  const int64_t block = !large || g.m <= most ? g.m : most < 48 ? 48 : most;
+  const int64_t panel_size = (panels.narrow + 1) * L * k + L;
+  int64_t chunk = kChunkBytes / int64_t(sizeof(T)) / panel_size + 1;
+  if (chunk > panels.count) chunk = panels.count;
+  T* const packed_b = (T*)scratch.reserve(
+      sizeof(T) * size_t(chunk * panel_size + (large ? block * (k + g.n_products * 64 / int64_t(sizeof(T))) : 0)));
+  if (!packed_b) return gemm_plain(g);
+  T* const packed_a = packed_b + chunk * panel_size;
+  GemmArgs<T> h = g;
+  for (int64_t first = 0; first < panels.count; first += chunk) {
+    const int64_t end = first + chunk < panels.count ? first + chunk : panels.count;
+    T* to = packed_b;
+    for (int64_t i = first; i < end; i++) {
+      const int nv = panels.vectors(i);
+      for (int p = 0; p < g.n_products; p++) {
+        pack_panel(g.products[p], panels.first(i), (nv - 1) * L + panels.tail(i), to, nv * L);
+        to += g.products[p].k * nv * L;
+      }
+    }
+    for (int64_t m0 = 0; m0 < g.m; m0 += block) {
+      const int64_t m1 = m0 + block < g.m ? m0 + block : g.m;
+      to = packed_a;
+      if (large)
+        for (int p = 0; p < g.n_products; p++) to = pack_rows(g.products[p], m0, m1, to, h.products[p]);
+      const T* b = packed_b;
+      for (int64_t i = first; i < end; i++) {
+        const int nv = panels.vectors(i);
+        for (int p = 0; p < g.n_products; p++) {
+          h.products[p].b = b - panels.first(i);
+          h.products[p].b_k = nv * L;
+          b += g.products[p].k * nv * L;
+        }
+        chain_rows(h, m0, m1, panels.first(i), nv, panels.tail(i));
+      }
+    }
+  }
 }
 
 // pack: B has not unit stride along n.
 template <class T>
 inline void gemm_chain(const GemmArgs<T>& g, bool pack) {
-  constexpr int L = Simd<T>::lanes;
-  const int64_t vectors = (g.n + L - 1) / L;
-  const int last_tail = int(g.n - (vectors - 1) * L);
-  const uint32_t widest = widths.width[g.m < Widths::rows ? g.m : Widths::rows]
-                                      [vectors < Widths::vectors ? vectors : Widths::vectors];
-  const int64_t panels = vectors <= widest ? 1 : (uint32_t(vectors) + widest - 1) / widest;
-  const int64_t narrow = panels == 1 ? vectors : uint32_t(vectors) / uint32_t(panels);
-  const int64_t wide = vectors - narrow * panels;  // so many panels are one vector wider: the first
-  auto each_panel = [&](auto run) __attribute__((always_inline)) {
-    int64_t n0 = 0;
-    for (int64_t i = 0; i < panels; i++) {
-      const int nv = int(narrow + (i < wide)), tail = i == panels - 1 ? last_tail : L;
-      run(n0, nv, tail);
-      n0 += nv * L;
-    }
-  };
-
-  // Blocks of rows whose part of A stays in the second-level cache while all of B passes by.
+  const Panels<T> panels(g.m, g.n);
   int64_t k = 0;
   for (int p = 0; p < g.n_products; p++) k += g.products[p].k;
-  const bool large = g.m >= 32 && k * g.n >= int64_t(kLargeBytes / sizeof(T));
-  if (!pack && !large && (panels == 1 || g.m * k <= int64_t(kBlockBytes / sizeof(T))))
-    return each_panel([&](int64_t n0, int nv, int tail) __attribute__((always_inline)) {
-      chain_rows(g, 0, g.m, n0, nv, tail);
-    });
-  const int64_t most = kBlockBytes / int64_t(sizeof(T)) / (k + 1);
-  const int64_t block = g.m <= most ? g.m : most < 48 ? 48 : most;
-  static thread_local Scratch scratch;
-  T* to = nullptr;
-  if (pack || large) {
-    const size_t a_size = large ? size_t(block * (k + g.n_products * 64)) : 0;
-    to = (T*)scratch.reserve((a_size + size_t((narrow + 1) * L * k)) * sizeof(T));
-    if (!to) return gemm_plain(g);
-  }
+  const bool large = g.m >= 32 && k * g.n >= kLargeBytes / int64_t(sizeof(T));
+  if (pack || large) return chain_packed(g, panels, k, large);
+  // Blocks of rows whose part of A stays in the cache while the panels pass by.
+  const int64_t block = panels.count == 1 ? g.m : kBlockBytes / int64_t(sizeof(T)) / (k + 1) + 32;
   for (int64_t m0 = 0; m0 < g.m; m0 += block) {
     const int64_t m1 = m0 + block < g.m ? m0 + block : g.m;
-    GemmArgs<T> h = g;
-    T* b = to;
-    if (large)
-      for (int p = 0; p < g.n_products; p++) b = pack_rows(h.products[p], m0, m1, b);
-    each_panel([&](int64_t n0, int nv, int tail) {
-      if (pack || large) {
-        T* q = b;
-        for (int p = 0; p < g.n_products; p++) {
-          const Product<T>& f = g.products[p];
-          pack_panel(f, n0, (nv - 1) * L + tail, q, nv * L);
-          h.products[p].b = q - n0;
-          h.products[p].b_k = nv * L;
-          h.products[p].b_n = 1;
-          q += f.k * nv * L;
-        }
-      }
-      chain_rows(h, m0, m1, n0, nv, tail);
-    });
+    for (int64_t i = 0; i < panels.count; i++)
+      chain_rows(g, m0, m1, panels.first(i), panels.vectors(i), panels.tail(i));
   }
 }
 
@@ -476,27 +499,36 @@ __attribute__((noinline)) void dot(const GemmArgs<T>& g, int64_t c_n, int64_t m0
 }
 
 template <class T, int NR>
-inline void dot_rows(const GemmArgs<T>& g, int64_t c_n, int64_t n0) {
-#if FASTMETA_LANES_BYTES == 64
-  constexpr int MR = 4;
-#else
-  constexpr int MR = 3;
-#endif
-  int64_t m = g.m - g.m % MR;
-  if (m) dot<T, MR, NR>(g, c_n, 0, m, n0);
-  if (g.m - m == 3) dot<T, 3, NR>(g, c_n, m, g.m, n0);
-  else if (g.m - m == 2) dot<T, 2, NR>(g, c_n, m, g.m, n0);
-  else if (g.m - m == 1) dot<T, 1, NR>(g, c_n, m, g.m, n0);
+inline void dot_rows(const GemmArgs<T>& g, int64_t c_n, int64_t m0, int64_t m1, int64_t n) {
+  constexpr int MR = FASTMETA_LANES_BYTES == 64 ? 4 : 3;  // what fills the registers with NR = 4
+  const int64_t m = m1 - (m1 - m0) % MR;
+  if (m > m0) dot<T, MR, NR>(g, c_n, m0, m, n);
+  if (m1 - m == 3) dot<T, 3, NR>(g, c_n, m, m1, n);
+  else if (m1 - m == 2) dot<T, 2, NR>(g, c_n, m, m1, n);
+  else if (m1 - m == 1) dot<T, 1, NR>(g, c_n, m, m1, n);
+}
+
+// Columns n .. n_end for the rows m0 .. m1.
+template <class T>
+inline void dot_columns(const GemmArgs<T>& g, int64_t c_n, int64_t m0, int64_t m1, int64_t n, int64_t n_end) {
+  if (m1 - m0 == 1)  // two groups at once, to cover the latency of an FMA
+    for (; n + 8 <= n_end; n += 8) dot<T, 1, 8>(g, c_n, m0, m1, n);
+  for (; n + 4 <= n_end; n += 4) dot_rows<T, 4>(g, c_n, m0, m1, n);
+  for (; n + 2 <= n_end; n += 2) dot_rows<T, 2>(g, c_n, m0, m1, n);
+  if (n < n_end) dot_rows<T, 1>(g, c_n, m0, m1, n);
 }
 
 template <class T>
 inline void gemm_dot(const GemmArgs<T>& g, int64_t c_n) {
-  int64_t n = 0;
-  if (g.m == 1)  // two groups at once, to cover the latency of an FMA
-    for (; n + 8 <= g.n; n += 8) dot<T, 1, 8>(g, c_n, 0, 1, n);
-  for (; n + 4 <= g.n; n += 4) dot_rows<T, 4>(g, c_n, n);
-  for (; n + 2 <= g.n; n += 2) dot_rows<T, 2>(g, c_n, n);
-  if (n < g.n) dot_rows<T, 1>(g, c_n, n);
+  int64_t k = 1;
+  for (int p = 0; p < g.n_products; p++) k += g.products[p].k;
+  // Where B is large: blocks of it that stay in the second-level cache, for a dozen rows of A at a time.
+  const int64_t most = kBlockBytes / int64_t(sizeof(T)) / k;
+  if (g.n <= most || g.m <= 12) return dot_columns(g, c_n, 0, g.m, 0, g.n);
+  const int64_t step = most < 32 ? 32 : most / 4 * 4;
+  for (int64_t n = 0; n < g.n; n += step)
+    for (int64_t m = 0; m < g.m; m += 12)
+      dot_columns(g, c_n, m, m + 12 < g.m ? m + 12 : g.m, n, n + step < g.n ? n + step : g.n);
 }
 
 // ---------------------------------------------------------------------------------------------------------------

@@ -8,7 +8,7 @@ namespace {
 
 constexpr int64_t kBlockBytes = 16 << 10;     // of C: what the phases after a product find in L1
 constexpr int64_t kBlockStep = 24;            // rows: a multiple of the kernels' tiles
-constexpr double kLongWork = 1e8;             // multiply-adds between two looks at the clock
+constexpr double kLongWork = 3e8;             // multiply-adds between two looks at the clock
 constexpr double kSplitWork = 2e6;            // multiply-adds, about 40 us: less is not worth a team
 constexpr int64_t kMostParts = 16;
 constexpr int64_t kScratchBytes = 64 << 10;   // of C where it cannot be written in place
@@ -72,7 +72,7 @@ void Gemm<T>::choose_blocks() {
   auto at_most = [&](double rows) {
     if (rows < double(block_rows_)) block_rows_ = std::min(m_, round_block(std::max<int64_t>(1, int64_t(rows))));
   };
-  at_most(kLongWork / work_ * double(m_));
+  at_most(std::max(double(kBlockStep), kLongWork / work_ * double(m_)));
   bool independent = true;
   for (const Following& f : phases_) independent &= !f.rowwise || (f.phase.rows_independent() && f.phase.batch_independent());
   team_ = independent && work_ * double(batches_) > kSplitWork;
@@ -141,6 +141,7 @@ void Gemm<T>::run_unit(Worker& worker, int64_t unit) const {
   if (any_rowwise_)
     for (const Following& f : phases_)
       if (f.rowwise) f.phase.run_rows(worker, batch, first, last);
+  if (work_ > kSplitWork) worker.poll();
 }
 
 template <class T>
@@ -153,7 +154,6 @@ void Gemm<T>::run(Worker& worker) const {
   } else {
     for (int64_t unit = 0; unit < units; ++unit) {
       run_unit(worker, unit);
-      if (work_ > kSplitWork) worker.poll();
       if (worker.stopped()) return;
     }
   }

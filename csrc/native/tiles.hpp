@@ -256,12 +256,14 @@ struct Max {
   static constexpr int arity = 2;
   static constexpr bool heavy = false, repeats = true;
   template <class V> static FASTMETA_INLINE V apply(V x, V y) { return max(x, y); }
+  template <class V> static FASTMETA_INLINE V without_nan(V x, V y) { return greater_of(x, y); }
   template <class T> static FASTMETA_INLINE T scalar(T x, T y) { return y != y || y > x ? y : x; }
 };
 struct Min {
   static constexpr int arity = 2;
   static constexpr bool heavy = false, repeats = true;
   template <class V> static FASTMETA_INLINE V apply(V x, V y) { return min(x, y); }
+  template <class V> static FASTMETA_INLINE V without_nan(V x, V y) { return lesser_of(x, y); }
   template <class T> static FASTMETA_INLINE T scalar(T x, T y) { return y != y || y < x ? y : x; }
 };
 
@@ -287,18 +289,31 @@ template <class R, class T> FASTMETA_INLINE typename Simd<T>::V reduce_row(const
   return a;
 }
 // All lanes of a vector to one, by halves.
+template <class V> FASTMETA_INLINE V swap_halves(V v, int size) {  // of every group of `size` lanes
+  typename Vec<V>::I order;
+  FASTMETA_UNROLL for (int i = 0; i < Simd<Elem<V>>::lanes; ++i) order[i] = i ^ (size / 2);
+  return __builtin_shuffle(v, order);
+}
 template <class R, class T> FASTMETA_INLINE T reduce_lanes(typename Simd<T>::V v) {
-  alignas(64) T t[Simd<T>::lanes];
-  Simd<T>::store(t, v);
-  for (int h = Simd<T>::lanes / 2; h > 0; h /= 2)
-    for (int i = 0; i < h; ++i) t[i] = R::scalar(t[i], t[i + h]);
-  return t[0];
+  if constexpr (!R::repeats) return Simd<T>::sum(v);
+  else {
+    using V = typename Simd<T>::V;
+    if constexpr (!kIsInt<V>)
+      if (FASTMETA_UNLIKELY(any(v != v))) return T(__builtin_nan(""));
+    FASTMETA_UNROLL for (int size = Simd<T>::lanes; size > 1; size /= 2) v = R::without_nan(v, swap_halves(v, size));
+    return v[0];
+  }
 }
 // A row shorter than a vector.
 template <class R, class T> FASTMETA_INLINE T reduce_short(const T* x, int64_t n) {
-  T t = x[0];
-  for (int64_t i = 1; i < n; ++i) t = R::scalar(t, x[i]);
-  return t;
+  if constexpr (R::repeats && (FASTMETA_LANES_BYTES == 16 || sizeof(T) == 8 || FASTMETA_LANES_BYTES == 32)) {
+    if (n > 1) return reduce_lanes<R, T>(Piece<T>::load(x, int(n)));
+    return *x;
+  } else {
+    T t = x[0];
+    for (int64_t i = 1; i < n; ++i) t = R::scalar(t, x[i]);
+    return t;
+  }
 }
 // Columns [c, c + W vectors) of all rows, added to dst; G rows at a time in accumulators of their own.
 template <class R, class T, int W, int G> FASTMETA_INLINE void reduce_columns(T* d, const T* x, int64_t x_row, int64_t rows) {
@@ -477,7 +492,7 @@ constexpr void fill_tiles(Kernels& k) {
   fill_cast<float>(k.cast[F32]);
   fill_cast<double>(k.cast[F64]);
   fill_cast<int32_t>(k.cast[I32]);
-  fill_cast<bool>(k.cast[BOOL]);
+  fill_cast<uint8_t>(k.cast[BOOL]);
   fill_reduce<Sum>(k.reduce[1]);
   fill_reduce<Max>(k.reduce[2]);
   fill_reduce<Min>(k.reduce[3]);

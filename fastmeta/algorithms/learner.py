@@ -5,14 +5,14 @@ from __future__ import annotations
 import functools
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fastmeta import array as fa
 from fastmeta import nn
-from fastmeta.compile import Compiled, map_tasks, value_and_grad
+from fastmeta.compile import map_tasks, value_and_grad
 from fastmeta.errors import expected
 from fastmeta.trace import Array
 
@@ -28,13 +28,14 @@ class Learner(ABC):
     (support_x, support_y, query_x, query_y): [tasks, n, ...] for `value_and_grad`, `measure` and `evaluate`, [n, ...] for
     `loss`.  Labels are integers for classification; targets are floats for regression.
 
+    >>> import fastmeta as fm
     >>> class Constant(Learner):
     ...     '''Predicts one learned number.'''
     ...     def init(self, seed=0):
     ...         return np.float32(1.0)
     ...     def loss(self, params, episode):
-    ...         value = fa.mean(fa.square(episode[3] - params))
-    ...         return value, {"loss": value, "inner_losses": fa.reshape(value, (1,))}
+    ...         value = fm.mean(fm.square(episode[3] - params))
+    ...         return value, {"loss": value, "inner_losses": fm.reshape(value, (1,))}
     ...     def adapt(self, params, *support, steps=None):
     ...         return params
     ...     def predict(self, adapted, x):
@@ -48,7 +49,7 @@ class Learner(ABC):
     """
 
     @functools.cached_property
-    def _mapped(self) -> Compiled:
+    def _mapped(self) -> Callable[..., Any]:
         def task(params: Any, episode: Any) -> Loss:
             return self.loss(params, episode)
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from fastmeta import array as fa
 from fastmeta import nn
 from fastmeta.algorithms.learner import Learner, Loss, accuracy, examples, quadruple
-from fastmeta.compile import Compiled, jit, map_tasks, scan, value_and_grad
+from fastmeta.compile import jit, map_tasks, scan, value_and_grad
 from fastmeta.errors import expected
 from fastmeta.optim import clip_by_global_norm
 from fastmeta.trace import Array
@@ -78,8 +78,8 @@ class MAML(Learner):
         self.order = order
         self.inner_clip = inner_clip
         self._clip = None if inner_clip is None else clip_by_global_norm(inner_clip)
-        self._adapting: dict[int, Compiled] = {}
-        self._measuring: dict[int, Compiled] = {}
+        self._adapting: dict[int, Callable[..., Any]] = {}
+        self._measuring: dict[int, Callable[..., Any]] = {}
         self._predicting = jit(lambda adapted, x: self.model(adapted, x))
 
     def init(self, seed: int = 0) -> Any:
@@ -177,9 +177,7 @@ class MAML(Learner):
             return {name: fa.reshape(v, (1,)) for name, v in queried(params).items()}
         adapted, before = scan(step, params, length=steps)
         last = queried(adapted)
-        return {
-            name: fa.concat([v, fa.reshape(last[name], (1,))]) if name in last else v for name, v in before.items()
-        }
+        return {name: fa.concat([v, fa.reshape(last[name], (1,))]) if name in last else v for name, v in before.items()}
 
     def _parts(self, episode: Any) -> tuple[Any, Any, Any, Any]:
         parts = quadruple("MAML", episode)

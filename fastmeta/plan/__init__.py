@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from fastmeta import config
 from fastmeta.plan.encode import Encoder, Plan
 from fastmeta.plan.hoist import hoist
 from fastmeta.plan.layout import lay_out
-from fastmeta.program import Program
+from fastmeta.program import Program, check
 from fastmeta.transforms.simplify import simplify
 from fastmeta.transforms.unroll import unroll
 
 
 def prepare(p: Program) -> Program:
     """The program as it will be encoded."""
-    return hoist(lay_out(simplify(unroll(simplify(p)))))
+    verify = config.debug()
+    for step in (simplify, unroll, simplify, lay_out, hoist):
+        p = check(step(p)) if verify else step(p)
+    return p
 
 
 def make_plan(p: Program) -> Plan:

@@ -17,7 +17,7 @@ from fastmeta.ops.structure import LOOP, PROJECT, Loop
 from fastmeta.plan.fuse import REDUCTIONS, Group, Phase, fuse, root, squeezed, through
 from fastmeta.plan.layout import View, dense, view_of
 from fastmeta.plan.memory import Arena, aligned
-from fastmeta.plan.phases import ACCUMULATE, CODES, REDUCE, PhaseCode, Place
+from fastmeta.plan.phases import CODES, REDUCE, PhaseCode, Place
 from fastmeta.program import ARRAY, CONST, DTYPES, INPUT, Program, Shape, Var
 
 MAGIC, VERSION = 0x464D504C, 1
@@ -289,7 +289,7 @@ class Block:
             strides = dense(v.shape)
             if len(code.space) != len(v.shape):
                 strides = tuple(s for n, s in zip(v.shape, strides, strict=True) if n != 1)
-            code.store(v, Place(target.base, target.offset, CODES[v.dtype], strides), ACCUMULATE)
+            code.accumulate(v, Place(target.base, target.offset, CODES[v.dtype], strides))
 
     def product(self, g: Group) -> None:
         core = g.core

@@ -11,7 +11,7 @@ from fastmeta.ops.reduce import MAX, MIN, SUM
 from fastmeta.ops.shape import CAST, COPY
 from fastmeta.program import CONST, Shape, Var
 
-STORE, REDUCE_SUM, REDUCE_MAX, REDUCE_MIN, ACCUMULATE = range(5)
+STORE, REDUCE_SUM, REDUCE_MAX, REDUCE_MIN = range(4)
 REDUCE = {SUM: REDUCE_SUM, MAX: REDUCE_MAX, MIN: REDUCE_MIN}
 CODES = {"f32": 0, "f64": 1, "i32": 2, "bool": 3}
 
@@ -146,6 +146,11 @@ class PhaseCode:
             self.ops.append(Op("cast", place.dtype, [value, have]))
             value = len(self.ops) - 1
         self.stores.append(Store(value, mode, place))
+
+    def accumulate(self, v: Var, place: Place) -> None:
+        """Adds v to ``place``, which nothing else in the phase reads or writes."""
+        own = CODES[v.dtype]
+        self.stores.append(Store(self.emit("add", own, self.read(v, own), self.load(place)), STORE, place))
 
     def store_value(self, v: Var, place: Place, mode: int) -> None:
         """Reduces v into ``place``."""

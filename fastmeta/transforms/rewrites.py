@@ -8,7 +8,7 @@ A constant factor travels outwards, so that it meets the update it belongs to: (
 from __future__ import annotations
 
 from collections.abc import Callable
-from math import prod
+from math import isfinite, prod
 from typing import Any
 
 import numpy as np
@@ -42,10 +42,10 @@ def is_const(v: Var, value: float) -> bool:
 
 
 def scale_of(v: Var) -> float:
-    """c where v is c * x, through broadcasts; else 1."""
+    """c, a finite number, where v is c * x, through broadcasts; else 1."""
     if v.op is ew.MULTIPLY and v.dtype in FLOATS:
         for x in v.ins:
-            if x.op is CONST:
+            if x.op is CONST and isfinite(x.attrs[0]):
                 return x.attrs[0]
     elif v.op is BROADCAST:
         return scale_of(v.ins[0])

@@ -16,8 +16,23 @@ def simplify(p: Program) -> Program:
     """The program without calls, rebuilt from what its outputs need."""
     done = p.memo.get("simplified")
     if done is None:
-        done = p.memo["simplified"] = _count_users(_expand(p))
+        done = _expand(p)
+        while _has_dead_results(done):  # a pruned loop may leave results of an earlier loop without a reader
+            done = _expand(done)
+        done = p.memo["simplified"] = _count_users(done)
     return done
+
+
+def _has_dead_results(p: Program) -> bool:
+    """Some stacked or summed result has no reader (an unread carry may still feed the next iteration)."""
+    live = p.live()
+    read = {(v.ins[0].id, v.attrs[0]) for v in live if v.op is PROJECT}
+    return any(
+        (v.id, k) not in read
+        for v in live
+        if v.op is LOOP
+        for k in range(v.attrs[0].carry, len(v.attrs[0].body.outputs))
+    )
 
 
 def _expand(p: Program) -> Program:

@@ -1,0 +1,48 @@
+"""Judging a learner on many episodes."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+import numpy as np
+
+from fastmeta.algorithms.learner import Learner, summary
+from fastmeta.data.sampler import whole
+
+__all__ = ["evaluate"]
+
+
+class Batches(Protocol):
+    """Anything that makes the batch of a step: a sampler, or Prefetch around one."""
+
+    def batch(self, step: int) -> Any: ...
+
+
+def evaluate(
+    learner: Learner, params: Any, sampler: Batches, *, episodes: int = 600, steps: int | None = None, start: int = 0
+) -> dict[str, Any]:
+    """Means with 95 % intervals over exactly ``episodes`` tasks, batch after batch of the sampler from step ``start``.
+
+    ``steps`` is the number of inner steps, the learner's own if None; the result is that of
+    `fastmeta.algorithms.summary`: loss and accuracy after 0..steps steps.
+
+    Errors: TypeError or ValueError naming the argument.
+
+    >>> import fastmeta as fm
+    >>> from fastmeta.algorithms import MAML
+    >>> from fastmeta.data import Sinusoid
+    >>> from fastmeta.models import MLP
+    >>> learner = MAML(MLP((1, 8, 1)), loss=fm.nn.mse)
+    >>> result = evaluate(learner, learner.init(0), Sinusoid(tasks=8), episodes=20, steps=3)
+    >>> result["tasks"], len(result["losses"])
+    (20, 4)
+    """
+    wanted = whole("evaluate", "episodes", episodes)
+    parts: list[dict[str, Any]] = []
+    have, step = 0, start
+    while have < wanted:
+        measured = learner.measure(params, sampler.batch(step), steps)
+        parts.append(measured)
+        have += len(measured["losses"])
+        step += 1
+    return summary({name: np.concatenate([part[name] for part in parts])[:wanted] for name in parts[0]})

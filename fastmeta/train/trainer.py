@@ -1,0 +1,382 @@
+"""The outer loop: a whole meta-step is one compiled function; what Python does beside it is kept to a few microseconds.
+
+Source: Finn, Abbeel, Levine 2017, algorithm 1.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import optree
+
+from fastmeta import array as fa
+from fastmeta.algorithms.learner import Learner
+from fastmeta.compile import jit
+from fastmeta.data.prefetch import Prefetch
+from fastmeta.data.sampler import Sampler, whole
+from fastmeta.errors import DivergedError, expected
+from fastmeta.optim import Optimizer, apply_updates
+from fastmeta.train.checkpoint import load_checkpoint, save_checkpoint
+from fastmeta.train.evaluate import evaluate
+from fastmeta.tree import tree_map
+
+__all__ = ["Progress", "Trained", "Trainer"]
+
+CHECKPOINT = "checkpoint.safetensors"
+REPORT_SECONDS = 0.2  # between two reports
+POINTS = 500  # of the learning curve
+
+
+class Progress(NamedTuple):
+    """What a reporter is told a few times a second: means since the last report, and the speed."""
+
+    step: int
+    steps: int
+    loss: float
+    accuracy: float | None
+    tasks_per_second: float
+    seconds_left: float
+    validation: list[Any] | None
+
+
+@dataclass
+class Trained:
+    """The end of a run.
+
+    ``params`` are the best by validation accuracy if there was one, else the last; ``last_params`` and ``optimizer``
+    the state after ``step`` steps.  ``history``: rows [step, loss, accuracy or None], means since the row before;
+    ``validations``: rows [step, loss, accuracy or None, its interval].
+    """
+
+    params: Any
+    last_params: Any
+    optimizer: Any
+    step: int
+    interrupted: bool
+    seconds: float
+    history: list[list[Any]]
+    validations: list[list[Any]]
+    best_step: int | None
+    checkpoint: Path | None
+
+
+@dataclass
+class _Log:
+    """What a run remembers beside parameters and optimiser; it goes into the checkpoint as JSON."""
+
+    history: list[list[Any]] = field(default_factory=list)
+    validations: list[list[Any]] = field(default_factory=list)
+    best_step: int | None = None
+    seconds: float = 0.0
+
+
+class Trainer:
+    """Trains a learner on a sampler.
+
+    Args:
+        learner: see `fastmeta.algorithms.Learner`.
+        sampler: makes the batch of tasks of every step.
+        optimizer: of the meta-parameters, `fastmeta.optim`; chain it with `clip_by_global_norm` to clip meta-gradients.
+        seed: of the initial parameters.
+        validation: a sampler of validation tasks; with labels, the parameters of the best accuracy are kept.
+        validate_every: steps between validations.
+        validation_episodes, validation_steps: tasks and inner steps of a validation (the learner's own if None).
+        out: a folder for checkpoints, made when needed; None for no checkpoints.
+        checkpoint_every: steps between checkpoints; at the end and after Ctrl-C there is always one.
+        settings: JSON values kept in checkpoints, so that a run can be rebuilt from its file.
+        prefetch: batches built ahead in a background thread; 0 for none, best where a batch costs microseconds.
+        report: called with a `Progress` a few times a second.
+
+    Ctrl-C ends the run after the step at hand, with a checkpoint; a second one ends that step too.
+    Errors: TypeError or ValueError naming the argument; `DivergedError` naming task and inner step, before parameters
+    are touched (with a checkpoint of the last good ones); `CheckpointError` for a checkpoint of another model.
+
+    >>> import fastmeta as fm
+    >>> from fastmeta import optim
+    >>> from fastmeta.algorithms import MAML
+    >>> from fastmeta.data import Sinusoid
+    >>> from fastmeta.models import MLP
+    >>> learner = MAML(MLP((1, 8, 1)), loss=fm.nn.mse)
+    >>> trained = Trainer(learner, Sinusoid(tasks=4), optim.adam(1e-3)).run(20)
+    >>> trained.step, trained.interrupted
+    (20, False)
+    """
+
+    def __init__(
+        self,
+        learner: Learner,
+        sampler: Sampler,
+        optimizer: Optimizer,
+        *,
+        seed: int = 0,
+        validation: Sampler | None = None,
+        validate_every: int = 1000,
+        validation_episodes: int = 200,
+        validation_steps: int | None = None,
+        out: str | os.PathLike[str] | None = None,
+        checkpoint_every: int = 10_000,
+        settings: Mapping[str, Any] | None = None,
+        prefetch: int = 0,
+        report: Callable[[Progress], None] | None = None,
+    ):
+        if not isinstance(learner, Learner):
+            raise expected("Trainer", "a learner", type(learner).__name__, TypeError)
+        if not callable(getattr(sampler, "batch", None)):
+            raise expected("Trainer", "a sampler with batch(step)", type(sampler).__name__, TypeError)
+        if not isinstance(optimizer, Optimizer):
+            raise expected("Trainer", "an optimiser of fastmeta.optim", type(optimizer).__name__, TypeError)
+        self.learner, self.sampler, self.optimizer = learner, sampler, optimizer
+        self.seed = whole("Trainer", "seed", seed, least=0)
+        self.validation = validation
+        self.validate_every = whole("Trainer", "validate_every", validate_every)
+        self.validation_episodes = whole("Trainer", "validation_episodes", validation_episodes)
+        self.validation_steps = validation_steps
+        self.out = None if out is None else Path(out)
+        self.checkpoint_every = whole("Trainer", "checkpoint_every", checkpoint_every)
+        self.settings = dict(settings or {})
+        self.prefetch = whole("Trainer", "prefetch", prefetch, least=0)
+        self.report = report
+        self._meta_step = jit(self._make_step())
+
+    def run(self, steps: int, resume: str | os.PathLike[str] | None = None) -> Trained:
+        """Train up to meta-step ``steps``, from the beginning or from a checkpoint; resuming changes no bit."""
+        total = whole("Trainer", "steps", steps)
+        params = self.learner.init(self.seed)
+        state, step, best, log = self.optimizer.init(params), 0, params, _Log()
+        if resume is not None:
+            extra = {"best": params} if self.validation is not None else {}
+            loaded = load_checkpoint(resume, params=params, optimizer=state, extra=extra)
+            params, state, step = loaded.params, loaded.optimizer, loaded.sampler_step
+            best = loaded.extra.get("best", params)
+            log = _Log(**loaded.config.get("log", {}))
+            if step > total:
+                raise expected("Trainer", f"steps at least the checkpoint's {step}", total)
+        if self.out is not None:
+            self.out.mkdir(parents=True, exist_ok=True)
+        run = _Run(self, total, (step, params, state), best, log)
+        with _interruptible() as stop:
+            run.loop(stop)
+        return run.end(interrupted=run.now[0] < total)
+
+    def _make_step(self) -> Callable[..., Any]:
+        """(params, state, episodes) -> (params, state, [loss, health(, accuracy)]); health is finite iff all is."""
+        learner, optimizer = self.learner, self.optimizer
+
+        def meta_step(params: Any, state: Any, episodes: Any) -> Any:
+            (loss, aux), grads = learner.value_and_grad(params, episodes)
+            # Sums of absolute values: an infinity or a NaN anywhere makes the sum one.
+            health = fa.add(loss, fa.sum(aux["inner_losses"]))
+            for g in optree.tree_leaves(grads):
+                health = fa.add(health, fa.sum(fa.abs(g)))
+            updates, state = optimizer.update(grads, state, params)
+            numbers = [loss, health]
+            if "accuracy" in aux:
+                numbers.append(fa.astype(fa.mean(aux["accuracy"]), dtype=loss.dtype))
+            return apply_updates(params, updates), state, fa.stack(numbers)
+
+        return meta_step
+
+    def diverged(self, params: Any, episodes: Any, step: int) -> DivergedError:
+        """The exception that names the first task and inner step whose loss is not finite."""
+        name = type(self.learner).__name__
+        with np.errstate(all="ignore"):
+            (_, aux), _ = self.learner.value_and_grad(params, episodes)
+            losses = np.concatenate([aux["inner_losses"], np.asarray(aux["loss"])[:, None]], axis=1)
+            for task, inner in np.argwhere(~np.isfinite(losses)):
+                return DivergedError(name, int(task), int(inner), float(losses[task, inner]), step)
+            for task in range(len(losses)):  # all losses are finite: a gradient is not
+                _, grads = self.learner.value_and_grad(params, tree_map(lambda x, k=task: x[k : k + 1], episodes))
+                for g in optree.tree_leaves(grads):
+                    if not np.isfinite(g).all():
+                        bad = float(g[~np.isfinite(g)][0])
+                        return DivergedError(f"{name} gradient", task, losses.shape[1] - 1, bad, step)
+        return DivergedError(name, 0, losses.shape[1] - 1, float("nan"), step)
+
+
+class _Run:
+    """One run of a trainer: the state that changes."""
+
+    def __init__(self, trainer: Trainer, total: int, now: tuple[int, Any, Any], best: Any, log: _Log):
+        self.trainer, self.total, self.best, self.log = trainer, total, best, log
+        self.now = now  # (step, params, state) change together, in one assignment
+        self.saved = -1
+        self.begun = time.perf_counter() - log.seconds
+        self.row_every = max(1, total // POINTS)
+
+    def loop(self, stop: Callable[[], bool]) -> None:
+        t = self.trainer
+        batches: Any = Prefetch(t.sampler, t.prefetch, start=self.now[0]) if t.prefetch else t.sampler
+        batch, meta_step, isfinite = batches.batch, t._meta_step, math.isfinite
+        chunk, row, shown = 1, _Mean(), _Mean()
+        told = time.perf_counter()
+        step, params, state = self.now
+        try:
+            while step < self.total and not stop():
+                end = min(step + chunk, *(self._next(step, n) for n in self._periods()), self.total)
+                began, loss_sum, share_sum, count = time.perf_counter(), 0.0, 0.0, 0
+                share: list[float] = []
+                while step < end:
+                    episodes = batch(step)
+                    new, new_state, numbers = meta_step(params, state, episodes)
+                    loss, health, *share = numbers.tolist()
+                    if not isfinite(health):
+                        raise t.diverged(params, episodes, step)
+                    step += 1
+                    self.now = (step, new, new_state)
+                    params, state = new, new_state
+                    loss_sum += loss
+                    count += 1
+                    if share:
+                        share_sum += share[0]
+                clock = time.perf_counter()
+                if clock - began < REPORT_SECONDS / 4:
+                    chunk = min(2 * chunk, 4096)
+                elif clock - began > REPORT_SECONDS:
+                    chunk = max(1, chunk // 2)
+                for mean in (row, shown):
+                    mean.add(count, loss_sum, share_sum if share else None)
+                self._events(row)
+                if t.report is not None and (clock - told > REPORT_SECONDS or step == self.total):
+                    self._tell(shown, clock - told, len(episodes[0]))
+                    told = time.perf_counter()
+                    shown.clear()
+            if row.count:
+                self.log.history.append([step, *row.values()])
+        except KeyboardInterrupt:  # the second Ctrl-C, or one raised by a sampler
+            pass
+        except DivergedError:
+            self.save()
+            raise
+        finally:
+            if t.prefetch:
+                batches.close()
+
+    def _periods(self) -> list[int]:
+        t = self.trainer
+        periods = [self.row_every]
+        if t.validation is not None:
+            periods.append(t.validate_every)
+        if t.out is not None:
+            periods.append(t.checkpoint_every)
+        return periods
+
+    @staticmethod
+    def _next(step: int, period: int) -> int:
+        return (step // period + 1) * period
+
+    def _events(self, row: _Mean) -> None:
+        """What falls due after this step: a row of history, a validation, a checkpoint."""
+        t, step = self.trainer, self.now[0]
+        if step % self.row_every == 0 or step == self.total:
+            self.log.history.append([step, *row.values()])
+            row.clear()
+        if t.validation is not None and (step % t.validate_every == 0 or step == self.total):
+            self.validate()
+        if step % t.checkpoint_every == 0 and step < self.total:
+            self.save()
+
+    def validate(self) -> None:
+        t, (step, params, _) = self.trainer, self.now
+        assert t.validation is not None
+        result = evaluate(t.learner, params, t.validation, episodes=t.validation_episodes, steps=t.validation_steps)
+        share, rows = result.get("accuracy"), self.log.validations
+        if share is not None and all(share > row[2] for row in rows):
+            self.best, self.log.best_step = params, step
+        rows.append([step, result["loss"], share, result.get("accuracy_interval")])
+
+    def save(self) -> Path | None:
+        """Writes a checkpoint of the step at hand, once."""
+        t, (step, params, state) = self.trainer, self.now
+        if t.out is None:
+            return None
+        path = t.out / CHECKPOINT
+        if self.saved != step:
+            self.log.seconds = time.perf_counter() - self.begun
+            log = dict(vars(self.log))
+            save_checkpoint(
+                path,
+                params=params,
+                optimizer=state,
+                sampler_step=step,
+                config={"settings": t.settings, "log": log},
+                extra={} if t.validation is None else {"best": self.best},
+            )
+            self.saved = step
+        return path
+
+    def end(self, interrupted: bool) -> Trained:
+        path = self.save()
+        step, params, state = self.now
+        log = self.log
+        return Trained(
+            params=params if log.best_step is None else self.best,
+            last_params=params,
+            optimizer=state,
+            step=step,
+            interrupted=interrupted,
+            seconds=time.perf_counter() - self.begun,
+            history=log.history,
+            validations=log.validations,
+            best_step=log.best_step,
+            checkpoint=path,
+        )
+
+    def _tell(self, mean: _Mean, seconds: float, tasks: int) -> None:
+        assert self.trainer.report is not None
+        step = self.now[0]
+        loss, share = mean.values()
+        speed = mean.count / seconds if seconds > 0 else 0.0
+        left = (self.total - step) / speed if speed > 0 else math.inf
+        last = self.log.validations[-1] if self.log.validations else None
+        self.trainer.report(Progress(step, self.total, loss, share, speed * tasks, left, last))
+
+
+class _Mean:
+    """Sums of losses and accuracies over steps."""
+
+    def __init__(self) -> None:
+        self.clear()
+
+    def clear(self) -> None:
+        self.count, self.loss, self.share = 0, 0.0, None  # type: int, float, float | None
+
+    def add(self, count: int, loss: float, share: float | None) -> None:
+        self.count += count
+        self.loss += loss
+        if share is not None:
+            self.share = share + (self.share or 0.0)
+
+    def values(self) -> tuple[float, float | None]:
+        n = max(self.count, 1)
+        return self.loss / n, None if self.share is None else self.share / n
+
+
+@contextmanager
+def _interruptible() -> Iterator[Callable[[], bool]]:
+    """The first Ctrl-C is noted and asked for by the loop; the second acts at once."""
+    asked = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield asked.is_set
+        return
+    before = signal.getsignal(signal.SIGINT)
+
+    def note(number: int, frame: Any) -> None:
+        if asked.is_set():
+            raise KeyboardInterrupt
+        asked.set()
+
+    signal.signal(signal.SIGINT, note)
+    try:
+        yield asked.is_set
+    finally:
+        signal.signal(signal.SIGINT, before)
