@@ -12,7 +12,10 @@ const char* const kKindNames[] = {"INPUT", "OUTPUT", "CONST", "SHARED", "ARENA",
 const char* const kTypeNames[] = {"f32", "f64", "i32", "bool"};
 constexpr int64_t kEverything = int64_t{1} << 61;  // reach of a base that is never used, as its loop has no iterations
 
-int64_t alignment_of(int64_t x) { return x == 0 ? 64 : std::min<int64_t>(64, x & -x); }
+int64_t alignment_of(int64_t x) {
+  const uint64_t bits = uint64_t(x) | 64;
+  return int64_t(bits & (0 - bits));  // the lowest bit set
+}
 
 }  // namespace
 
@@ -147,7 +150,7 @@ Scope::Reach Scope::reach_of_slice(const Base& base, const LoopSpec& loop, int b
     return reach;
   }
   const Checked last = Checked(step) * (loop.length - 1) + offset;
-  if (!last.within(-kEverything, kEverything) || offset < -kEverything || offset > kEverything)
+  if (!last.within(-kEverything, kEverything) || offset < -kEverything || offset > kEverything || step < -kEverything || step > kEverything)
     refuse(where, "slices within the address space", std::to_string(offset) + " + i * " + std::to_string(step));
   reach.low = std::max(from.low - std::min(offset, last.value()), -kEverything);
   reach.high = std::min(from.high - std::max(offset, last.value()), kEverything);

@@ -8,14 +8,31 @@ become the float's dtype.
 from __future__ import annotations
 
 import builtins
-import functools
 from collections.abc import Callable, Sequence
 from math import prod as product
 from typing import Any
 
 import numpy as np
 
-from fastmeta import oracle
+from fastmeta.arguments import (
+    Axis,
+    array_function,
+    array_operand,
+    axes_of,
+    axis_of,
+    broadcast_all,
+    common_dtype,
+    converted,
+    counted,
+    dtype_name,
+    floats_of,
+    graph_of,
+    integer_operand,
+    ordered,
+    several,
+    shown,
+    static_integers,
+)  # fmt: skip
 from fastmeta.errors import expected
 from fastmeta.ops import elementwise as ew
 from fastmeta.ops import index as ix
@@ -23,103 +40,24 @@ from fastmeta.ops import shape as sh
 from fastmeta.ops.product import matmul as _product
 from fastmeta.ops.reduce import ARGMAX, ARGMIN, CUMSUM, MAX, MIN, spread, total
 from fastmeta.ops.structure import CALL  # noqa: F401  (the registry is complete once this module is imported)
-from fastmeta.program import DTYPES, FLOATS, NAMES, Primitive, Program, Shape, Var
-from fastmeta.trace import Array, Trace, Tracer, as_array, running, user_line
+from fastmeta.program import DTYPES, FLOATS, Primitive, Shape, Var
+from fastmeta.trace import Array, Tracer, located
 from fastmeta.transforms import rewrites  # noqa: F401  (attaches the rules to the rows)
 
-Axis = int | tuple[int, ...] | None
-
-
-def array_function(f: Callable[..., Var]) -> Callable[..., Array]:
-    """Makes a public function of one that works on Vars: arrays are positional, static parameters keywords."""
-
-    @functools.wraps(f)
-    def call(*args: Array, **static: Any) -> Array:
-        t = running.trace
-        if t is None:
-            return _eager(f, args, static)
-        t.graph.line = user_line()
-        return Tracer(f(*[_lift(t, x) for x in args], **static), t)
-
-    return call
-
-
-def _lift(t: Trace, x: Any) -> Any:
-    if type(x) is float or type(x) is int or type(x) is bool or x is None:
-        return x  # a number without dtype
-    if isinstance(x, list | tuple):
-        return [_lift(t, v) for v in x]
-    return t.lift(x)
-
-
-def _eager(f: Callable[..., Var], args: tuple[Any, ...], static: dict[str, Any]) -> Any:
-    t = Trace(None)
-    values: list[np.ndarray] = []
-
-    def enter(x: Any) -> Any:
-        if type(x) in (float, int, bool) or x is None:
-            return x
-        if isinstance(x, list | tuple):
-            return [enter(v) for v in x]
-        if isinstance(x, Tracer):
-            return t.lift(x)  # raises: its trace is over
-        values.append(as_array(x))
-        return t.graph.input(values[-1].shape, NAMES[values[-1].dtype])
-
-    if all(type(x) in (float, int, bool) for x in args):
-        args = tuple(as_array(x) for x in args)
-    out = f(*[enter(x) for x in args], **static)
-    inputs = [v for v in t.graph.nodes if v.op.name == "input"]
-    return oracle.evaluate(Program(inputs, [out], t.graph), values)[0]
-
-
-# -- dtypes and broadcasting
-
-
-def _common(where: str, xs: Sequence[Any]) -> str:
-    """The dtype of a result of operands of mixed dtypes."""
-    kinds = {x.dtype for x in xs if isinstance(x, Var)}
-    numbers = [type(x) for x in xs if not isinstance(x, Var)]
-    floats = kinds & {"f32", "f64"}
-    if len(floats) == 2:
-        raise expected(where, "float32 or float64 for all operands", "both", TypeError, "Convert one with fm.astype")
-    if floats:
-        return floats.pop()
-    if float in numbers:
-        return "f32"
-    return "i32" if "i32" in kinds or int in numbers else "bool"
-
-
-def _to(x: Any, dtype: str, g: Any) -> Var:
-    if isinstance(x, Var):
-        return sh.cast(x, dtype)
-    return g.const(float(x) if dtype in FLOATS else x, (), dtype)
-
-
-def _broadcast(where: str, xs: Sequence[Var]) -> list[Var]:
-    try:
-        shape = np.broadcast_shapes(*[x.shape for x in xs])
-    except ValueError:
-        raise expected(where, "shapes that broadcast together", " and ".join(str(x.shape) for x in xs)) from None
-    return [sh.broadcast_to(x, shape) for x in xs]
-
-
-def _graph(xs: Sequence[Any]) -> Any:
-    for x in xs:
-        if isinstance(x, Var):
-            return x.graph
-    raise expected("array function", "at least one array", "numbers only", TypeError)
+# -- elementwise
 
 
 def _elementwise(op: Primitive, doc: str, *, floats: bool = False, logical: bool = False) -> Callable[..., Array]:
     def f(*xs: Any) -> Var:
-        g = _graph(xs)
-        dtype = "bool" if logical else _common(op.name, xs)
+        if op.micro is not None and len(xs) != op.micro.arity:
+            raise expected(op.name, f"{op.micro.arity} operands", len(xs), TypeError)
+        g = graph_of(op.name, xs)
+        dtype = "bool" if logical else common_dtype(op.name, xs)
         if floats and dtype not in FLOATS:
             dtype = "f32"
         if dtype == "bool" and not logical:
             dtype = "i32"
-        return g.emit(op, tuple(_broadcast(op.name, [_to(x, dtype, g) for x in xs])))
+        return g.emit(op, tuple(broadcast_all(op.name, [converted(x, dtype, g) for x in xs])))
 
     f.__name__ = op.name
     f.__doc__ = doc
@@ -167,49 +105,34 @@ def where(condition: Any, x: Any, y: Any) -> Var:
     >>> where(np.array([True, False]), np.float32(1), np.float32(2))
     array([1., 2.], dtype=float32)
     """
-    g = _graph([condition, x, y])
-    dtype = _common("where", [x, y])
+    g = graph_of("where", [condition, x, y])
+    dtype = common_dtype("where", [x, y])
     c = condition if isinstance(condition, Var) else g.const(builtins.bool(condition), (), "bool")
     if c.dtype != "bool":
         raise expected("where", "a bool condition", c.dtype, TypeError)
-    return g.emit(ew.WHERE, tuple(_broadcast("where", [c, _to(x, dtype, g), _to(y, dtype, g)])))
+    return g.emit(ew.WHERE, tuple(broadcast_all("where", [c, converted(x, dtype, g), converted(y, dtype, g)])))
 
 
 @array_function
 def square(x: Any) -> Var:
-    """x * x."""
+    """x * x; bools are counted."""
+    x = counted(array_operand("square", x))
     return x.graph.emit(ew.MULTIPLY, (x, x))
 
 
 @array_function
 def astype(x: Any, *, dtype: Any) -> Var:
     """x converted to ``dtype``; floats become integers by truncation."""
-    name = NAMES.get(np.dtype(dtype))
-    if name is None:
-        raise expected("astype", "float32, float64, int32 or bool", np.dtype(dtype), TypeError)
-    return sh.cast(x, name)
+    return sh.cast(array_operand("astype", x), dtype_name("astype", dtype))
 
 
 @array_function
 def stop_gradient(x: Any) -> Var:
     """x, as a constant to every derivative."""
-    return x.graph.emit(sh.STOP_GRADIENT, (x,))
+    return array_operand("stop_gradient", x).graph.emit(sh.STOP_GRADIENT, (x,))
 
 
 # -- reductions
-
-
-def _axes(where: str, x: Var, axis: Axis) -> tuple[int, ...]:
-    n = len(x.shape)
-    if axis is None:
-        return tuple(range(n))
-    axes = axis if isinstance(axis, tuple) else (axis,)
-    if any(isinstance(a, builtins.bool) or not isinstance(a, int | np.integer) or not -n <= a < n for a in axes):
-        raise expected(where, f"an axis in {-n}..{n - 1} of {x.shape}", axis)
-    out = tuple(sorted(int(a) % n for a in axes))
-    if len(set(out)) != len(out):
-        raise expected(where, "different axes", axis)
-    return out
 
 
 def _keep(x: Var, y: Var, axes: tuple[int, ...], keepdims: bool) -> Var:
@@ -219,16 +142,16 @@ def _keep(x: Var, y: Var, axes: tuple[int, ...], keepdims: bool) -> Var:
 @array_function
 def sum(x: Any, *, axis: Axis = None, keepdims: bool = False) -> Var:
     """The sum over ``axis`` (all axes if None); bools are counted."""
-    x = sh.cast(x, "i32") if x.dtype == "bool" else x
-    axes = _axes("sum", x, axis)
+    axes = axes_of("sum", x, axis)
+    x = counted(x)
     return _keep(x, total(x, axes), axes, keepdims)
 
 
 @array_function
 def mean(x: Any, *, axis: Axis = None, keepdims: bool = False) -> Var:
     """The mean over ``axis`` (all axes if None); integers and bools are averaged as float32."""
-    x = x if x.dtype in FLOATS else sh.cast(x, "f32")
-    axes = _axes("mean", x, axis)
+    axes = axes_of("mean", x, axis)
+    x = floats_of(x)
     n = product(x.shape[a] for a in axes)
     if n == 0:
         raise expected("mean", "at least one element", x.shape)
@@ -237,8 +160,9 @@ def mean(x: Any, *, axis: Axis = None, keepdims: bool = False) -> Var:
 
 @array_function
 def var(x: Any, *, axis: Axis = None, keepdims: bool = False) -> Var:
-    """The variance over ``axis``: the mean of squared deviations, computed in two passes."""
-    axes = _axes("var", x, axis)
+    """The variance over ``axis``: the mean of squared deviations, in two passes; integers and bools as float32."""
+    axes = axes_of("var", x, axis)
+    x = floats_of(x)
     n = product(x.shape[a] for a in axes)
     if n == 0:
         raise expected("var", "at least one element", x.shape)
@@ -248,8 +172,8 @@ def var(x: Any, *, axis: Axis = None, keepdims: bool = False) -> Var:
 
 def _extreme(name: str, op: Primitive) -> Callable[..., Array]:
     def f(x: Any, *, axis: Axis = None, keepdims: bool = False) -> Var:
-        axes = _axes(name, x, axis)
-        return _keep(x, x.graph.emit(op, (x,), (axes,)), axes, keepdims)
+        axes = axes_of(name, x, axis)
+        return _keep(x, x.graph.emit(op, (ordered(name, x),), (axes,)), axes, keepdims)
 
     f.__name__ = name
     f.__doc__ = f"The {name}imum over ``axis`` (all axes if None); ties share the derivative equally; NaN propagates."
@@ -262,10 +186,13 @@ min = _extreme("min", MIN)
 
 def _position(name: str, op: Primitive) -> Callable[..., Array]:
     def f(x: Any, *, axis: int | None = None, keepdims: bool = False) -> Var:
+        x = ordered(name, array_operand(name, x))
+        if isinstance(axis, tuple):
+            raise expected(name, "one axis or None", axis, TypeError)
         if axis is None:
             flat = x.graph.emit(op, (sh.reshape(x, (x.size,)),), (0,))
             return sh.reshape(flat, (1,) * len(x.shape)) if keepdims else flat
-        axes = _axes(name, x, axis)
+        axes = axes_of(name, x, axis)
         return _keep(x, x.graph.emit(op, (x,), axes), axes, keepdims)
 
     f.__name__ = name
@@ -279,8 +206,9 @@ argmin = _position("argmin", ARGMIN)
 
 @array_function
 def prod(x: Any, *, axis: Axis = None, keepdims: bool = False) -> Var:
-    """The product over ``axis`` (all axes if None); its derivative is exact at zeros, to any order."""
-    axes = _axes("prod", x, axis)
+    """The product over ``axis`` (all axes if None) of numbers, bools as integers; its derivative is exact at zeros, to any order."""
+    axes = axes_of("prod", x, axis)
+    x = counted(x)
     left = tuple(a for a in range(len(x.shape)) if a not in axes)
     shape = tuple(x.shape[a] for a in left)
     n = product(x.shape[a] for a in axes)
@@ -301,17 +229,17 @@ def prod(x: Any, *, axis: Axis = None, keepdims: bool = False) -> Var:
 @array_function
 def cumulative_sum(x: Any, *, axis: int | None = None) -> Var:
     """The running sum along ``axis`` (which may be left out for one axis only)."""
-    if axis is None and len(x.shape) != 1:
+    if axis is None and len(array_operand("cumulative_sum", x).shape) != 1:
         raise expected("cumulative_sum", "axis to be given for more than one axis", x.shape)
-    (a,) = _axes("cumulative_sum", x, 0 if axis is None else axis)
-    return x.graph.emit(CUMSUM, (x,), (a, False))
+    a = axis_of("cumulative_sum", x, 0 if axis is None else axis)
+    return x.graph.emit(CUMSUM, (counted(x),), (a, False))
 
 
 @array_function
 def logsumexp(x: Any, *, axis: Axis = None, keepdims: bool = False) -> Var:
     """log(sum(exp(x))) over ``axis``, safe for large x."""
-    axes = _axes("logsumexp", x, axis)
-    top, shifted = _shifted(x, axes)
+    axes = axes_of("logsumexp", x, axis)
+    top, shifted = _shifted("logsumexp", x, axes)
     s = ew.add(ew.apply(ew.LOG, total(ew.apply(ew.EXP, shifted), axes)), top)
     return _keep(x, s, axes, keepdims)
 
@@ -319,24 +247,24 @@ def logsumexp(x: Any, *, axis: Axis = None, keepdims: bool = False) -> Var:
 @array_function
 def softmax(x: Any, *, axis: int = -1) -> Var:
     """exp(x) / sum(exp(x)) along ``axis``, safe for large x."""
-    axes = _axes("softmax", x, axis)
-    e = ew.apply(ew.EXP, _shifted(x, axes)[1])
+    axes = axes_of("softmax", x, axis)
+    e = ew.apply(ew.EXP, _shifted("softmax", x, axes)[1])
     return ew.divide(e, spread(total(e, axes), x.shape, axes))
 
 
 @array_function
 def log_softmax(x: Any, *, axis: int = -1) -> Var:
     """log(softmax(x)) along ``axis``, safe for large x."""
-    axes = _axes("log_softmax", x, axis)
-    shifted = _shifted(x, axes)[1]
+    axes = axes_of("log_softmax", x, axis)
+    shifted = _shifted("log_softmax", x, axes)[1]
     s = ew.apply(ew.LOG, total(ew.apply(ew.EXP, shifted), axes))
     return ew.subtract(shifted, spread(s, x.shape, axes))
 
 
-def _shifted(x: Var, axes: tuple[int, ...]) -> tuple[Var, Var]:
+def _shifted(where: str, x: Var, axes: tuple[int, ...]) -> tuple[Var, Var]:
     """The maximum, as a constant and 0 where it is infinite, and x minus it."""
     if x.dtype not in FLOATS:
-        raise expected("softmax", "a float array", x.dtype, TypeError)
+        raise expected(where, "a float array", shown(x), TypeError)
     top = x.graph.emit(sh.STOP_GRADIENT, (x.graph.emit(MAX, (x,), (axes,)),))
     finite = ew.apply(ew.LESS, ew.apply(ew.ABS, top), float("inf"))
     top = ew.where(ew.apply(ew.LOGICAL_OR, finite, ew.apply(ew.NOT_EQUAL, top, top)), top, 0.0)
@@ -349,18 +277,18 @@ def _shifted(x: Var, axes: tuple[int, ...]) -> tuple[Var, Var]:
 @array_function
 def matmul(x: Any, y: Any) -> Var:
     """The matrix product over the last two axes; leading axes broadcast, vectors are rows or columns as in NumPy."""
-    dtype = _common("matmul", [x, y])
+    g = graph_of("matmul", [x, y])
+    dtype = common_dtype("matmul", [x, y])
     if dtype not in FLOATS:
         raise expected("matmul", "float arrays", dtype, TypeError)
-    g = _graph([x, y])
     if not (isinstance(x, Var) and isinstance(y, Var)) or not x.shape or not y.shape:
-        raise expected("matmul", "arrays of at least one axis", "a scalar")
-    a, b = _to(x, dtype, g), _to(y, dtype, g)
+        raise expected("matmul", "arrays of at least one axis", " and ".join(str(getattr(v, "shape", v)) for v in (x, y)))
+    a, b = converted(x, dtype, g), converted(y, dtype, g)
     rows, cols = len(a.shape) > 1, len(b.shape) > 1
     a = a if rows else sh.reshape(a, (1, *a.shape))
     b = b if cols else sh.reshape(b, (*b.shape, 1))
     if a.shape[-1] != b.shape[-2]:
-        raise expected("matmul", f"[..., {a.shape[-1]}, n] for {x.shape} @", y.shape)
+        raise expected("matmul", "inner sizes to agree", f"{x.shape} and {y.shape}")
     out = _matmul(a, b)
     shape = out.shape if cols else out.shape[:-1]
     return sh.reshape(out, shape if rows else (*shape[: len(out.shape) - 2], *shape[len(out.shape) - 1 :]))
@@ -384,12 +312,14 @@ def einsum(spec: str, *operands: Array) -> Array:
     array([[1.],
            [1.]], dtype=float32)
     """
+    if not isinstance(spec, str):
+        raise expected("einsum", "a text like 'ij,jk->ik' before the operands", type(spec).__name__, TypeError)
     left, arrow, out = spec.replace(" ", "").partition("->")
     terms = left.split(",")
     if not arrow:
         out = "".join(sorted(c for c in set(left) - {","} if left.count(c) == 1))
     if len(terms) != len(operands) or not 1 <= len(terms) <= 2:
-        raise expected("einsum", f"{len(terms)} operands for '{spec}' (one or two are supported)", len(operands))
+        raise expected("einsum", "one or two operands, as many as terms", f"{len(operands)} for {spec!r}")
     if not all(c.isalpha() for c in left.replace(",", "") + out) or len(set(out)) != len(out) or not set(out) <= set(left):
         raise expected("einsum", "letters for axes, each result axis once and in an operand", spec)
     return _einsum(*operands, terms=tuple(terms), out=out)
@@ -397,9 +327,13 @@ def einsum(spec: str, *operands: Array) -> Array:
 
 @array_function
 def _einsum(*xs: Any, terms: tuple[str, ...], out: str) -> Var:
+    dtype = common_dtype("einsum", xs)
+    if len(xs) == 2 and dtype not in FLOATS:
+        raise expected("einsum", "float arrays", dtype, TypeError)
     size: dict[str, int] = {}
     ys = []
     for x, term in zip(xs, terms, strict=True):
+        x = sh.cast(array_operand("einsum", x), dtype)
         if len(term) != len(x.shape):
             raise expected("einsum", f"{len(term)} axes for '{term}'", x.shape)
         for c, n in zip(term, x.shape, strict=True):
@@ -441,53 +375,51 @@ def _diagonal(x: Var, term: str) -> tuple[Var, str]:
 # -- shapes
 
 
-def _static_shape(where: str, shape: Any) -> Shape:
-    shape = (shape,) if isinstance(shape, int | np.integer) else tuple(shape)
-    if any(isinstance(n, Tracer) for n in shape):
-        raise TypeError(f"[{where}] expected a static shape, got a traced value in it")
-    return tuple(int(n) for n in shape)
-
-
 @array_function
 def _reshape(x: Any, *, shape: Shape) -> Var:
-    if shape.count(-1) == 1:
-        rest = product(n for n in shape if n != -1)
-        shape = tuple(x.size // rest if n == -1 and rest else n for n in shape)
+    rest = product(n for n in shape if n != -1)
+    if shape.count(-1) == 1 and rest > 0 and array_operand("reshape", x).size % rest == 0:
+        shape = tuple(x.size // rest if n == -1 else n for n in shape)
     return sh.reshape(x, shape)
 
 
 def reshape(x: Array, shape: int | Sequence[int]) -> Array:
     """x with another shape of as many elements, in row-major order; one length may be -1."""
-    return _reshape(x, shape=_static_shape("reshape", shape))
+    return _reshape(x, shape=static_integers("reshape", shape))
 
 
 def permute_dims(x: Array, axes: Sequence[int]) -> Array:
     """x with its axes in another order."""
-    return _permute(x, axes=tuple(axes))
+    return _permute(x, axes=static_integers("permute_dims", axes, "axes"))
 
 
 @array_function
 def _permute(x: Any, *, axes: tuple[int, ...]) -> Var:
-    n = len(x.shape)
-    return sh.permute(x, tuple(a % n if -n <= a < n else a for a in axes))
+    n = len(array_operand("permute_dims", x).shape)
+    perm = tuple(a + n if a < 0 else a for a in axes)
+    if sorted(perm) != list(range(n)):
+        raise expected("permute_dims", f"a permutation of the {n} axes of {x.shape}", axes)
+    return sh.permute(x, perm)
 
 
 def broadcast_to(x: Array, shape: Sequence[int]) -> Array:
     """x repeated to ``shape`` by NumPy's rules."""
-    return _broadcast_to(x, shape=_static_shape("broadcast_to", shape))
+    return _broadcast_to(x, shape=static_integers("broadcast_to", shape))
 
 
 @array_function
 def _broadcast_to(x: Any, *, shape: Shape) -> Var:
-    return sh.broadcast_to(x, shape)
+    if any(n < 0 for n in shape):
+        raise expected("broadcast_to", "lengths of at least 0", shape)
+    return sh.broadcast_to(array_operand("broadcast_to", x), shape)
 
 
 def expand_dims(x: Array, *, axis: int = 0) -> Array:
     """x with a new axis of length 1 at ``axis``."""
-    n = np.ndim(x) if not isinstance(x, Tracer) else x.ndim
-    if not -n - 1 <= axis <= n:
-        raise expected("expand_dims", f"an axis in {-n - 1}..{n}", axis)
-    shape = list(np.shape(x) if not isinstance(x, Tracer) else x.shape)
+    n = np.ndim(x)
+    if not isinstance(axis, int | np.integer) or not -n - 1 <= axis <= n:
+        raise located(expected("expand_dims", f"an axis in {-n - 1}..{n}", axis))
+    shape = list(np.shape(x))
     shape.insert(axis % (n + 1), 1)
     return reshape(x, shape)
 
@@ -495,35 +427,32 @@ def expand_dims(x: Array, *, axis: int = 0) -> Array:
 @array_function
 def squeeze(x: Any, *, axis: Axis) -> Var:
     """x without the given axes of length 1."""
-    axes = _axes("squeeze", x, axis)
+    axes = axes_of("squeeze", x, axis)
     if any(x.shape[a] != 1 for a in axes):
-        raise expected("squeeze", f"axes of length 1 in {x.shape}", axis)
+        raise expected("squeeze", "axes of length 1", f"axis {axis} of {x.shape}")
     return sh.reshape(x, tuple(n for a, n in enumerate(x.shape) if a not in axes))
 
 
 @array_function
 def concat(xs: Any, *, axis: int = 0) -> Var:
     """The arrays of a list joined along an existing axis."""
-    if not xs:
-        raise expected("concat", "at least one array", "none")
-    dtype = _common("concat", xs)
-    (a,) = _axes("concat", xs[0], axis)
-    return sh.concat(tuple(sh.cast(x, dtype) for x in xs), a)
+    ys = [array_operand("concat", x) for x in several("concat", xs)]
+    dtype = common_dtype("concat", ys)
+    a = axis_of("concat", ys[0], axis)
+    return sh.concat(tuple(sh.cast(y, dtype) for y in ys), a)
 
 
 @array_function
 def stack(xs: Any, *, axis: int = 0) -> Var:
     """The arrays of a list, all of one shape, joined along a new axis."""
-    if not xs:
-        raise expected("stack", "at least one array", "none")
-    g = _graph(xs)
-    dtype = _common("stack", xs)
-    ys = [_to(x, dtype, g) for x in xs]
+    g = graph_of("stack", several("stack", xs))
+    dtype = common_dtype("stack", xs)
+    ys = [converted(x, dtype, g) for x in xs]
     for y in ys:
         if y.shape != ys[0].shape:
             raise expected("stack", f"arrays of one shape, {ys[0].shape}", y.shape)
     n = len(ys[0].shape) + 1
-    if not -n <= axis < n:
+    if not isinstance(axis, int | np.integer) or not -n <= axis < n:
         raise expected("stack", f"an axis in {-n}..{n - 1}", axis)
     shape = list(ys[0].shape)
     shape.insert(axis % n, 1)
@@ -533,15 +462,18 @@ def stack(xs: Any, *, axis: int = 0) -> Var:
 @array_function
 def flip(x: Any, *, axis: Axis = None) -> Var:
     """x with the order of its elements reversed along ``axis`` (all axes if None)."""
-    return x.graph.emit(sh.FLIP, (x,), (_axes("flip", x, axis),))
+    return array_operand("flip", x).graph.emit(sh.FLIP, (x,), (axes_of("flip", x, axis),))
 
 
 @array_function
 def pad(x: Any, *, widths: Sequence[tuple[int, int]], value: float = 0.0) -> Var:
     """x with ``widths[a] = (before, after)`` more elements along each axis, all equal to ``value``."""
-    if len(widths) != len(x.shape):
-        raise expected("pad", f"{len(x.shape)} pairs of widths", len(widths))
-    low, high = tuple(int(a) for a, _ in widths), tuple(int(b) for _, b in widths)
+    pairs = [(w,) if isinstance(w, int) else tuple(w) for w in widths] if isinstance(widths, list | tuple) else []
+    if len(pairs) != len(array_operand("pad", x).shape) or any(
+        len(p) != 2 or not all(isinstance(n, int | np.integer) and n >= 0 for n in p) for p in pairs
+    ):  # fmt: skip
+        raise expected("pad", f"{len(x.shape)} pairs (before, after) of lengths of at least 0", widths)
+    low, high = tuple(int(a) for a, _ in pairs), tuple(int(b) for _, b in pairs)
     zero = (0,) * len(low)
     y = sh.pad(x, low, high, zero)
     if value == 0.0:
@@ -556,10 +488,10 @@ def pad(x: Any, *, widths: Sequence[tuple[int, int]], value: float = 0.0) -> Var
 @array_function
 def take(x: Any, indices: Any, *, axis: int | None = None) -> Var:
     """The slices of x at int32 ``indices`` along ``axis`` (0 if x has one axis); an index outside 0..n-1 raises IndexError."""
-    if axis is None and len(x.shape) != 1:
+    if axis is None and len(array_operand("take", x).shape) != 1:
         raise expected("take", "axis to be given for more than one axis", x.shape)
-    (a,) = _axes("take", x, 0 if axis is None else axis)
-    idx = _to(indices, "i32", x.graph) if not isinstance(indices, Var) else indices
+    a = axis_of("take", x, 0 if axis is None else axis)
+    idx = integer_operand("take", x.graph.const(indices, (), "i32") if type(indices) is int else indices)
     flat = sh.reshape(idx, tuple(idx.size if i == a else 1 for i in range(len(x.shape))))
     out = ix.gather(x, flat, a)
     return sh.reshape(out, (*x.shape[:a], *idx.shape, *x.shape[a + 1 :]))
@@ -568,26 +500,28 @@ def take(x: Any, indices: Any, *, axis: int | None = None) -> Var:
 @array_function
 def take_along_axis(x: Any, indices: Any, *, axis: int = -1) -> Var:
     """``out[.., j, ..] = x[.., indices[.., j, ..], ..]`` along ``axis``; other axes of the indices match x's or are 1."""
-    (a,) = _axes("take_along_axis", x, axis)
-    return ix.gather(x, indices, a)
+    a = axis_of("take_along_axis", x, axis)
+    return ix.gather(x, integer_operand("take_along_axis", indices), a)
 
 
 @array_function
 def scatter_add(x: Any, indices: Any, updates: Any, *, axis: int = 0) -> Var:
     """x with ``updates`` slices added at 1-D int32 ``indices`` along ``axis``; equal indices add up."""
-    (a,) = _axes("scatter_add", x, axis)
-    if not isinstance(indices, Var) or len(indices.shape) != 1:
-        raise expected("scatter_add", "a list of indices with one axis", getattr(indices, "shape", indices))
-    u = _to(updates, x.dtype, x.graph)
-    u = sh.broadcast_to(u, (*x.shape[:a], indices.size, *x.shape[a + 1 :]))
+    a = axis_of("scatter_add", x, axis)
+    if len(integer_operand("scatter_add", indices).shape) != 1:
+        raise expected("scatter_add", "indices of one axis", indices.shape)
+    graph_of("scatter_add", [x, updates])
+    if common_dtype("scatter_add", [x, updates]) != x.dtype:
+        raise expected("scatter_add", f"updates of dtype {x.dtype}", shown(updates), TypeError)
+    shape = (*x.shape[:a], indices.size, *x.shape[a + 1 :])
+    u = sh.broadcast_to(converted(updates, x.dtype, x.graph), shape, "scatter_add")
     flat = sh.reshape(indices, tuple(indices.size if i == a else 1 for i in range(len(x.shape))))
     return ew.add(x, ix.scatter_add(u, flat, a, x.shape[a]))
 
 
 @array_function
 def _one_hot(labels: Any, *, n: int, dtype: str) -> Var:
-    if labels.dtype != "i32":
-        raise expected("one_hot", "integer labels", labels.dtype, TypeError)
+    integer_operand("one_hot", labels, "labels")
     shape = (*labels.shape, n)
     classes = sh.broadcast(labels.graph.array(np.arange(n, dtype=np.int32)), shape, (len(shape) - 1,))
     hit = ew.apply(ew.EQUAL, sh.broadcast(labels, shape, tuple(range(len(labels.shape)))), classes)
@@ -596,17 +530,26 @@ def _one_hot(labels: Any, *, n: int, dtype: str) -> Var:
 
 def one_hot(labels: Array, n: int, *, dtype: Any = np.float32) -> Array:
     """[..., n] with 1 at each label and 0 elsewhere; a label outside 0..n-1 gives zeros."""
-    return _one_hot(labels, n=int(n), dtype=NAMES[np.dtype(dtype)])
+    if isinstance(n, bool) or not isinstance(n, int | np.integer) or n < 0:
+        raise located(expected("one_hot", "n a whole number of at least 0", repr(n)))
+    return _one_hot(labels, n=int(n), dtype=dtype_name("one_hot", dtype))
 
 
 def getitem(x: Array, key: Any) -> Array:
     """x[key] for integers, slices, ``...``, None and one integer array."""
+    try:
+        return _getitem(x, key)
+    except (TypeError, IndexError, ValueError) as error:
+        raise located(error) from error.__cause__
+
+
+def _getitem(x: Array, key: Any) -> Array:
     keys = list(key) if isinstance(key, tuple) else [key]
     keys = [int(k) if isinstance(k, np.integer) else k for k in keys]
     ndim = len(x.shape)
     used = builtins.sum(k is not None and k is not Ellipsis for k in keys)
-    if used > ndim or keys.count(Ellipsis) > 1 if all(not isinstance(k, Tracer | np.ndarray) for k in keys) else used > ndim:
-        raise expected("index", f"at most {ndim} indices for {x.shape}", len(keys), IndexError)
+    if used > ndim or builtins.sum(k is Ellipsis for k in keys) > 1:
+        raise expected("index", f"at most {ndim} indices and one ... for {x.shape}", f"{len(keys)} indices", IndexError)
     dots = next((i for i, k in enumerate(keys) if k is Ellipsis), None)
     fill = [slice(None)] * (ndim - used)
     keys = [*keys[:dots], *fill, *keys[dots + 1 :]] if dots is not None else [*keys, *fill]
@@ -632,6 +575,8 @@ def _basic(x: Any, *, keys: tuple[Any, ...]) -> Var:
             continue
         n = x.shape[a]
         if isinstance(k, tuple):
+            if k[3] == 0 or any(v is not None and not hasattr(v, "__index__") for v in k[1:]):
+                raise expected("index", "a slice of integers with a step other than 0", ":".join(map(str, k[1:])), TypeError)
             lo, hi, s = slice(*k[1:]).indices(n)
             count = len(range(lo, hi, s))
             if s < 0:
@@ -671,7 +616,7 @@ def ones_like(x: Array) -> Array:
 
 @array_function
 def _filled(x: Any, *, value: int) -> Var:
-    return x.graph.const(float(value) if x.dtype in FLOATS else value, x.shape, x.dtype)
+    return array_operand("zeros_like or ones_like", x).graph.const(float(value) if x.dtype in FLOATS else value, x.shape, x.dtype)
 
 
 def _method(f: Callable[..., Any]) -> Callable[..., Any]:

@@ -14,9 +14,9 @@ from fastmeta.ops import elementwise as ew
 from fastmeta.ops import structure
 from fastmeta.ops.shape import broadcast
 from fastmeta.program import FLOATS, NAMES, Program, Var
-from fastmeta.trace import PerTask, Trace, Tracer, as_array, close, running, trace
+from fastmeta.trace import PerTask, Trace, Tracer, as_array, close, located, running, trace
 from fastmeta.transforms import differentiate
-from fastmeta.tree import is_array, is_number, prefix
+from fastmeta.tree import is_array, is_number, prefix, shown
 
 # -- tracing pytrees
 
@@ -63,11 +63,45 @@ def _tracers(t: Trace, outs: Sequence[Var]) -> list[Tracer]:
     return [Tracer(v, t) for v in outs]
 
 
-def _scalar(where: str, x: Any, t: Trace) -> Any:
+def _scalar(where: str, x: Any, t: Trace) -> None:
     v = t.lift(x) if is_array(x) or is_number(x) else None
     if v is None or v.shape != () or v.dtype not in FLOATS:
-        raise expected(where, "a function that returns one float scalar", f"{v.dtype}{list(v.shape)}" if v is not None else type(x).__name__, TypeError)
-    return x
+        raise expected(where, "a function that returns one float scalar", type(x).__name__ if v is None else _kinds([v]), TypeError)
+
+
+def _kinds(vs: Sequence[Any]) -> str:
+    """Dtypes and shapes as text: f32[2, 3], i32[]."""
+    return ", ".join(f"{v.dtype}{list(v.shape)}" for v in vs)
+
+
+def _values(where: str, what: str, tree: Any) -> tuple[list[Any], Any]:
+    """Leaves and structure of a tree that may hold arrays and numbers only."""
+    leaves, spec = optree.tree_flatten(tree, none_is_leaf=True)
+    for x in leaves:
+        if not is_array(x) and not is_number(x):
+            raise expected(where, f"{what} of arrays and numbers", repr(x), TypeError)
+    return leaves, spec
+
+
+def _alike(where: str, what: str, want: Any, got: Any) -> None:
+    if want != got:
+        raise expected(where, f"{what} of structure {shown(want)}", shown(got), TypeError)
+
+
+def _argnums(where: str, argnums: Any) -> tuple[int, ...]:
+    """``argnums`` as a tuple of different numbers, checked as far as is possible without the arguments."""
+    numbers = argnums if isinstance(argnums, tuple) else (argnums,)
+    if not numbers or any(isinstance(k, bool) or not isinstance(k, int) for k in numbers):
+        raise located(expected(where, "argnums an integer or a tuple of integers", repr(argnums), TypeError))
+    return numbers
+
+
+def _within(where: str, numbers: tuple[int, ...], n: int, got: Any) -> list[int]:
+    """``numbers`` as positions among n arguments."""
+    chosen = [k % n for k in numbers if -n <= k < n]
+    if len(set(chosen)) != len(numbers):
+        raise expected(where, f"different argnums within the {n} arguments", got)
+    return chosen
 
 
 # -- derivatives
@@ -81,34 +115,37 @@ def grad(f: Callable[..., Any], argnums: int | tuple[int, ...] = 0, has_aux: boo
     >>> grad(lambda x: x * x)(np.float32(3))
     array(6., dtype=float32)
     """
+    _argnums("grad", argnums)
     return _transform(f, ("grad", argnums, has_aux), lambda: _gradient(f, argnums, has_aux, False))
 
 
 def value_and_grad(f: Callable[..., Any], argnums: int | tuple[int, ...] = 0, has_aux: bool = False) -> Callable[..., Any]:
     """The value of a scalar function and its gradient: (value, gradient), or ((value, aux), gradient) with ``has_aux``."""
+    _argnums("value_and_grad", argnums)
     return _transform(f, ("value_and_grad", argnums, has_aux), lambda: _gradient(f, argnums, has_aux, True))
 
 
 def _gradient(f: Callable[..., Any], argnums: int | tuple[int, ...], has_aux: bool, value: bool) -> Callable[..., Any]:
-    numbers = argnums if isinstance(argnums, tuple) else (argnums,)
+    numbers = _argnums("grad", argnums)
 
     def gradient(*args: Any) -> Any:
-        if any(not -len(args) <= k < len(args) for k in numbers) or len({k % len(args) for k in numbers}) != len(numbers):
-            raise expected("grad", f"different argnums within the {len(args)} arguments", argnums)
+        chosen = _within("grad", numbers, len(args), argnums)
         sizes = [optree.tree_structure(a, none_is_leaf=True).num_leaves for a in args]
         starts = [sum(sizes[:k]) for k in range(len(args))]
-        chosen = [k % len(args) for k in numbers]
+        for k in chosen:
+            _values("grad", f"argument {k}", args[k])
         first = [starts[k] + i for k in chosen for i in range(sizes[k])]
         inner = Inner(f, args, first)
         for k, v in zip(first, inner.args, strict=False):
             if v.dtype not in FLOATS:  # type: ignore[union-attr]
-                raise expected("grad", "float parameters", f"{v.dtype}{list(v.shape)} in leaf {k}", TypeError)  # type: ignore[union-attr]
+                raise expected("grad", "float parameters", f"{_kinds([v])} in leaf {k}", TypeError)
         outs = inner.out_leaves
         if has_aux:
-            if len(inner.out_tree.children()) != 2 or inner.out_tree.type is not tuple:
-                raise expected("grad", "a function that returns (scalar, aux)", inner.out_tree, TypeError)
-        elif len(outs) != 1:
-            raise expected("grad", "a function that returns one scalar (or has_aux=True)", inner.out_tree, TypeError)
+            pair = inner.out_tree.children()
+            if len(pair) != 2 or inner.out_tree.type is not tuple or not pair[0].is_leaf():
+                raise expected("grad", "a function that returns (scalar, aux)", shown(inner.out_tree), TypeError)
+        elif not inner.out_tree.is_leaf():
+            raise expected("grad", "a function that returns one scalar (or has_aux=True)", shown(inner.out_tree), TypeError)
         _scalar("grad", outs[0], inner.trace)
         dynamic = [k for k, x in enumerate(outs) if is_array(x) or k == 0]
         p = inner.close([outs[k] for k in dynamic])
@@ -141,11 +178,14 @@ def jvp(f: Callable[..., Any], primals: Sequence[Any], tangents: Sequence[Any]) 
     """
 
     def pushed(primals: Any, tangents: Any) -> Any:
-        n = optree.tree_structure(primals, none_is_leaf=True).num_leaves
+        xs, tree = _values("jvp", "primals", primals)
+        leaves, spec = _values("jvp", "tangents", tangents)
+        n = len(xs)
+        _alike("jvp", "tangents", tree, spec)
         inner = Inner(f, tuple(primals), range(n))
-        ts = [inner.outer.lift(x) for x in optree.tree_leaves(tangents, none_is_leaf=True)]
-        if [(t.shape, t.dtype) for t in ts] != [(v.shape, v.dtype) for v in inner.args]:  # type: ignore[union-attr]
-            raise expected("jvp", "tangents of the primals' tree, shapes and dtypes", [(t.shape, t.dtype) for t in ts])
+        ts = [inner.outer.lift(x) for x in leaves]
+        if _kinds(ts) != _kinds(inner.args[:n]):
+            raise expected("jvp", f"tangents like the primals, {_kinds(inner.args[:n])}", _kinds(ts))
         p = inner.close(inner.out_leaves)
         active = tuple(k < n and v.dtype in FLOATS for k, v in enumerate(p.inputs))
         body = differentiate.jvp(p, active)
@@ -158,6 +198,9 @@ def jvp(f: Callable[..., Any], primals: Sequence[Any], tangents: Sequence[Any]) 
         make = lambda vs: optree.tree_unflatten(inner.out_tree, _tracers(inner.outer, vs))  # noqa: E731
         return make(outs[:m]), make(touts)
 
+    for name, x in (("primals", primals), ("tangents", tangents)):
+        if not isinstance(x, tuple | list):
+            raise located(expected("jvp", f"{name} as a tuple, one for each argument", type(x).__name__, TypeError))
     return _transform(f, ("jvp",), lambda: pushed)(tuple(primals), tuple(tangents))
 
 
@@ -165,12 +208,14 @@ def vjp(f: Callable[..., Any], *primals: Any) -> tuple[Any, Callable[[Any], Any]
     """f(*primals) and a function from a cotangent of its result to the tuple of cotangents of the primals."""
 
     def pulled(primals: Any, cotangent: Any) -> Any:
-        n = optree.tree_structure(primals, none_is_leaf=True).num_leaves
+        n = len(_values("vjp", "primals", primals)[0])
+        leaves, spec = _values("vjp", "a cotangent", cotangent)
         inner = Inner(f, tuple(primals), range(n))
         p = inner.close(inner.out_leaves)
-        cts = [inner.outer.lift(x) for x in optree.tree_leaves(cotangent, none_is_leaf=True)]
-        if [(c.shape, c.dtype) for c in cts] != [(v.shape, v.dtype) for v in p.outputs]:
-            raise expected("vjp", f"a cotangent like the result, {[(v.shape, v.dtype) for v in p.outputs]}", [(c.shape, c.dtype) for c in cts])
+        _alike("vjp", "a cotangent", inner.out_tree, spec)
+        cts = [inner.outer.lift(x) for x in leaves]
+        if _kinds(cts) != _kinds(p.outputs):
+            raise expected("vjp", f"a cotangent like the result, {_kinds(p.outputs)}", _kinds(cts))
         active = tuple(k < n and v.dtype in FLOATS for k, v in enumerate(p.inputs))
         given = tuple(v.dtype in FLOATS for v in p.outputs)
         body = differentiate.vjp(p, active, given)
@@ -186,13 +231,19 @@ def vjp(f: Callable[..., Any], *primals: Any) -> tuple[Any, Callable[[Any], Any]
 def hvp(f: Callable[..., Any], argnums: int = 0) -> Callable[..., Any]:
     """A function ``(*args, v)`` that gives the Hessian of scalar f with respect to argument ``argnums``, times v.
 
-    >>> hvp(lambda x: fm_sum(x * x * x))(np.array([1., 2.], np.float32), np.array([1., 0.], np.float32))
+    >>> hvp(lambda x: (x * x * x).sum())(np.array([1., 2.], np.float32), np.array([1., 0.], np.float32))
     array([6., 0.], dtype=float32)
     """
 
+    numbers = _argnums("hvp", argnums)
+    if len(numbers) != 1:
+        raise located(expected("hvp", "one of argnums", argnums))
+
     def product(*args: Any) -> Any:
+        if len(args) < 2:
+            raise expected("hvp", "the arguments of the function and a vector", f"{len(args)} arguments", TypeError)
         *rest, v = args
-        at = argnums % len(rest)
+        (at,) = _within("hvp", numbers, len(rest), argnums)
 
         def gradient(x: Any) -> Any:
             return grad(f, at)(*rest[:at], x, *rest[at + 1 :])
@@ -214,29 +265,33 @@ def scan(step: Callable[..., Any], init: Any, xs: Any = None, length: int | None
     (array(3., dtype=float32), array([0., 0., 1.], dtype=float32))
     """
 
+    if length is not None and (isinstance(length, bool) or not isinstance(length, int | np.integer) or length < 0):
+        raise located(expected("scan", "length a whole number of at least 0, known while tracing", repr(length), TypeError))
+
     def run(init: Any, xs: Any) -> Any:
+        _values("scan", "a carry", init)
         leaves, _ = optree.tree_flatten((init, xs), none_is_leaf=True)
         carries, carry_tree = optree.tree_flatten(init, none_is_leaf=True)
         c = len(carries)
         sliced = [k for k in range(c, len(leaves)) if is_array(leaves[k])]
         outer = running.trace
         assert outer is not None
-        lengths = {outer.lift(leaves[k]).shape[:1] for k in sliced} | ({(length,)} if length is not None else set())
-        if len(lengths) != 1 or lengths == {()} or next(iter(lengths))[0] < 0:
-            raise expected("scan", "one length, of all xs or given", sorted(lengths))
-        ((n,),) = lengths
+        shapes = [outer.lift(leaves[k]).shape for k in sliced]
+        if () in shapes:
+            raise expected("scan", "xs with a leading axis", "a scalar")
+        lengths = {shape[0] for shape in shapes} | ({int(length)} if length is not None else set())
+        if len(lengths) != 1:
+            raise expected("scan", "one length, of all xs or given", ", ".join(map(str, sorted(lengths))) or "neither xs nor length")
+        (n,) = lengths
         inner = Inner(step, (init, xs), range(c), [k in sliced for k in range(len(leaves))])
         pair = inner.out_tree.children()
         if len(pair) != 2 or inner.out_tree.type is not tuple:
-            raise expected("scan", "a step that returns (carry, y)", inner.out_tree, TypeError)
-        if pair[0] != carry_tree:
-            raise expected("scan", f"a carry of structure {carry_tree}", pair[0], TypeError)
+            raise expected("scan", "a step that returns (carry, y)", shown(inner.out_tree), TypeError)
+        _alike("scan", "a carry", carry_tree, pair[0])
         ys = [k for k in range(c, len(inner.out_leaves)) if inner.out_leaves[k] is not None]
         p = inner.close([*inner.out_leaves[:c], *[inner.out_leaves[k] for k in ys]])
-        have = [(v.shape, v.dtype) for v in p.outputs[:c]]
-        want = [(v.shape, v.dtype) for v in p.inputs[:c]]
-        if have != want:
-            raise expected("scan", f"a carry of {want}", have, TypeError)
+        if _kinds(p.outputs[:c]) != _kinds(p.inputs[:c]):
+            raise expected("scan", f"a carry of {_kinds(p.inputs[:c])}", _kinds(p.outputs[:c]), TypeError)
         spec = structure.Loop(_reordered(p, c, len(sliced)), len(p.inputs) - c - len(sliced), c, len(sliced), len(ys), 0, n)
         k = c + len(sliced)
         args = (*inner.args[k:], *inner.args[:c], *inner.args[c:k])
@@ -284,15 +339,15 @@ def map_tasks(f: Callable[..., Any], in_axes: Any = 0, reduce: Any = None) -> Ca
     array([0., 2., 4.], dtype=float32)
     """
     for leaf in optree.tree_leaves(in_axes, none_is_leaf=True):
-        if leaf not in (0, None) or isinstance(leaf, bool):
-            raise expected("map_tasks", "in_axes of 0 or None", repr(leaf))
+        if leaf is not None and not (type(leaf) is int and leaf == 0):
+            raise located(expected("map_tasks", "in_axes of 0 or None", repr(leaf)))
     for leaf in optree.tree_leaves(reduce, none_is_leaf=True):
-        if leaf not in (None, "mean", "sum"):
-            raise expected("map_tasks", "reduce of None, 'mean' or 'sum'", repr(leaf))
+        if leaf is not None and not (isinstance(leaf, str) and leaf in ("mean", "sum")):
+            raise located(expected("map_tasks", "reduce of None, 'mean' or 'sum'", repr(leaf)))
 
     def mapped(*args: Any) -> Any:
         leaves, _ = optree.tree_flatten(args, none_is_leaf=True)
-        axes = prefix("map_tasks", in_axes if isinstance(in_axes, tuple) else (in_axes,) * len(args), args)
+        axes = prefix("map_tasks in_axes", in_axes if isinstance(in_axes, tuple) else (in_axes,) * len(args), args)
         outer = running.trace
         assert outer is not None
         cut = [a == 0 and is_array(x) for a, x in zip(axes, leaves, strict=True)]
@@ -309,7 +364,7 @@ def map_tasks(f: Callable[..., Any], in_axes: Any = 0, reduce: Any = None) -> Ca
         if n == 0:
             raise expected("map_tasks", "at least one task", 0)
         inner = Inner(f, args, (), cut)
-        rules = prefix("map_tasks", reduce, optree.tree_unflatten(inner.out_tree, inner.out_leaves))
+        rules = prefix("map_tasks reduce", reduce, optree.tree_unflatten(inner.out_tree, inner.out_leaves))
         dynamic = [k for k, x in enumerate(inner.out_leaves) if is_array(x) or is_number(x)]
         order = [k for k in dynamic if rules[k] is None] + [k for k in dynamic if rules[k] is not None]
         p = inner.close([inner.out_leaves[k] for k in order])
@@ -335,7 +390,7 @@ def map_tasks(f: Callable[..., Any], in_axes: Any = 0, reduce: Any = None) -> Ca
 
 
 def _mapped_leaves(in_axes: Any, args: tuple[Any, ...]) -> list[bool]:
-    return [a == 0 for a in prefix("map_tasks", in_axes if isinstance(in_axes, tuple) else (in_axes,) * len(args), args)]
+    return [a == 0 for a in prefix("map_tasks in_axes", in_axes if isinstance(in_axes, tuple) else (in_axes,) * len(args), args)]
 
 
 def _hashable(tree: Any) -> Any:
@@ -353,6 +408,8 @@ def jit(f: Callable[..., Any]) -> Callable[..., Any]:
 
 def _transform(f: Callable[..., Any], key: Any, make: Callable[[], Callable[..., Any]], tasks: Any = None) -> Compiled:
     """The compiled transform of f, made once per function and options: it lives as long as f does."""
+    if not callable(f):
+        raise located(expected(key[0], "a function", type(f).__name__, TypeError))
     try:
         cache = f.__dict__.setdefault("__fastmeta__", (f, {}))
     except AttributeError:
@@ -377,15 +434,18 @@ class Compiled:
         self.__doc__ = getattr(source, "__doc__", None)
 
     def __call__(self, *args: Any) -> Any:
-        if running.trace is not None:
-            return self.f(*args)
-        leaves, tree = optree.tree_flatten(args, none_is_leaf=True)
-        last = self.last
-        if last is not None and last.tree == tree and last.backend == backends.state.name:
-            out = last.run(leaves)
-            if out is not None:
-                return out
-        return self._lookup(args, leaves, tree)
+        try:
+            if running.trace is not None:
+                return self.f(*args)
+            leaves, tree = optree.tree_flatten(args, none_is_leaf=True)
+            last = self.last
+            if last is not None and last.tree == tree and last.backend == backends.state.name:
+                out = last.run(leaves)
+                if out is not None:
+                    return out
+            return self._lookup(args, leaves, tree)
+        except (ValueError, TypeError, OverflowError, RuntimeError) as error:
+            raise located(error) from error.__cause__
 
     def _lookup(self, args: tuple[Any, ...], leaves: list[Any], tree: Any) -> Any:
         wide = any(getattr(x, "dtype", None) == np.float64 for x in leaves)
@@ -393,9 +453,8 @@ class Compiled:
         mapped = self.tasks(args) if self.tasks else [False] * len(leaves)
         for x, on in zip(leaves, mapped, strict=True):
             if is_array(x) or is_number(x):
-                a = as_array(x)
-                a = a.astype(np.float64) if wide and type(x) is float else a
-                a = np.ascontiguousarray(a).reshape(a.shape)
+                a = np.asarray(x) if wide and type(x) is float else as_array(x)
+                a = np.require(a, requirements="CA")
                 values.append(a)
                 if on and a.shape:
                     if a.shape[0] == 0:
@@ -405,6 +464,10 @@ class Compiled:
                     kinds.append((a.shape, NAMES[a.dtype]))
             else:
                 values.append(x)
+                try:
+                    hash(x)
+                except TypeError:
+                    raise expected("jit", "arrays, numbers and options that hash", type(x).__name__, TypeError) from None
                 kinds.append(("static", x))
         if self.tasks:
             n = {a.shape[0] for a, on in zip(values, mapped, strict=True) if on and isinstance(a, np.ndarray) and a.shape}
@@ -428,7 +491,7 @@ class Compiled:
 class Entry:
     """One compiled program: from flat arguments to results."""
 
-    __slots__ = ("tree", "backend", "program", "executable", "hidden", "per_task", "out_tree", "fixed", "slots", "dynamic", "mapped", "statics")
+    __slots__ = ("tree", "backend", "program", "executable", "hidden", "loose", "per_task", "out_tree", "fixed", "slots", "dynamic", "mapped", "statics")
 
     def __init__(self, f: Callable[..., Any], tree: Any, kinds: list[Any]) -> None:
         self.tree = tree
@@ -449,6 +512,7 @@ class Entry:
         self.program = close(t, args, [leaves[k] for k in self.slots])
         self.hidden = t.captured
         self.mapped = next((i for i, k in enumerate(self.dynamic) if kinds[k][0][:1] == (-1,)), None)
+        self.loose = any(isinstance(h, np.ndarray) and not (h.flags.c_contiguous and h.flags.aligned) for h in t.captured)
         self.per_task = [h for h in t.captured if isinstance(h, PerTask)]
         self.executable = backends.load(self.program)
 
@@ -459,14 +523,19 @@ class Entry:
                 return None
             arrays = [leaves[k] for k in self.dynamic]
         if self.hidden:
+            hidden = self.hidden
+            if self.loose:  # by reference all the same: copied anew at every call
+                hidden = [np.require(h, requirements="CA") if isinstance(h, np.ndarray) else h for h in hidden]
             if self.per_task:
                 try:
                     n = arrays[self.mapped].shape[0]  # type: ignore[index]
                 except (AttributeError, IndexError):
                     return None
-                arrays = [*arrays, *[h.at(n) if isinstance(h, PerTask) else h for h in self.hidden]]
+                if n == 0:
+                    return None
+                arrays = [*arrays, *[h.at(n) if isinstance(h, PerTask) else h for h in hidden]]
             else:
-                arrays = [*arrays, *self.hidden]
+                arrays = [*arrays, *hidden]
         outs = self.executable(arrays)
         if outs is None:
             if checked:

@@ -22,6 +22,18 @@ def expected(where: str, what: object, got: object, kind: type[E] = ValueError, 
     return kind(f"[{where}] expected {what}, got {got}" + (f". {hint}" if hint else ""))
 
 
+def bad_index(op: str, index: int, bound: int, task: int, line: tuple[str, int] | None) -> IndexError:
+    """The error of an index found out of range while a program runs; ``task`` is -1 outside `map_tasks`.
+
+    >>> str(bad_index("take", 7, 5, 3, ("episode.py", 12)))
+    '[take] expected an index in 0..4, got 7 in task 3 (episode.py:12)'
+    """
+    got = f"{index} in task {task}" if task >= 0 else str(index)
+    error = expected(op, f"an index in 0..{bound - 1}", got + (f" ({line[0]}:{line[1]})" if line else ""), IndexError)
+    error.line = line  # type: ignore[attr-defined]  # it is in the message already
+    return error
+
+
 class DivergedError(RuntimeError):
     """An inner loss of one task is not finite; names the task, the inner step and, when known, the meta-step.
 

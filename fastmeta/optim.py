@@ -121,7 +121,7 @@ def sgd(lr: float | Schedule, momentum: float = 0.0) -> Optimizer:
         if momentum:
             velocity = tree_map(lambda v, g: fa.add(fa.multiply(v, momentum), g), velocity, grads)
         along = velocity if momentum else grads
-        updates = _per_dtype(along, state.count, lambda v, t: fa.multiply(v, fa.negative(rate(t))))
+        updates = _per_dtype(along, state.count, lambda v, t: fa.multiply(v, -rate(t)))
         return updates, Momentum(fa.add(state.count, 1), velocity)
 
     return Optimizer(init, update)
@@ -164,7 +164,7 @@ def adam(
 
         def factors(t: Array) -> tuple[Array, Array]:
             done = fa.add(t, 1.0)
-            return fa.divide(fa.negative(rate(t)), _unbias(b1, done)), fa.divide(1.0, _unbias(b2, done))
+            return fa.divide(-rate(t), _unbias(b1, done)), fa.divide(1.0, _unbias(b2, done))
 
         def step(moments: tuple[Array, Array], scales: tuple[Array, Array]) -> Array:
             m, v = moments

@@ -6,19 +6,22 @@ first time the inner trace meets it, so an inner program never refers to another
 
 from __future__ import annotations
 
+import os
 import sys
 import threading
+import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
+import optree
 
 from fastmeta.errors import expected
 from fastmeta.program import DTYPES, NAMES, Graph, Program, Shape, Var
 
-PACKAGE = str(Path(__file__).parent)
+PACKAGE, OPTREE = (str(Path(file).parent) + os.sep for file in (__file__, optree.__file__))
 SMALL = 1024  # bytes: larger captured arrays become inputs by reference
 
 Array = Any  # a NumPy array, a tracer, or a Python number
@@ -46,10 +49,7 @@ class Trace:
             while t is not None and t is not x.trace:
                 t = t.outer
             if t is None:
-                raise RuntimeError(
-                    "[trace] expected a value of a running trace, got a tracer whose function has already returned; "
-                    "return it from the function instead of keeping it in a global, a list or an attribute"
-                )
+                raise escaped(x)
             return self._capture((x.trace, x.var.id), x, x.shape, x.var.dtype)
         value = as_array(x)
         if value.nbytes <= SMALL:
@@ -121,13 +121,18 @@ def as_array(x: Any) -> np.ndarray:
     """A NumPy array of one of the four dtypes; integers of any width are narrowed after a range check."""
     if isinstance(x, np.ndarray | np.generic):
         return narrow(np.asarray(x))
+    if isinstance(x, Tracer):
+        raise escaped(x)
     if isinstance(x, bool | int | float | list | tuple):
         if isinstance(x, list | tuple) and any(isinstance(v, Tracer) for v in x):
-            raise TypeError("[array] expected an array, got a list of traced values; join them with fm.stack or fm.concat")
-        value = np.asarray(x)
+            raise expected("array", "an array", "a list of traced values", TypeError, "Join them with fm.stack or fm.concat")
+        try:
+            value = np.asarray(x)
+        except ValueError as error:  # rows of different lengths
+            raise expected("array", "rows of one shape", f"{type(x).__name__} ({error})") from None
         plain = not isinstance(x, list | tuple) or not any(isinstance(v, np.generic | np.ndarray) for v in x)
         x = value.astype(np.float32) if plain and value.dtype == np.float64 else value  # Python's floats have no dtype
-    elif hasattr(x, "__array__") and not isinstance(x, Tracer):
+    elif hasattr(x, "__array__"):
         x = np.asarray(x)
     elif hasattr(x, "__dlpack__"):
         x = np.from_dlpack(x)
@@ -139,6 +144,8 @@ def as_array(x: Any) -> np.ndarray:
 def narrow(x: np.ndarray) -> np.ndarray:
     if x.dtype in NAMES:
         return x
+    if not x.dtype.isnative:
+        return narrow(x.astype(x.dtype.newbyteorder("=")))
     if x.dtype.kind in "iu":
         if x.size and (x.max() > 2**31 - 1 or x.min() < -(2**31)):
             raise expected("array", "integers that fit in 32 bits", f"{x.min()}..{x.max()}", OverflowError)
@@ -151,10 +158,48 @@ def user_line() -> tuple[str, int] | None:
     frame: FrameType | None = sys._getframe(1)
     while frame is not None:
         name = frame.f_code.co_filename
-        if not name.startswith(PACKAGE):
+        if not name.startswith((PACKAGE, OPTREE)):
             return name, frame.f_lineno
         frame = frame.f_back
     return None
+
+
+E = TypeVar("E", bound=Exception)
+
+
+def located(error: E) -> E:
+    """The error with the user's own line at its end, once, where one of our checks raised it.
+
+    What NumPy makes of a tracer's refusal is replaced by the refusal.
+    """
+    if str(error).startswith("operand 'Tracer' does not support ufuncs"):
+        error = _refused("a NumPy function", "a traced value", NUMPY).with_traceback(error.__traceback__)  # type: ignore[assignment]
+    elif str(error).startswith("setting an array element with a sequence") and error.__cause__ is not None:
+        return error.__cause__  # type: ignore[return-value]
+    if not str(error).startswith("[") or hasattr(error, "line") or not isinstance(error.args[0], str):
+        return error
+    frames = [(f.f_code.co_filename, n) for f, n in traceback.walk_tb(error.__traceback__)]
+    line = next((at for at in reversed(frames) if not at[0].startswith((PACKAGE, OPTREE))), None) or user_line()
+    if line is not None:
+        error.line = line  # type: ignore[attr-defined]
+        error.args = (f"{error.args[0]} ({line[0]}:{line[1]})", *error.args[1:])
+    return error
+
+
+def escaped(x: Tracer) -> RuntimeError:
+    """The error of a tracer that is used after its trace has ended."""
+    return expected(
+        "trace", "a value of a running trace", f"{x!r} of a function that has already returned", RuntimeError,
+        "Return it from the function instead of keeping it in a global, a list or an attribute",
+    )  # fmt: skip
+
+
+NUMPY = "the function of the same name in fastmeta (fm.exp, fm.sum, ...)"
+
+
+def _refused(what: str, got: object, instead: str) -> TypeError:
+    hint = f"Use {instead}; for loops whose length is data use fm.scan with a fixed length and fm.where"
+    return expected("trace", f"a value known while tracing for {what}", got, TypeError, hint)
 
 
 class Tracer:
@@ -189,30 +234,27 @@ class Tracer:
 
     def __len__(self) -> int:
         if not self.shape:
-            raise TypeError("[len] expected an array with at least one axis, got a scalar")
+            raise located(expected("len", "an array of at least one axis", self, TypeError))
         return self.shape[0]
 
     def __bool__(self) -> bool:
-        raise self._concrete("if/while/and/or on a traced value", "fm.where(condition, a, b)")
+        raise located(_refused("if, while, and, or", self, "fm.where(condition, a, b)"))
 
     def __float__(self) -> float:
-        raise self._concrete("float() of a traced value", "the value as an array, or return it from the function")
+        raise located(_refused("float()", self, "the value as an array, or return it from the function"))
 
     def __int__(self) -> int:
-        raise self._concrete("int() of a traced value", "a Python integer known before the call, or fm.take for an index")
+        raise located(_refused("int(), range() or an index", self, "a Python integer known before the call, or fm.take for an index"))
 
     __index__ = __int__
 
     def __array__(self, *args: Any, **kwargs: Any) -> Any:
-        raise self._concrete("NumPy's functions on a traced value", "the function of the same name in fastmeta (fm.exp, fm.sum, ...)")
+        raise located(_refused("a NumPy function", self, NUMPY))
+
+    def __array_function__(self, function: Any, types: Any, args: Any, kwargs: Any) -> Any:
+        if function in (np.shape, np.ndim, np.size):
+            return getattr(args[0], function.__name__)
+        raise located(_refused("a NumPy function", self, NUMPY))
 
     def __setitem__(self, key: Any, value: Any) -> None:
-        raise self._concrete("assigning into a traced array", "fm.where, fm.concat or fm.scatter_add, which make a new array")
-
-    def _concrete(self, what: str, instead: str) -> TypeError:
-        line = user_line()
-        where = f" ({line[0]}:{line[1]})" if line else ""
-        return TypeError(
-            f"[trace] {what} needs its number, which does not exist while the function is traced{where}. "
-            f"Use {instead}; for loops whose length is data use fm.scan with a fixed length and fm.where."
-        )
+        raise located(_refused("assignment into it", self, "fm.where, fm.concat or fm.scatter_add, which make a new array"))

@@ -9,7 +9,7 @@ import numpy as np
 import optree
 
 from fastmeta.errors import expected
-from fastmeta.trace import Tracer
+from fastmeta.trace import Tracer, located
 
 
 def tree_map(f: Callable[..., Any], tree: Any, *rest: Any) -> Any:
@@ -18,7 +18,20 @@ def tree_map(f: Callable[..., Any], tree: Any, *rest: Any) -> Any:
     >>> tree_map(lambda p, g: p - 0.5 * g, {"w": 2.0}, {"w": 1.0})
     {'w': 1.5}
     """
+    spec = optree.tree_structure(tree)
+    for other in rest:
+        if not spec.is_prefix(optree.tree_structure(other)):
+            raise located(expected("tree_map", f"trees of structure {shown(spec)}", shown(optree.tree_structure(other))))
     return optree.tree_map(f, tree, *rest)
+
+
+def shown(spec: Any) -> str:
+    """A structure as text, * for each leaf.
+
+    >>> shown(optree.tree_structure({"w": 1, "b": [2, 3]}))
+    "{'b': [*, *], 'w': *}"
+    """
+    return str(spec).removeprefix("PyTreeSpec(").removesuffix(")").removesuffix(", NoneIsLeaf")
 
 
 def is_array(x: Any) -> bool:
@@ -33,5 +46,6 @@ def prefix(where: str, spec: Any, tree: Any) -> list[Any]:
     """``spec``, a prefix of ``tree``, as one value per leaf (None counts as a value)."""
     try:
         return optree.broadcast_prefix(spec, tree, none_is_leaf=True)
-    except ValueError as error:
-        raise expected(where, "a prefix of the tree it describes", f"{spec!r} ({error})") from None
+    except ValueError:
+        whole = shown(optree.tree_structure(tree, none_is_leaf=True))
+        raise expected(where, f"a prefix of {whole}", f"{spec!r}") from None

@@ -607,7 +607,7 @@ def long_plans():
     scan.work = 1 << 44
     yield "loop", scan, [sample((3, 64))]
 
-    n = 8192
+    n = 4096
     gemm = Builder([(f32, (n, n))], [(f32, (n, n))])
     x = view(gemm.input(0), (n, n))
     gemm.gemm(f32, (), n, n, [(n, x, x)] * 4, view(gemm.output(0), (n, n)))

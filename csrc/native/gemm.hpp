@@ -254,13 +254,14 @@ struct Widths {
   static constexpr int larger(int a, int b) { return a > b ? a : b; }
   // In sixteenths of a cycle.  Fewer than 12 chains leave gaps, fewer than 8 cannot hide an FMA's latency of 4.
   static constexpr int tile(int r, int w) {
-    return larger(larger(r * w < 12 ? 9 * r * w : 8 * r * w, 8 * (r + w)), 60) + 8;
+    return larger(larger(r * w < 12 ? 17 * r * w / 2 : 8 * r * w, 8 * (r + w)), 60) + 8;
   }
   static constexpr int panel(int m, int w) {
     if (w > Tiles<float>::max_nv) return 1 << 24;
     const int blocks = (m + Tiles<float>::max_rows[w] - 1) / Tiles<float>::max_rows[w];
     const int tall = m % blocks, low = m / blocks;
-    return tall * tile(low + 1, w) + (blocks - tall) * tile(low, w);
+    const int calls = 10 * (1 + (tall > 0));
+    return tall * tile(low + 1, w) + (blocks - tall) * tile(low, w) + calls;
   }
 };
 constexpr Widths widths{};

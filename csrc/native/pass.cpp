@@ -44,6 +44,7 @@ struct BoundPhase::Builder {
     phase.slots_.push_back(tile);
     materialised.push_back(kNone);
     ++phase.n_tiles_;
+    if (phase.slots_.size() > size_t(kMaxSlots)) throw PlanError("[plan] phase: expected at most " + std::to_string(kMaxSlots) + " operands and tiles, got more");
     return int(phase.slots_.size()) - 1;
   }
 

@@ -7,13 +7,13 @@ namespace fastmeta {
 namespace {
 
 constexpr int64_t kBlockBytes = 16 << 10;     // of C: what the phases after a product find in L1
-constexpr int64_t kBlockStep = 24;            // rows: a multiple of the kernels' tiles
+constexpr int64_t kBlockStep = 24;            // rows: a multiple of the kernels' tiles, and enough to read B for
 constexpr double kLongWork = 3e8;             // multiply-adds between two looks at the clock
 constexpr double kSplitWork = 2e6;            // multiply-adds, about 40 us: less is not worth a team
 constexpr int64_t kMostParts = 16;
 constexpr int64_t kScratchBytes = 64 << 10;   // of C where it cannot be written in place
 
-int64_t round_block(int64_t rows) { return rows >= kBlockStep ? rows / kBlockStep * kBlockStep : std::max<int64_t>(rows, 6); }
+int64_t round_block(int64_t rows) { return std::max<int64_t>(1, rows / kBlockStep) * kBlockStep; }
 
 }  // namespace
 
@@ -70,9 +70,9 @@ void Gemm<T>::choose_blocks() {
   else target_ = Target::Scratch;
   block_rows_ = m_;
   auto at_most = [&](double rows) {
-    if (rows < double(block_rows_)) block_rows_ = std::min(m_, round_block(std::max<int64_t>(1, int64_t(rows))));
+    if (rows < double(block_rows_)) block_rows_ = std::min(m_, round_block(int64_t(rows)));
   };
-  at_most(std::max(double(kBlockStep), kLongWork / work_ * double(m_)));
+  at_most(kLongWork / work_ * double(m_));
   bool independent = true;
   for (const Following& f : phases_) independent &= !f.rowwise || (f.phase.rows_independent() && f.phase.batch_independent());
   team_ = independent && work_ * double(batches_) > kSplitWork;

@@ -5,17 +5,19 @@
 // overlaps its neighbour; its arguments are loaded before anything is stored, so that dst may be an argument.
 #pragma once
 
-// ---- pieces of fewer than one vector: n elements, 0 < n < lanes.  Lanes beyond hold 1 or other elements of the piece.
+// ---- pieces of fewer than one vector: n elements, 0 < n < lanes.  Lanes beyond hold 1 or elements of the piece again
+// (load_repeating: surely the latter).
 
 template <class T> struct Piece {
   using S = Simd<T>;
   using V = typename S::V;
 #if FASTMETA_LANES_BYTES == 64
-  static FASTMETA_INLINE V load(const T* p, int n) {
-    const V ones = S::splat(T(1));
-    if constexpr (sizeof(T) == 4) return (V)_mm512_mask_loadu_ps((__m512)ones, (__mmask16)S::mask(n), p);
-    else return (V)_mm512_mask_loadu_pd((__m512d)ones, (__mmask8)S::mask(n), p);
+  static FASTMETA_INLINE V load(const T* p, int n, V beyond) {
+    if constexpr (sizeof(T) == 4) return (V)_mm512_mask_loadu_ps((__m512)beyond, (__mmask16)S::mask(n), p);
+    else return (V)_mm512_mask_loadu_pd((__m512d)beyond, (__mmask8)S::mask(n), p);
   }
+  static FASTMETA_INLINE V load(const T* p, int n) { return load(p, n, S::splat(T(1))); }
+  static FASTMETA_INLINE V load_repeating(const T* p, int n) { return load(p, n, S::splat(*p)); }
   static FASTMETA_INLINE void store(T* p, V v, int n) { S::store(p, v, S::mask(n)); }
 #else
   // As two halves, or two words of 8 bytes, that may overlap; or one element.
@@ -46,6 +48,7 @@ template <class T> struct Piece {
     }
     return S::splat(*p);
   }
+  static FASTMETA_INLINE V load_repeating(const T* p, int n) { return load(p, n); }
   static FASTMETA_INLINE void store(T* p, V v, int n) {
     const Words w = (Words)v;
 #if FASTMETA_LANES_BYTES == 32
@@ -244,6 +247,10 @@ template <class From> constexpr void fill_cast(TileFn (&fn)[4]) {
   fn[BOOL] = cast<From, uint8_t, true>;
 }
 
+template <int... I> struct Lanes {};
+template <int N, int... I> struct FirstLanes : FirstLanes<N - 1, N - 1, I...> {};
+template <int... I> struct FirstLanes<0, I...> { using type = Lanes<I...>; };
+
 // ---- reductions.  The order of a sum depends on the shape alone.
 
 struct Sum {
@@ -289,10 +296,14 @@ template <class R, class T> FASTMETA_INLINE typename Simd<T>::V reduce_row(const
   return a;
 }
 // All lanes of a vector to one, by halves.
-template <class V> FASTMETA_INLINE V swap_halves(V v, int size) {  // of every group of `size` lanes
-  typename Vec<V>::I order;
-  FASTMETA_UNROLL for (int i = 0; i < Simd<Elem<V>>::lanes; ++i) order[i] = i ^ (size / 2);
-  return __builtin_shuffle(v, order);
+template <int Size, class V, int... I> FASTMETA_INLINE V swap_halves(V v, Lanes<I...>) {  // of every group of Size lanes
+  return __builtin_shufflevector(v, v, (I ^ (Size / 2))...);
+}
+template <class R, int Size, class V> FASTMETA_INLINE V fold_lanes(V v) {
+  if constexpr (Size == 1) return v;
+  else
+    return fold_lanes<R, Size / 2>(
+        R::without_nan(v, swap_halves<Size>(v, typename FirstLanes<Simd<Elem<V>>::lanes>::type{})));
 }
 template <class R, class T> FASTMETA_INLINE T reduce_lanes(typename Simd<T>::V v) {
   if constexpr (!R::repeats) return Simd<T>::sum(v);
@@ -300,15 +311,13 @@ template <class R, class T> FASTMETA_INLINE T reduce_lanes(typename Simd<T>::V v
     using V = typename Simd<T>::V;
     if constexpr (!kIsInt<V>)
       if (FASTMETA_UNLIKELY(any(v != v))) return T(__builtin_nan(""));
-    FASTMETA_UNROLL for (int size = Simd<T>::lanes; size > 1; size /= 2) v = R::without_nan(v, swap_halves(v, size));
-    return v[0];
+    return fold_lanes<R, Simd<T>::lanes>(v)[0];
   }
 }
 // A row shorter than a vector.
 template <class R, class T> FASTMETA_INLINE T reduce_short(const T* x, int64_t n) {
-  if constexpr (R::repeats && (FASTMETA_LANES_BYTES == 16 || sizeof(T) == 8 || FASTMETA_LANES_BYTES == 32)) {
-    if (n > 1) return reduce_lanes<R, T>(Piece<T>::load(x, int(n)));
-    return *x;
+  if constexpr (R::repeats) {
+    return n == 1 ? *x : reduce_lanes<R, T>(Piece<T>::load_repeating(x, int(n)));
   } else {
     T t = x[0];
     for (int64_t i = 1; i < n; ++i) t = R::scalar(t, x[i]);
@@ -411,81 +420,89 @@ template <class R> constexpr void fill_reduce(ReduceFn (&fn)[3]) {
 
 // ---- transposes.  dst[c * dst_col + r] = src[r * src_row + c]
 
-// A square of B x B elements in registers.
-#if FASTMETA_LANES_BYTES >= 32
-FASTMETA_INLINE void transpose_square(const float* s, int64_t src_row, float* d, int64_t dst_col) {
+// A square of B x B elements in registers, B = 16 bytes.
+FASTMETA_INLINE void transpose_square_16(const float* s, int64_t src_row, float* d, int64_t dst_col) {
   typedef float H __attribute__((vector_size(16)));
+  H p[4];
+  FASTMETA_UNROLL for (int r = 0; r < 4; ++r) __builtin_memcpy(&p[r], s + r * src_row, 16);
+  const H a = __builtin_shufflevector(p[0], p[1], 0, 4, 1, 5), b = __builtin_shufflevector(p[0], p[1], 2, 6, 3, 7);
+  const H e = __builtin_shufflevector(p[2], p[3], 0, 4, 1, 5), f = __builtin_shufflevector(p[2], p[3], 2, 6, 3, 7);
+  const H t[4] = {__builtin_shufflevector(a, e, 0, 1, 4, 5), __builtin_shufflevector(a, e, 2, 3, 6, 7),
+                  __builtin_shufflevector(b, f, 0, 1, 4, 5), __builtin_shufflevector(b, f, 2, 3, 6, 7)};
+  FASTMETA_UNROLL for (int c = 0; c < 4; ++c) __builtin_memcpy(d + c * dst_col, &t[c], 16);
+}
+FASTMETA_INLINE void transpose_square_16(const double* s, int64_t src_row, double* d, int64_t dst_col) {
+  typedef double H __attribute__((vector_size(16)));
+  H a, b;
+  __builtin_memcpy(&a, s, 16);
+  __builtin_memcpy(&b, s + src_row, 16);
+  const H lo = __builtin_shufflevector(a, b, 0, 2), hi = __builtin_shufflevector(a, b, 1, 3);
+  __builtin_memcpy(d, &lo, 16);
+  __builtin_memcpy(d + dst_col, &hi, 16);
+}
+#if FASTMETA_LANES_BYTES >= 32
+// B = 32 bytes
+FASTMETA_INLINE void transpose_square_32(const float* s, int64_t src_row, float* d, int64_t dst_col) {
   typedef float W __attribute__((vector_size(32)));
-  const auto rows = [&](int r, int c) __attribute__((always_inline)) {  // four elements of row r below four of row r + 4
-    H lo, hi;
-    __builtin_memcpy(&lo, s + r * src_row + c, 16);
-    __builtin_memcpy(&hi, s + (r + 4) * src_row + c, 16);
-    return W(__builtin_shufflevector(lo, hi, 0, 1, 2, 3, 4, 5, 6, 7));
-  };
-  const auto out = [&](int c, W v) __attribute__((always_inline)) { __builtin_memcpy(d + c * dst_col, &v, 32); };
+  const float* s4 = s + 4 * src_row;
   FASTMETA_UNROLL for (int c = 0; c < 8; c += 4) {
-    const W a = rows(0, c), b = rows(1, c), e = rows(2, c), f = rows(3, c);
-    const W ab0 = __builtin_shufflevector(a, b, 0, 8, 1, 9, 4, 12, 5, 13), ab1 = __builtin_shufflevector(a, b, 2, 10, 3, 11, 6, 14, 7, 15);
-    const W ef0 = __builtin_shufflevector(e, f, 0, 8, 1, 9, 4, 12, 5, 13), ef1 = __builtin_shufflevector(e, f, 2, 10, 3, 11, 6, 14, 7, 15);
-    out(c + 0, __builtin_shufflevector(ab0, ef0, 0, 1, 8, 9, 4, 5, 12, 13));
-    out(c + 1, __builtin_shufflevector(ab0, ef0, 2, 3, 10, 11, 6, 7, 14, 15));
-    out(c + 2, __builtin_shufflevector(ab1, ef1, 0, 1, 8, 9, 4, 5, 12, 13));
-    out(c + 3, __builtin_shufflevector(ab1, ef1, 2, 3, 10, 11, 6, 7, 14, 15));
+    W p[4];  // four elements of row r below four of row r + 4
+    FASTMETA_UNROLL for (int r = 0; r < 4; ++r)
+      p[r] = (W)_mm256_insertf128_ps(_mm256_castps128_ps256(_mm_loadu_ps(s + r * src_row + c)), _mm_loadu_ps(s4 + r * src_row + c), 1);
+    const W a = __builtin_shufflevector(p[0], p[1], 0, 8, 1, 9, 4, 12, 5, 13), b = __builtin_shufflevector(p[0], p[1], 2, 10, 3, 11, 6, 14, 7, 15);
+    const W e = __builtin_shufflevector(p[2], p[3], 0, 8, 1, 9, 4, 12, 5, 13), f = __builtin_shufflevector(p[2], p[3], 2, 10, 3, 11, 6, 14, 7, 15);
+    const W t[4] = {__builtin_shufflevector(a, e, 0, 1, 8, 9, 4, 5, 12, 13), __builtin_shufflevector(a, e, 2, 3, 10, 11, 6, 7, 14, 15),
+                    __builtin_shufflevector(b, f, 0, 1, 8, 9, 4, 5, 12, 13), __builtin_shufflevector(b, f, 2, 3, 10, 11, 6, 7, 14, 15)};
+    FASTMETA_UNROLL for (int k = 0; k < 4; ++k) __builtin_memcpy(d + (c + k) * dst_col, &t[k], 32);
   }
 }
-FASTMETA_INLINE void transpose_square(const double* s, int64_t src_row, double* d, int64_t dst_col) {
-  typedef double H __attribute__((vector_size(16)));
+FASTMETA_INLINE void transpose_square_32(const double* s, int64_t src_row, double* d, int64_t dst_col) {
   typedef double W __attribute__((vector_size(32)));
+  const double* s2 = s + 2 * src_row;
   FASTMETA_UNROLL for (int c = 0; c < 4; c += 2) {
-    H p[4];
-    FASTMETA_UNROLL for (int r = 0; r < 4; ++r) __builtin_memcpy(&p[r], s + r * src_row + c, 16);
-    const W a = __builtin_shufflevector(p[0], p[2], 0, 1, 2, 3), b = __builtin_shufflevector(p[1], p[3], 0, 1, 2, 3);
-    const W lo = __builtin_shufflevector(a, b, 0, 4, 2, 6), hi = __builtin_shufflevector(a, b, 1, 5, 3, 7);
+    W p[2];
+    FASTMETA_UNROLL for (int r = 0; r < 2; ++r)
+      p[r] = (W)_mm256_insertf128_pd(_mm256_castpd128_pd256(_mm_loadu_pd(s + r * src_row + c)), _mm_loadu_pd(s2 + r * src_row + c), 1);
+    const W lo = __builtin_shufflevector(p[0], p[1], 0, 4, 2, 6), hi = __builtin_shufflevector(p[0], p[1], 1, 5, 3, 7);
     __builtin_memcpy(d + c * dst_col, &lo, 32);
     __builtin_memcpy(d + (c + 1) * dst_col, &hi, 32);
   }
 }
-template <class T> constexpr int kSquare = 32 / int(sizeof(T));
-#else
-FASTMETA_INLINE void transpose_square(const float* s, int64_t src_row, float* d, int64_t dst_col) {
-  VF p[4];
-  FASTMETA_UNROLL for (int r = 0; r < 4; ++r) p[r] = Simd<float>::load(s + r * src_row);
-  const VF a = __builtin_shufflevector(p[0], p[1], 0, 4, 1, 5), b = __builtin_shufflevector(p[0], p[1], 2, 6, 3, 7);
-  const VF e = __builtin_shufflevector(p[2], p[3], 0, 4, 1, 5), f = __builtin_shufflevector(p[2], p[3], 2, 6, 3, 7);
-  Simd<float>::store(d, __builtin_shufflevector(a, e, 0, 1, 4, 5));
-  Simd<float>::store(d + dst_col, __builtin_shufflevector(a, e, 2, 3, 6, 7));
-  Simd<float>::store(d + 2 * dst_col, __builtin_shufflevector(b, f, 0, 1, 4, 5));
-  Simd<float>::store(d + 3 * dst_col, __builtin_shufflevector(b, f, 2, 3, 6, 7));
-}
-FASTMETA_INLINE void transpose_square(const double* s, int64_t src_row, double* d, int64_t dst_col) {
-  const VD a = Simd<double>::load(s), b = Simd<double>::load(s + src_row);
-  Simd<double>::store(d, __builtin_shufflevector(a, b, 0, 2));
-  Simd<double>::store(d + dst_col, __builtin_shufflevector(a, b, 1, 3));
-}
-template <class T> constexpr int kSquare = 16 / int(sizeof(T));
 #endif
 
-template <class T> void transpose_tile(const void* src, int64_t src_row, void* dst, int64_t dst_col, int64_t rows, int64_t cols) {
-  constexpr int B = kSquare<T>;
-  const T* s = static_cast<const T*>(src);
-  T* d = static_cast<T*>(dst);
-  const auto edge = [&](int64_t r0, int64_t r1, int64_t c0, int64_t c1) {
-    for (int64_t c = c0; c < c1; ++c)
-      for (int64_t r = r0; r < r1; ++r) d[c * dst_col + r] = s[r * src_row + c];
-  };
-  if (rows < B || cols < B) return edge(0, rows, 0, cols);
-  // The last square of a line ends with it and overlaps its neighbour.  A band of rows fills whole cache lines of dst.
-  constexpr int64_t band = 64 / int64_t(sizeof(T));
+// In squares of so many bytes; rows and cols are no fewer than the square's side.  The last square of a line ends with
+// it and overlaps its neighbour.  Large matrices go in bands of rows that fill whole cache lines of dst.
+template <class T, int Bytes>
+FASTMETA_INLINE void transpose_by_squares(const T* s, int64_t src_row, T* d, int64_t dst_col, int64_t rows, int64_t cols) {
+  constexpr int64_t size = sizeof(T), B = Bytes / size;
+  const int64_t band = rows * cols * size <= 16384 ? rows : 64 / size;
   for (int64_t r0 = 0; r0 < rows; r0 += band) {
     const int64_t r1 = r0 + band < rows ? r0 + band : rows;
     for (int64_t c0 = 0; c0 < cols; c0 += B) {
       const int64_t c = c0 + B <= cols ? c0 : cols - B;
       for (int64_t q = r0; q < r1; q += B) {
         const int64_t r = q + B <= rows ? q : rows - B;
-        transpose_square(s + r * src_row + c, src_row, d + c * dst_col + r, dst_col);
+        const T* from = s + r * src_row + c;
+        T* to = d + c * dst_col + r;
+#if FASTMETA_LANES_BYTES >= 32
+        if constexpr (Bytes == 32) transpose_square_32(from, src_row, to, dst_col);
+        else
+#endif
+          transpose_square_16(from, src_row, to, dst_col);
       }
     }
   }
+}
+template <class T> void transpose_tile(const void* src, int64_t src_row, void* dst, int64_t dst_col, int64_t rows, int64_t cols) {
+  const T* s = static_cast<const T*>(src);
+  T* d = static_cast<T*>(dst);
+  const int64_t least = (rows < cols ? rows : cols) * int64_t(sizeof(T));
+#if FASTMETA_LANES_BYTES >= 32
+  if (least >= 32) return transpose_by_squares<T, 32>(s, src_row, d, dst_col, rows, cols);
+#endif
+  if (least >= 16) return transpose_by_squares<T, 16>(s, src_row, d, dst_col, rows, cols);
+  for (int64_t c = 0; c < cols; ++c)
+    for (int64_t r = 0; r < rows; ++r) d[c * dst_col + r] = s[r * src_row + c];
 }
 
 constexpr void fill_tiles(Kernels& k) {

@@ -9,10 +9,10 @@ import numpy as np
 
 from fastmeta import config
 from fastmeta.errors import expected
-from fastmeta.program import Program
+from fastmeta.program import Program, check
 
 Executable = Callable[[Sequence[Any]], "Sequence[np.ndarray] | None"]
-NAMES = ("native", "numpy")
+NAMES = config.BACKENDS
 
 
 class _State:
@@ -91,6 +91,8 @@ def num_threads() -> int:
 
 def load(p: Program) -> Executable:
     """An executable for ``p`` on the chosen backend; it answers None to arrays that do not fit."""
+    if config.debug():
+        check(p)
     if chosen() == "native":
         from fastmeta.backends import native
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from fastmeta import backends
+from fastmeta.errors import bad_index
 from fastmeta.plan import make_plan
 from fastmeta.program import Program
 
@@ -39,12 +40,8 @@ def load(p: Program) -> Any:
             return run_core(arrays, backends.state.threads or backends.num_threads())
         except _core.BadIndex as error:
             tag, task, index, bound = error.args
-            raise _bad_index(lines[tag], task, index, bound) from None
+            op, line = lines[tag]
+            raise bad_index(op, index, bound, task, line) from None
 
     return run
 
-
-def _bad_index(line: tuple[str, Any], task: int, index: int, bound: int) -> IndexError:
-    name, where = line
-    at = f" at {where[0]}:{where[1]}" if where else ""
-    return IndexError(f"[{name}] expected an index in 0..{bound - 1}, got {index} in task {task}{at}")

@@ -47,10 +47,18 @@ def _scatter(ins: tuple[Var, ...], at: tuple[Any, ...]) -> tuple[Shape, str]:
     return (*x.shape[:axis], n, *x.shape[axis + 1 :]), x.dtype
 
 
+class BadIndex(IndexError):
+    """An index outside 0..bound-1, with the task in which the oracle met it (-1 outside tasks)."""
+
+    def __init__(self, index: int, bound: int) -> None:
+        super().__init__(f"{index} is outside 0..{bound - 1}")
+        self.index, self.bound, self.task = index, bound, -1
+
+
 def _bounds(index: np.ndarray, n: int) -> None:
     bad = index[(index < 0) | (index >= n)]
     if bad.size:
-        raise IndexError(f"[take] expected an index in 0..{n - 1}, got {bad.ravel()[0]}")
+        raise BadIndex(int(bad[0]), n)
 
 
 def _np_gather(x: np.ndarray, index: np.ndarray, axis: int) -> np.ndarray:

@@ -15,14 +15,14 @@ def broadcast(x: Var, shape: Shape, dims: tuple[int, ...]) -> Var:
     return x if x.shape == shape else x.graph.emit(BROADCAST, (x,), (shape, dims))
 
 
-def broadcast_to(x: Var, shape: Shape) -> Var:
+def broadcast_to(x: Var, shape: Shape, where: str = "broadcast_to") -> Var:
     """NumPy's broadcasting: axes are aligned at the right, axes of length 1 repeat."""
     if x.shape == shape:
         return x
     lead = len(shape) - len(x.shape)
     keep = [i for i, n in enumerate(x.shape) if n == shape[i + lead]]
     if lead < 0 or any(x.shape[i] != 1 for i in range(len(x.shape)) if i not in keep):
-        raise expected("broadcast_to", f"a shape that broadcasts to {shape}", x.shape)
+        raise expected(where, f"a shape that broadcasts to {shape}", x.shape)
     return broadcast(reshape(x, tuple(x.shape[i] for i in keep)), shape, tuple(i + lead for i in keep))
 
 

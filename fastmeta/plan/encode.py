@@ -15,7 +15,7 @@ from fastmeta.ops.reduce import ARGMAX, ARGMIN, CUMSUM
 from fastmeta.ops.shape import CONCAT, PAD
 from fastmeta.ops.structure import LOOP, PROJECT, Loop
 from fastmeta.plan.fuse import REDUCTIONS, Group, Phase, fuse, root, squeezed, through
-from fastmeta.plan.layout import View, dense, view_of
+from fastmeta.plan.layout import View, dense, folded, view_of
 from fastmeta.plan.memory import Arena, aligned
 from fastmeta.plan.phases import CODES, REDUCE, PhaseCode, Place
 from fastmeta.program import ARRAY, CONST, DTYPES, INPUT, Program, Shape, Var
@@ -60,7 +60,7 @@ class Encoder:
         self.line_of: dict[Any, int] = {}
         self.instructions = 0
         self.flops = 0
-        self.work = 0
+        self.work = 1  # a plan without instructions counts as one
         self.arena_bytes = 0
         self.sum_bytes = 0
         self.const_base = self.base(B_CONST)
@@ -176,13 +176,7 @@ class Block:
     def over(self, v: Var, space: Shape) -> Place:
         """v as strides over the axes of a phase: those of its shape without axes of length 1, unless the space has them."""
         p = self.place(v)
-        if v.shape == space:
-            return p
-        strides = [s for n, s in zip(v.shape, p.strides, strict=True) if n != 1]
-        if len(strides) != len(space):
-            rest = iter(strides)
-            strides = [0 if n == 1 else next(rest) for n in space]
-        return p._replace(strides=tuple(strides))
+        return p._replace(strides=_over(v.shape, p.strides, space))
 
     def allocate(self, v: Var, group: Group | None = None, old: Var | None = None) -> Spot:
         """Memory for a value: where it must go, in place of a value that dies here, or a new block of the arena."""
@@ -228,13 +222,14 @@ class Block:
         else:
             self.indexed(v)
 
-    def phases(self, g: Group, phases: list[Phase]) -> tuple[list[int], int]:
+    def phases(self, g: Group, phases: list[Phase], core: Var | None = None) -> tuple[list[int], int]:
+        """The words of phases and their work; ``core`` is a product's result that is summed over iterations as it is."""
         out: list[int] = []
         work = 0
-        for k, phase in enumerate(phases):
-            if k < len(g.phases) and not phase.members:
-                continue
+        for phase in phases:
             code = self.code(phase.space)
+            if core is not None and phase.rowwise:
+                self.accumulate(code, core)
             self.fill(code, g, phase)
             out += code.words(phase.rowwise)
             work += prod(phase.space) * (len(code.ops) + len(code.stores) + len(code.loads) + 1) * 2 + 64
@@ -245,7 +240,6 @@ class Block:
         return PhaseCode(space, lambda v: self.over(v, space), lambda c, t: self.e.constant(c, t)._replace(strides=zero))
 
     def fill(self, code: PhaseCode, g: Group, phase: Phase) -> None:
-        here = {v.id for v in phase.members}
         done: set[int] = set()
 
         def compute(v: Var) -> None:
@@ -260,7 +254,7 @@ class Block:
 
         for v in phase.members:
             if v.op in REDUCTIONS:
-                self.reduce(code, g, v, done)
+                self.reduce(code, v, done)
                 continue
             compute(v)
             done.add(v.id)
@@ -268,9 +262,8 @@ class Block:
                 self.allocate(v, g)
                 code.store(v, self.over(v, code.space))
             self.accumulate(code, v)
-        assert here
 
-    def reduce(self, code: PhaseCode, g: Group, v: Var, done: set[int]) -> None:
+    def reduce(self, code: PhaseCode, v: Var, done: set[int]) -> None:
         x = v.ins[0]
         source = through(x)
         if source.id in done and x is not source:
@@ -286,9 +279,7 @@ class Block:
     def accumulate(self, code: PhaseCode, v: Var) -> None:
         target = self.sums.get(v.id)
         if target is not None:
-            strides = dense(v.shape)
-            if len(code.space) != len(v.shape):
-                strides = tuple(s for n, s in zip(v.shape, strides, strict=True) if n != 1)
+            strides = _over(v.shape, dense(v.shape), code.space)
             code.accumulate(v, Place(target.base, target.offset, CODES[v.dtype], strides))
 
     def product(self, g: Group) -> None:
@@ -325,20 +316,8 @@ class Block:
         self.e.flops += work * self.times
         payload += _operand(c_place)
         payload += [0] if cin_place is None else [1, *_operand(cin_place)]
-        todo = []
-        if epilogue.members or core.id in self.sums:
-            todo.append(epilogue)
-        todo += rest
-        words: list[int] = []
-        extra = 0
-        for phase in todo:
-            pc = self.code(phase.space)
-            if phase is epilogue and core.id in self.sums:
-                self.accumulate(pc, core)
-            if phase.members:
-                self.fill(pc, g, phase)
-            words += pc.words(phase.rowwise)
-            extra += prod(phase.space) * (len(pc.ops) + len(pc.stores) + len(pc.loads) + 1) * 2 + 64
+        todo = [epilogue, *rest] if epilogue.members or core.id in self.sums else rest
+        words, extra = self.phases(g, todo, core)
         self.instruction(GEMM, core, [*payload, len(todo), *words], 2 * work + prod(first.shape) * 4 + extra)
 
     def absorb(self, g: Group, rows: Phase | None) -> tuple[float, Var | None, Var, set[int]]:
@@ -428,12 +407,8 @@ class Block:
     def fold(self, v: Var, axis: int) -> list[int]:
         """v as three axes: those before ``axis`` as one, ``axis``, those after as one."""
         p = self.place(v)
-        strides = []
-        for lo, hi in ((0, axis), (axis, axis + 1), (axis + 1, len(v.shape))):
-            kept = [(n, s) for n, s in zip(v.shape[lo:hi], p.strides[lo:hi], strict=True) if n != 1]
-            if any(a[1] != b[0] * b[1] for a, b in zip(kept, kept[1:], strict=False)):
-                raise AssertionError("[plan] an indexed operand was laid out with axes that do not fold")
-            strides.append(kept[-1][1] if kept else 0)
+        strides = folded(v.shape, p.strides, axis)
+        assert strides is not None, "the layout copies operands whose axes do not fold"
         return [p.base, p.offset, p.dtype, *strides]
 
     # -- loops
@@ -526,6 +501,14 @@ class Block:
             self.arena.give(offset, size)
         payload = [number, s.length, int(parallel), int(s.reverse), len(slices), *slices, len(swaps) // 2, *swaps, len(totals) // 5, *totals]
         self.instruction(I_LOOP, v, payload, 64)
+
+
+def _over(shape: Shape, strides: tuple[int, ...], space: Shape) -> tuple[int, ...]:
+    """Strides over the axes of ``shape`` as strides over those of ``space``: the two differ by axes of length 1 only."""
+    if shape == space:
+        return strides
+    kept = iter([s for n, s in zip(shape, strides, strict=True) if n != 1])
+    return tuple([0 if n == 1 else next(kept) for n in space])
 
 
 def _bits(x: float) -> int:

@@ -18,19 +18,21 @@ from fastmeta.program import ARRAY, CONST, INPUT, Program, Shape, Var
 
 REDUCTIONS = (SUM, MAX, MIN)
 COMPARISONS = (ew.EQUAL, ew.NOT_EQUAL, ew.LESS, ew.LESS_EQUAL, ew.GREATER, ew.GREATER_EQUAL)
-PASSIVE = (INPUT, CONST, ARRAY, PROJECT)
+PASSIVE = (INPUT, CONST, ARRAY)
 MAX_PRODUCTS = 4
+MAX_OPERATIONS, MAX_LOADS, MAX_PHASES = 32, 60, 60  # of a phase and a group: what the core takes, an operation being a register
 
 
 class Phase:
     """A pass over one space: its equations in order, reductions among them as the last thing done to an element."""
 
-    __slots__ = ("space", "members", "rowwise")
+    __slots__ = ("space", "members", "rowwise", "operations", "loads")
 
     def __init__(self, space: Shape, rowwise: bool = False) -> None:
         self.space = space
         self.members: list[Var] = []
         self.rowwise = rowwise
+        self.operations = self.loads = 0
 
 
 class Group:
@@ -75,7 +77,9 @@ def fuse(p: Program) -> tuple[list[Group], set[int]]:
     """The groups of a laid-out program in running order, and the ids of equations that every reader recomputes."""
     f = _Fuser(p)
     for v in f.live:
-        if not (v.op.view or v.op in PASSIVE):
+        if v.op is PROJECT:
+            f.of[v.id] = f.of[v.ins[0].id]
+        elif not (v.op.view or v.op in PASSIVE):
             f.place(v)
     return sorted((g for g in f.groups if g.products or g.phases or g.single is not None), key=lambda g: g.at), f.virtual
 
@@ -206,8 +210,31 @@ class _Fuser:
         if later and g.read:
             return None
         if k < len(g.phases):
-            return k if g.phases[k].space == squeezed(v.shape) or g.phases[k].rowwise else None
-        return k
+            return k if (g.phases[k].space == squeezed(v.shape) or g.phases[k].rowwise) and self.room(v, g.phases[k]) else None
+        return k if k < MAX_PHASES else None
+
+    def room(self, v: Var, phase: Phase) -> bool:
+        operations, loads = self.cost(v)
+        return phase.operations + operations <= MAX_OPERATIONS and phase.loads + loads <= MAX_LOADS
+
+    def cost(self, v: Var) -> tuple[int, int]:
+        """Operations, conversions from and to bool included, and loads that v needs at most."""
+        operations, loads = 1 + (v.dtype == "bool") + (v.id in self.outputs), 0
+        for i in v.ins:
+            if root(i).id in self.virtual:
+                more = self.cost(root(i))
+                operations, loads = operations + more[0], loads + more[1]
+            else:
+                operations, loads = operations + (i.dtype == "bool"), loads + 1
+        return operations, loads
+
+    def add(self, v: Var, g: Group, k: int) -> None:
+        phase = g.phases[k]
+        phase.members.append(v)
+        operations, loads = self.cost(v)
+        phase.operations, phase.loads = phase.operations + operations, phase.loads + loads
+        g.phase_of[v.id] = k
+        self.own(v, g)
 
     def in_place(self, mask: Var, s: Var) -> bool:
         return any(through(i) is s for i in mask.ins)
@@ -221,9 +248,7 @@ class _Fuser:
         if k == len(g.phases):
             rowwise = bool(g.products) and k == 0
             g.phases.append(Phase(g.core.shape if rowwise and g.core is not None else squeezed(v.shape), rowwise))
-        g.phases[k].members.append(v)
-        g.phase_of[v.id] = k
-        self.own(v, g)
+        self.add(v, g, k)
 
     def reduction(self, v: Var) -> None:
         x = v.ins[0]
@@ -238,16 +263,17 @@ class _Fuser:
                     k = 1
             else:
                 k = g.phase_of[r.id]
-            if k == len(g.phases):
+            if k < len(g.phases) and not self.room(v, g.phases[k]) or k >= MAX_PHASES:
+                g = None
+            elif k == len(g.phases):
                 g.phases.append(Phase(space))
         else:
-            g = self.new()
-            k = 0
+            g = None
+        if g is None:
+            g, k = self.new(), 0
             g.phases.append(Phase(space))
-        g.phases[k].members.append(v)
-        g.phase_of[v.id] = k
         self.reduced.add(v.id)
-        self.own(v, g)
+        self.add(v, g, k)
 
     def before(self, g: Group, r: Var, k: int) -> bool:
         return g.phase_of.get(r.id, 0) < k

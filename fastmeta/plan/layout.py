@@ -9,11 +9,14 @@ from __future__ import annotations
 from math import prod
 from typing import Any, NamedTuple
 
+from fastmeta.ops.index import GATHER, SCATTER_ADD
 from fastmeta.ops.product import MATMUL
-from fastmeta.ops.shape import BROADCAST, COPY, FLIP, PERMUTE, RESHAPE, SLICE, STOP_GRADIENT
+from fastmeta.ops.reduce import ARGMAX, ARGMIN, CUMSUM
+from fastmeta.ops.shape import BROADCAST, COPY, FLIP, PERMUTE, RESHAPE, SLICE, STOP_GRADIENT, broadcast_to
 from fastmeta.ops.structure import LOOP, PROJECT, Loop, loop
 from fastmeta.program import ARRAY, CONST, INPUT, Graph, Program, Var
 
+INDEXED = (GATHER, SCATTER_ADD, CUMSUM, ARGMAX, ARGMIN)
 SHARED_TRANSPOSE = 1 << 14  # elements: a transposed right factor up to this size is copied once and shared
 
 NEAR = 128  # equations: users of a copy further apart than this make their own
@@ -118,6 +121,17 @@ def restride(old: tuple[int, ...], strides: tuple[int, ...], new: tuple[int, ...
     return tuple(0 if n == 1 else next(rest) for n in new)
 
 
+def folded(shape: tuple[int, ...], strides: tuple[int, ...], axis: int) -> tuple[int, int, int] | None:
+    """One stride for the axes before ``axis``, its own, and one for those after; None where axes do not continue each other."""
+    out = []
+    for lo, hi in ((0, axis), (axis, axis + 1), (axis + 1, len(shape))):
+        kept = [(n, s) for n, s in zip(shape[lo:hi], strides[lo:hi], strict=True) if n != 1]
+        if any(a[1] != b[0] * b[1] for a, b in zip(kept, kept[1:], strict=False)):
+            return None
+        out.append(kept[-1][1] if kept else 0)
+    return out[0], out[1], out[2]
+
+
 def lay_out(p: Program, of: Loop | None = None) -> Program:
     """The program with copies where memory must be owned or laid out otherwise, its loops' bodies (``of`` a loop) included."""
     g = Graph()
@@ -151,6 +165,8 @@ def lay_out(p: Program, of: Loop | None = None) -> Program:
             ins = (g.emit(COPY, ins),)
         elif v.op is MATMUL:
             ins = (ins[0], _right_factor(g, ins[1], uses[v.ins[1].id], known, copies))
+        elif v.op in INDEXED:
+            ins = _foldable(g, v, ins, known)
         elif v.op is LOOP:
             s: Loop = v.attrs[0]
             spec = s._replace(body=_body(s))
@@ -184,6 +200,16 @@ def _body(s: Loop) -> Program:
     if body is None:
         body = s.body.memo["laid out"] = lay_out(s.body, s)
     return body
+
+
+def _foldable(g: Graph, v: Var, ins: tuple[Var, ...], known: dict[int, View]) -> tuple[Var, ...]:
+    """The operands of an indexed kernel, which sees three axes; an index repeats along axes where it has length 1."""
+    axis = v.attrs[0]
+    if len(ins) == 2:
+        whole = (*ins[0].shape[:axis], ins[1].shape[axis], *ins[0].shape[axis + 1 :])
+        ins = (ins[0], broadcast_to(ins[1], whole))
+    views = [view_of(x, known) for x in ins]
+    return tuple([x if w and folded(x.shape, w.strides, axis) else g.emit(COPY, (x,)) for x, w in zip(ins, views, strict=True)])
 
 
 def _right_factor(g: Graph, x: Var, rows: int, known: dict[int, View], copies: dict[int, Var]) -> Var:

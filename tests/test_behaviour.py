@@ -1,0 +1,487 @@
+"""How the engine behaves as a guest in a process: interrupts, forks, threads, other libraries, and the user's arrays."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import optree
+import pytest
+
+import fastmeta as fm
+
+ROOT = Path(fm.__file__).parents[1]
+F32 = np.float32
+
+
+def episode(params: Any, x: Any, y: Any) -> Any:
+    """Two inner steps of a small network on half of a task's examples, the loss on the other half."""
+
+    def loss(p: Any, x: Any, y: Any) -> Any:
+        hidden = fm.tanh(fm.nn.linear(x, p["w1"], p["b1"]))
+        return fm.nn.mse(fm.nn.linear(hidden, p["w2"], p["b2"]), y)
+
+    for _ in range(2):
+        grads = fm.grad(loss)(params, x[:5], y[:5])
+        params = fm.tree_map(lambda p, g: p - 0.1 * g, params, grads)
+    return loss(params, x[5:], y[5:])
+
+
+def meta_step() -> Callable[..., Any]:
+    return fm.map_tasks(fm.value_and_grad(lambda *args: episode(*args)), in_axes=(None, 0, 0), reduce=(None, "mean"))
+
+
+def arguments(tasks: int = 37, seed: int = 0) -> tuple[Any, ...]:
+    rng = np.random.default_rng(seed)
+    shapes = {"w1": (1, 20), "b1": (20,), "w2": (20, 1), "b2": (1,)}
+    params = {name: rng.standard_normal(shape).astype(F32) for name, shape in shapes.items()}
+    x = rng.standard_normal((tasks, 10, 1)).astype(F32)
+    return params, x, np.sin(x)
+
+
+def bits(tree: Any) -> list[bytes]:
+    return [np.asarray(leaf).tobytes() for leaf in optree.tree_leaves(tree)]
+
+
+def in_subprocess(script: str, timeout: float = 120, **environment: str) -> str:
+    """What a script prints; it may import this file as ``behaviour``."""
+    head = "import sys; sys.path[:0] = [{!r}, {!r}]\nimport numpy as np, fastmeta as fm, test_behaviour as behaviour\n"
+    source = head.format(str(ROOT), str(Path(__file__).parent)) + textwrap.dedent(script)
+    done = subprocess.run([sys.executable, "-c", source], capture_output=True, text=True, timeout=timeout, env={**os.environ, **environment})
+    assert done.returncode == 0, done.stderr[-2000:]
+    return done.stdout
+
+
+# ---------------------------------------------------------------------------------------------- interrupts and forks
+
+
+@pytest.mark.parametrize("tasks", [1, 1000])
+def test_an_interrupt_ends_a_long_call_and_the_process_goes_on(tasks: int) -> None:
+    """Minutes of work in one native call: the exception comes within seconds (0.2 s is meant), then all works as before."""
+    output = in_subprocess(
+        f"""
+        import os, signal, threading, time
+
+        def long(x):
+            return fm.sum(fm.scan(lambda c, _: (fm.sin(c) + c @ c * 1e-3, None), x, length=20_000_000 // {tasks})[0])
+
+        f = fm.map_tasks(long)
+        short = behaviour.meta_step()
+        want = behaviour.bits(short(*behaviour.arguments()))
+        sent = []
+        threading.Timer(1.0, lambda: (sent.append(time.perf_counter()), os.kill(os.getpid(), signal.SIGINT))).start()
+        try:
+            f(np.ones(({tasks}, 16, 16), np.float32))
+            print("finished")
+        except KeyboardInterrupt:
+            print("interrupted", time.perf_counter() - sent[0])
+        assert behaviour.bits(short(*behaviour.arguments())) == want
+        assert fm.map_tasks(lambda x: fm.sum(x))(np.ones((5, 3), np.float32)).tolist() == [3.0] * 5
+        print("usable")
+        """
+    )
+    first, last = output.split("\n")[:2]
+    assert first.startswith("interrupted") and float(first.split()[1]) < 5, output
+    assert last == "usable"
+
+
+def test_an_interrupt_leaves_other_threads_alone() -> None:
+    output = in_subprocess(
+        """
+        import os, signal, threading
+
+        f, args = behaviour.meta_step(), behaviour.arguments(300)
+        want = behaviour.bits(f(*args))
+        right, stop = [], threading.Event()
+
+        def work():
+            while not stop.is_set():
+                right.append(behaviour.bits(f(*args)) == want)
+
+        worker = threading.Thread(target=work)
+        worker.start()
+        long = fm.map_tasks(lambda x: fm.scan(lambda c, _: (fm.sin(c), None), x, length=50_000_000)[0])
+        threading.Timer(0.5, lambda: os.kill(os.getpid(), signal.SIGINT)).start()
+        try:
+            long(np.ones((4, 16), np.float32))
+        except KeyboardInterrupt:
+            print("interrupted")
+        n = len(right)
+        while len(right) < n + 3:
+            pass
+        stop.set()
+        worker.join()
+        print(all(right))
+        """
+    )
+    assert output.split() == ["interrupted", "True"]
+
+
+def test_a_forked_child_computes_the_same_bits(threads: None) -> None:
+    fm.set_num_threads(3)
+    f, args = meta_step(), arguments()
+    want = bits(f(*args))  # the pool's threads exist now, in the parent only
+    read, write = os.pipe()
+    child = os.fork()
+    if child == 0:  # pragma: no cover
+        ok = b"n"
+        try:
+            g = fm.map_tasks(lambda x: x * 2.0)  # also what was not compiled before
+            ok = b"y" if bits(f(*args)) == want and g(args[1]).tobytes() == (args[1] * 2).tobytes() else b"n"
+        finally:
+            os.write(write, ok)
+            os._exit(0)
+    try:
+        os.close(write)
+        timer = threading.Timer(60, lambda: os.kill(child, signal.SIGKILL))
+        timer.start()
+        answer = os.read(read, 1)
+        timer.cancel()
+    finally:
+        os.close(read)
+        _, status = os.waitpid(child, 0)
+    assert answer == b"y" and status == 0
+    assert bits(f(*args)) == want
+
+
+def test_multiprocessing_by_fork() -> None:
+    output = in_subprocess(
+        """
+        import multiprocessing, warnings
+
+        warnings.simplefilter("ignore")  # Python's own, about threads and fork
+        f, args = behaviour.meta_step(), behaviour.arguments()
+        want = behaviour.bits(f(*args))
+
+        def same(_):
+            return behaviour.bits(f(*args)) == want
+
+        with multiprocessing.get_context("fork").Pool(3) as pool:
+            print(all(pool.map(same, range(12))))
+        """
+    )
+    assert output.strip() == "True"
+
+
+# ------------------------------------------------------------------------------------------------- threads and others
+
+
+def test_several_python_threads_at_once() -> None:
+    """One function for all, and functions that are compiled in the threads."""
+    shared, inputs = meta_step(), [arguments(20 + k, seed=k) for k in range(6)]
+    want = [bits(shared(*args)) for args in inputs]
+    wrong: list[Any] = []
+    start = threading.Barrier(6)
+
+    def work(k: int) -> None:
+        try:
+            start.wait()
+            for turn in range(15):
+                f = meta_step() if turn % 5 == 0 else shared
+                if bits(f(*inputs[k])) != want[k]:
+                    wrong.append((k, turn))
+        except Exception as error:
+            wrong.append(error)
+
+    workers = [threading.Thread(target=work, args=(k,)) for k in range(6)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join(120)
+    assert not wrong and not any(worker.is_alive() for worker in workers)
+
+
+def test_the_number_of_threads_may_change_while_others_run(threads: None) -> None:
+    f, args = meta_step(), arguments(64)
+    want, wrong, done = bits(f(*args)), [], threading.Event()
+
+    def work() -> None:
+        for _ in range(60):
+            if bits(f(*args)) != want:
+                wrong.append(1)
+        done.set()
+
+    worker = threading.Thread(target=work)
+    worker.start()
+    n = 0
+    while not done.is_set() and n < 100_000:
+        n += 1
+        fm.set_num_threads(1 + n % 4)
+    worker.join(120)
+    assert not wrong and done.is_set()
+
+
+def test_same_bits_at_any_number_of_threads_and_run_to_run(threads: None) -> None:
+    for tasks in (1, 2, 7, 64, 65, 500):
+        f, args = meta_step(), arguments(tasks)
+        seen = set()
+        for count in (1, 2, 3, 8, 2, 1):
+            fm.set_num_threads(count)
+            seen |= {tuple(bits(f(*args))) for _ in range(3)}
+        assert len(seen) == 1, tasks
+
+
+def test_more_threads_than_the_machine_has(threads: None) -> None:
+    f, args = meta_step(), arguments(200)
+    want = bits(f(*args))
+    fm.set_num_threads(100_000)
+    assert bits(f(*args)) == want
+
+
+def test_same_bits_in_another_process() -> None:
+    script = "import hashlib; print(hashlib.sha256(b''.join(behaviour.bits(behaviour.meta_step()(*behaviour.arguments())))).hexdigest())"
+    assert len({in_subprocess(script, FASTMETA_NUM_THREADS=n, PYTHONHASHSEED=n) for n in ("1", "2", "5")}) == 1
+
+
+@pytest.mark.parametrize("first", ["torch", "fastmeta"])
+def test_beside_torch_in_one_process(first: str) -> None:
+    output = in_subprocess(
+        f"""
+        f, args = behaviour.meta_step(), behaviour.arguments()
+        before = behaviour.bits(f(*args)) if {first == "fastmeta"} else None
+        import torch
+
+        for turn in range(10):
+            a = torch.ones(300, 300) @ torch.ones(300, 300)
+            now = behaviour.bits(f(*args))
+            before = before or now
+            assert now == before and a[0, 0] == 300
+        got = f({{k: torch.tensor(v) for k, v in args[0].items()}}, torch.tensor(args[1]), torch.tensor(args[2]))
+        assert behaviour.bits(got) == before and isinstance(got[0], np.ndarray)
+        print("ok")
+        """
+    )
+    assert output.strip() == "ok"
+
+
+# ------------------------------------------------------------------------------------------------------- divergence
+
+
+def test_a_task_that_diverges_does_not_harm_the_others(backend: str, threads: None) -> None:
+    params, x, y = arguments(9)
+    each = fm.map_tasks(fm.value_and_grad(lambda *args: episode(*args)), in_axes=(None, 0, 0))
+    good = each(params, x, y)
+    for value in (np.inf, -np.inf, np.nan, F32(3e38)):
+        bad = y.copy()
+        bad[4] = value
+        bad[7, 0] = value
+        for count in (1, 3):
+            fm.set_num_threads(count)
+            got = each(params, x, bad)
+            for g, w in zip(optree.tree_leaves(got), optree.tree_leaves(good), strict=True):
+                others = [k for k in range(9) if k not in (4, 7)]
+                assert g[others].tobytes() == w[others].tobytes()
+            assert not np.isfinite(got[0][[4, 7]]).any()
+    assert bits(each(params, x, y)) == bits(good)
+
+
+def test_nan_and_infinity_keep_their_meaning(backend: str) -> None:
+    x = np.array([np.nan, np.inf, -np.inf, 0.0, 1.0], F32)
+    f = fm.jit(lambda x: [fm.exp(x), 1.0 / x, fm.maximum(x, 0.0), x - x, x == x, fm.where(x > 0, x, 0.0), fm.max(x), fm.argmax(x), fm.relu(x)])
+    with np.errstate(all="ignore"):
+        want = [np.exp(x), F32(1) / x, np.maximum(x, 0), x - x, x == x, np.where(x > 0, x, 0), np.max(x), np.argmax(x), np.maximum(x, 0)]
+    for g, w in zip(f(x), want, strict=True):
+        np.testing.assert_allclose(g, w, rtol=1e-6)
+
+
+# ------------------------------------------------------------------------------------------------ the user's arrays
+
+
+def layouts(x: np.ndarray) -> dict[str, Any]:
+    """Arrays of the same values in other memory."""
+    big = np.zeros([2 * n + 3 for n in x.shape], x.dtype)
+    inner = tuple(slice(1, 2 * n + 1, 2) for n in x.shape)
+    big[inner] = x
+    backwards = np.ascontiguousarray(x[tuple(slice(None, None, -1) for _ in x.shape)])
+    raw = np.zeros(x.nbytes + 1, np.uint8)
+    unaligned = raw[1:].view(x.dtype).reshape(x.shape)
+    unaligned[...] = x
+    frozen = x.copy()
+    frozen.flags.writeable = False
+    return {
+        "strided": big[inner],
+        "Fortran": np.asfortranarray(x),
+        "backwards": backwards[tuple(slice(None, None, -1) for _ in x.shape)],
+        "broadcast": np.broadcast_to(x[None], (2, *x.shape))[1],
+        "unaligned": unaligned,
+        "big-endian": x.astype(x.dtype.newbyteorder(">")),
+        "read-only": frozen,
+        "subclass": x.view(type("Sub", (np.ndarray,), {})),
+        "memory-map-like": np.frombuffer(x.tobytes(), x.dtype).reshape(x.shape),
+    }
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64", "int32", "bool"])
+def test_any_layout_is_right(dtype: str, backend: str) -> None:
+    rng = np.random.default_rng(1)
+    x = (rng.standard_normal((4, 3, 5)) * 3).astype(dtype)
+    y = rng.standard_normal((4, 3, 5)).astype("float64" if dtype == "float64" else "float32")
+    f = fm.map_tasks(lambda x, y: fm.sum(x * y + y, axis=0))
+    want = f(x, y)
+    np.testing.assert_allclose(want, (x * y + y).sum(1), rtol=1e-5, atol=1e-5)
+    for name, other in layouts(x).items():
+        np.testing.assert_array_equal(other, x)
+        for _ in range(2):  # the second call takes the fast way where it may
+            assert f(other, y).tobytes() == want.tobytes(), name
+
+
+@pytest.mark.parametrize("dtype", ["int8", "uint8", "int16", "uint16", "int32", "uint32", "int64", "uint64"])
+def test_labels_of_any_integer_dtype(dtype: str, backend: str) -> None:
+    logits = np.random.default_rng(2).standard_normal((3, 4, 5)).astype(F32)
+    labels = np.arange(12).reshape(3, 4) % 5
+    f = fm.map_tasks(fm.nn.cross_entropy)
+    assert f(logits, labels.astype(dtype)).tobytes() == f(logits, labels.astype("int32")).tobytes()
+
+
+def test_other_libraries_arrays_and_plain_numbers(backend: str) -> None:
+    import torch
+
+    x = np.arange(6, dtype=F32).reshape(2, 3)
+    f = fm.jit(lambda x, s: x * s + 1.0)
+    want = f(x, F32(2))
+
+    class WithDlpack:
+        def __dlpack__(self, **options: Any) -> Any:
+            return x.__dlpack__(**options)
+
+        def __dlpack_device__(self) -> Any:
+            return x.__dlpack_device__()
+
+    class WithArray:
+        def __array__(self, dtype: Any = None, copy: Any = None) -> Any:
+            return x
+
+    tensor = torch.tensor(x)
+    for other in (tensor, tensor.T.contiguous().T, tensor.expand(2, 3), WithDlpack(), WithArray(), memoryview(x).obj):
+        got = f(other, 2.0)
+        assert type(got) is np.ndarray and got.tobytes() == want.tobytes()
+    for two in (2, 2.0, np.float32(2), np.int64(2), np.array(2, F32), torch.tensor(2.0), True + 1):
+        assert f(x, two).tobytes() == want.tobytes()
+    assert fm.nn.mse(x, torch.tensor(x)) == 0
+    assert fm.jit(fm.nn.cross_entropy)(torch.tensor(x), torch.tensor([0, 1])).shape == ()
+    nested = fm.jit(lambda xs: xs[0] + xs[1][0])([1.5, (2.5,)])  # lists are trees of numbers
+    assert nested == 4.0
+
+
+def test_arrays_of_no_axis_and_no_element(backend: str) -> None:
+    f = fm.jit(lambda x: x * 2.0)
+    got = f(np.array(3, F32))
+    assert type(got) is np.ndarray and got.shape == () and got == 6
+    assert f(np.zeros((0, 3), F32)).shape == (0, 3)
+    assert fm.jit(lambda x: fm.sum(x, axis=0))(np.zeros((0, 3), F32)).tolist() == [0, 0, 0]
+    assert fm.map_tasks(lambda x: fm.sum(x))(np.zeros((2, 0), F32)).tolist() == [0, 0]
+    assert type(fm.map_tasks(lambda x: x, reduce="sum")(np.ones(3, F32))) is np.ndarray
+
+
+def test_a_function_without_arrays_in_its_result(backend: str) -> None:
+    x = np.ones(3, F32)
+    assert fm.jit(lambda x: None)(x) is None
+    assert fm.jit(lambda x: {"name": "relu", "none": None})(x) == {"name": "relu", "none": None}
+    assert fm.jit(lambda x: (x, "relu"))(x)[1] == "relu"
+
+
+def test_options_in_arguments_are_part_of_the_function(backend: str) -> None:
+    f = fm.jit(lambda x, how: fm.exp(x) if how == "exp" else x)
+    x = np.ones(2, F32)
+    for _ in range(2):
+        assert f(x, "exp")[0] > 2 and f(x, "same")[0] == 1 and f(x, None)[0] == 1
+
+
+def test_inputs_are_never_written_to(backend: str) -> None:
+    params, x, y = arguments()
+    copies = optree.tree_map(np.copy, (params, x, y))
+    f = meta_step()
+    for _ in range(3):
+        f(params, x, y)
+    fm.jit(lambda x: fm.exp(fm.exp(x) * 0.1) + 1.0)(x)
+    assert bits(copies) == bits((params, x, y))
+
+
+def test_results_own_their_memory(backend: str) -> None:
+    for size in (3, 1 << 19):  # below and above the size from which memory is pooled
+        x = np.linspace(0, 1, size, dtype=F32)
+        f = fm.jit(lambda x: (x, x, x * 2.0, fm.reshape(x, (1, -1)), fm.sum(x), fm.zeros_like(x)))
+        first = f(x)
+        want, kept = bits(first), [r.copy() for r in first]
+        for r in first:
+            assert r.flags.writeable and not np.shares_memory(r, x)
+        assert not any(np.shares_memory(a, b) for i, a in enumerate(first) for b in first[:i])
+        second = f(x)
+        for r in first:
+            r[...] = -7
+        assert bits(second) == want and bits(f(x)) == want
+        assert x.tobytes() == kept[0].tobytes()
+        del first
+        third = f(x)
+        assert bits(third) == want and bits(second) == want
+
+
+def test_constants_in_results_own_their_memory(backend: str) -> None:
+    table = np.arange(4, dtype=F32)
+    f = fm.jit(lambda x: (table, x + table))
+    first, _ = f(F32(1))
+    first[...] = 9
+    assert f(F32(1))[0].tolist() == [0, 1, 2, 3] and table.tolist() == [0, 1, 2, 3]
+
+
+def test_large_captured_arrays_go_by_reference_small_ones_at_trace_time(backend: str) -> None:
+    large, small = np.ones(1000, F32), np.ones(3, F32)
+    f = fm.jit(lambda x: (fm.sum(large) * x, fm.sum(small) * x))
+    assert [float(v) for v in f(F32(1))] == [1000, 3]
+    large[:], small[:] = 2, 2
+    assert [float(v) for v in f(F32(1))] == [2000, 3]
+    g = fm.map_tasks(fm.value_and_grad(lambda p, x: fm.sum(large[:3] * p * x)), in_axes=(None, 0), reduce="mean")
+    value, grad = g(F32(1), np.ones((4, 3), F32))
+    assert float(value[0] if isinstance(value, tuple) else value) == 6 and float(grad) == 6
+
+
+def test_captured_arrays_of_any_layout(backend: str) -> None:
+    x = np.random.default_rng(3).standard_normal((40, 30)).astype(F32)
+    for name, other in layouts(x).items():
+        f = fm.map_tasks(lambda t, other=other: fm.sum(other * t, axis=0), reduce="mean")
+        for _ in range(2):
+            np.testing.assert_allclose(f(np.ones(2, F32)), x.sum(0), rtol=1e-4, atol=1e-5, err_msg=name)
+    strided = np.zeros((40, 60), F32)[:, ::2]
+    g = fm.jit(lambda t: fm.sum(strided) * t)
+    assert g(F32(1)) == 0
+    strided[...] = 1
+    assert g(F32(1)) == 1200
+
+
+def test_results_may_be_arguments_of_the_next_call(backend: str) -> None:
+    f = fm.map_tasks(fm.value_and_grad(lambda *args: episode(*args)), in_axes=(None, 0, 0), reduce="mean")
+    params, x, y = arguments()
+    first = None
+    for _ in range(30):
+        value, grads = f(params, x, y)
+        params = fm.tree_map(lambda p, g: p - 0.05 * g, params, grads)
+        first = value if first is None else first
+    assert value < first
+
+
+def test_the_backend_may_change_between_calls() -> None:
+    f, args = meta_step(), arguments(5)
+    native = f(*args)
+    with fm.set_backend("numpy"):
+        oracle = f(*args)
+    assert bits(f(*args)) == bits(native)
+    for a, b in zip(optree.tree_leaves(native), optree.tree_leaves(oracle), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)
+
+
+def test_an_error_inside_a_trace_ends_the_trace() -> None:
+    def fails(x: Any) -> Any:
+        raise KeyError("mine")
+
+    with pytest.raises(KeyError, match="mine"):
+        fm.map_tasks(fm.grad(fails))(np.ones((3, 2), F32))
+    assert fm.exp(np.zeros(1, F32)).tolist() == [1.0]  # at once: no trace is running
+    assert fm.jit(lambda x: x + 1.0)(F32(1)) == 2

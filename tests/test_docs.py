@@ -1,0 +1,31 @@
+"""The Python blocks of README and docs run as they stand, and what they link to is there."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+RUNNABLE = [
+    pytest.param(block, id=f"{page.name}-{k}")
+    for page in PAGES
+    for k, block in enumerate(re.findall(r"```python\n(.*?)```", page.read_text(), re.S))
+    if "import" in block
+]
+
+
+@pytest.mark.parametrize("block", RUNNABLE)
+def test_block_runs(block: str) -> None:
+    exec(compile(block, "block", "exec"), {"__name__": "block"})
+
+
+def test_there_are_blocks() -> None:
+    assert len(RUNNABLE) >= 2
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
+def test_links_lead_somewhere(page: Path) -> None:
+    for target in re.findall(r"\]\(([^)#]+)\)", page.read_text()):
+        if not target.startswith("http"):
+            assert (page.parent / target).exists(), target

@@ -1,0 +1,172 @@
+"""Memory: flat over meta-steps, growing with inputs and outputs only, and given back when functions die."""
+
+from __future__ import annotations
+
+import gc
+import weakref
+from typing import Any
+
+import numpy as np
+import pytest
+from test_behaviour import F32, in_subprocess
+
+import fastmeta as fm
+
+MAML = """
+import gc
+
+def loss(params, x, y):
+    for k, (w, b) in enumerate(params):
+        x = fm.nn.linear(fm.relu(x) if k else x, w, b)
+    return fm.nn.mse(x, y)
+
+def episode(params, xs, ys, xq, yq):
+    for _ in range(5):
+        g = fm.grad(loss)(params, xs, ys)
+        params = fm.tree_map(lambda p, g: p - 0.01 * g, params, g)
+    return loss(params, xq, yq)
+
+rng = np.random.default_rng(0)
+params = [(rng.standard_normal((n, m)).astype(np.float32) / n**0.5, np.zeros(m, np.float32)) for n, m in ((1, 40), (40, 40), (40, 1))]
+meta_step = fm.map_tasks(fm.value_and_grad(episode), in_axes=(None, 0, 0, 0, 0), reduce="mean")
+
+def batch(tasks):
+    return [rng.standard_normal((tasks, 10, 1), dtype=np.float32) for _ in range(4)]
+
+def resident(field="VmRSS"):
+    for line in open("/proc/self/status"):
+        if line.startswith(field + ":"):
+            return int(line.split()[1]) * 1024
+"""
+
+
+def test_resident_memory_is_flat_over_1000_meta_steps() -> None:
+    output = in_subprocess(
+        MAML
+        + """
+def steps(n):
+    for _ in range(n):
+        value, grads = meta_step(params, *batch(32))
+        fm.tree_map(lambda p, g: p - 1e-3 * g, params, grads)
+
+steps(100)
+gc.collect()
+before = resident()
+steps(1000)
+gc.collect()
+print(resident() - before)
+"""
+    )
+    assert int(output) < 1 << 20
+
+
+def test_resident_memory_is_flat_when_large_results_come_and_go() -> None:
+    output = in_subprocess(
+        MAML
+        + """
+wide = fm.map_tasks(lambda x: (x * 2.0, fm.exp(x)))
+for n in (300, 400, 300):
+    wide(np.ones((n, 1000), np.float32))
+before = resident()
+for k in range(400):
+    kept = wide(np.ones((300 + k % 2 * 100, 1000), np.float32))
+print(resident() - before)
+"""
+    )
+    assert int(output) < 16 << 20  # a few buffers of 1.6 MB, not 400
+
+
+@pytest.mark.parametrize("tasks", [4096])
+def test_peak_memory_grows_by_inputs_and_outputs_only(tasks: int) -> None:
+    """From 32 tasks on: 4 inputs of 40 bytes a task; the gradient is reduced, so nothing else may depend on T."""
+    output = in_subprocess(
+        MAML
+        + f"""
+small, large = batch(32), batch({tasks})
+for count in (1, 2):
+    fm.set_num_threads(count)
+    for _ in range(3):
+        meta_step(params, *small)
+before = resident("VmHWM")
+for count in (1, 2):
+    fm.set_num_threads(count)
+    meta_step(params, *large)
+print(resident("VmHWM") - before)
+"""
+    )
+    groups = 64 * 2 * 4 * (40 + 40 + 40 * 40 + 40 + 40 + 1)  # at most 64 group sums of the gradient, with room
+    assert int(output) < groups + (1 << 20)
+
+
+def test_results_of_every_task_cost_what_they_are() -> None:
+    output = in_subprocess(
+        MAML
+        + """
+each = fm.map_tasks(fm.value_and_grad(episode), in_axes=(None, 0, 0, 0, 0))
+large = batch(2048)
+each(params, *batch(32))
+before = resident("VmHWM")
+value, grads = each(params, *large)
+size = value.nbytes + sum(g.nbytes for pair in grads for g in pair)
+print(resident("VmHWM") - before, size)
+"""
+    )
+    grown, size = map(int, output.split())
+    assert size > 10e6 and grown < 1.1 * size + (2 << 20)
+
+
+def compiled_function() -> Any:
+    weights = np.ones(3, F32)
+    large = np.ones(5000, F32)
+
+    def loss(p: Any, x: Any) -> Any:
+        return fm.sum(p * x * weights) * fm.sum(large)
+
+    meta = fm.map_tasks(fm.value_and_grad(loss), in_axes=(None, 0), reduce="mean")
+    meta(np.ones(3, F32), np.ones((4, 3), F32))
+    fm.jit(loss)(np.ones(3, F32), np.ones(3, F32))
+    fm.scan(lambda c, x: (loss(c, x) + c, None), np.ones(3, F32), np.ones((2, 3), F32))
+    return loss, meta, [weakref.ref(loss), weakref.ref(meta), weakref.ref(large)]
+
+
+def test_compiled_functions_die_with_the_users_function(backend: str) -> None:
+    loss, meta, refs = compiled_function()
+    gc.collect()
+    assert all(ref() is not None for ref in refs)
+    programs = [weakref.ref(entry) if hasattr(type(entry), "__weakref__") else None for entry in meta.cache.values()]
+    assert programs
+    del loss, meta
+    gc.collect()
+    assert [ref() for ref in refs] == [None] * 3
+
+
+def test_a_new_function_each_step_does_not_pile_up() -> None:
+    output = in_subprocess(
+        MAML
+        + """
+def step(k):
+    f = fm.map_tasks(fm.grad(lambda p, x: fm.sum(fm.tanh(p * x)) * float(k)), in_axes=(None, 0), reduce="mean")
+    f(np.ones(20, np.float32), np.ones((8, 20), np.float32))
+
+for k in range(100):
+    step(k)
+gc.collect()
+before, objects = resident(), len(gc.get_objects())
+for k in range(300):
+    step(k)
+gc.collect()
+print(resident() - before, len(gc.get_objects()) - objects)
+"""
+    )
+    grown, objects = map(int, output.split())
+    assert grown < 2 << 20 and objects < 200
+
+
+def test_an_unused_result_is_freed_at_once() -> None:
+    f = fm.jit(lambda x: x * 2.0)
+    refs = []
+    for size in (3, 1 << 20):
+        result = f(np.ones(size, F32))
+        refs.append(weakref.ref(result))
+        del result
+    assert [ref() for ref in refs] == [None, None]

@@ -1,0 +1,95 @@
+"""Models: shapes, initial values, modes."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+import fastmeta as fm
+from fastmeta.models import MLP
+
+
+@pytest.mark.parametrize("activation", ["relu", "tanh", "sigmoid", "sin"])
+def test_forward_is_what_it_says(activation):
+    model = MLP((3, 7, 5, 2), activation=activation)
+    params = [{k: v.astype(np.float64) + 0.1 for k, v in layer.items()} for layer in model.init(4)]
+    x = np.random.default_rng(0).normal(size=(6, 3))
+    function = {"sigmoid": lambda v: 1 / (1 + np.exp(-v)), "relu": lambda v: np.maximum(v, 0)}.get(activation)
+    function = function or getattr(np, activation)
+    y = x
+    for k, layer in enumerate(params):
+        y = y @ layer["w"] + layer["b"]
+        y = function(y) if k < 2 else y
+    np.testing.assert_allclose(model(params, x), y, rtol=1e-12)
+    np.testing.assert_allclose(fm.jit(model.__call__)(params, x), y, rtol=1e-12)
+
+
+def test_batch_norm_is_torchs():
+    model = MLP((4, 6, 3), batch_norm=True)
+    params = [{k: v.astype(np.float64) for k, v in layer.items()} for layer in model.init(1)]
+    params[0]["scale"] += np.arange(6) / 10
+    params[0]["shift"] -= np.arange(6) / 5
+    x = np.random.default_rng(0).normal(size=(9, 2, 2))
+    h = torch.tensor(x.reshape(9, 4) @ params[0]["w"])
+    h = torch.nn.functional.batch_norm(
+        h, None, None, torch.tensor(params[0]["scale"]), torch.tensor(params[0]["shift"]), training=True, eps=1e-3
+    )
+    want = torch.relu(h).numpy() @ params[1]["w"] + params[1]["b"]
+    np.testing.assert_allclose(model(params, x), want, rtol=1e-10)
+
+
+def test_init_is_seeded_and_scaled():
+    model = MLP((784, 256, 5))
+    a, b, c = model.init(0), model.init(0), model.init(1)
+    np.testing.assert_array_equal(a[0]["w"], b[0]["w"])
+    assert (a[0]["w"] != c[0]["w"]).any()
+    assert a[0]["w"].std() == pytest.approx((2 / 784) ** 0.5, rel=0.02)
+    assert a[1]["w"].std() == pytest.approx((1 / 256) ** 0.5, rel=0.1)
+    assert MLP((784, 256, 5), activation="tanh").init(0)[0]["w"].std() == pytest.approx((1 / 784) ** 0.5, rel=0.02)
+    assert all(v.dtype == np.float32 for layer in a for v in layer.values())
+
+
+def test_inputs_with_more_axes_are_flattened():
+    model = MLP((784, 8, 5))
+    params = model.init(0)
+    x = np.random.default_rng(0).normal(size=(3, 28, 28, 1)).astype(np.float32)
+    np.testing.assert_array_equal(model(params, x), model(params, x.reshape(3, 784)))
+
+
+BAD = [
+    (lambda: MLP((3,)), ValueError, r"\[MLP\] expected two sizes or more, each at least 1, got \(3,\)"),
+    (lambda: MLP((3, 0, 2)), ValueError, "each at least 1"),
+    (lambda: MLP((3, 1.5)), TypeError, "whole numbers, got 1.5"),
+    (lambda: MLP((3, True)), TypeError, "whole numbers"),
+    (lambda: MLP(3), TypeError, "a sequence of whole numbers"),
+    (lambda: MLP((3, 2), activation="gelu"), ValueError, "one of relu, tanh, sigmoid, sin, got 'gelu'"),
+    (lambda: MLP((3, 2), batch_norm=1), TypeError, "batch_norm True or False"),
+    (
+        lambda: MLP((3, 2))(MLP((3, 2)).init(), np.ones((2, 4), np.float32)),
+        ValueError,
+        r"3 features, got shape \[2, 4\]",
+    ),
+    (lambda: MLP((3, 2))(MLP((3, 2)).init(), np.ones(3, np.float32)), ValueError, "3 features"),
+    (
+        lambda: MLP((3, 2))(MLP((3, 4, 2)).init(), np.ones((2, 3), np.float32)),
+        ValueError,
+        "1 layers of parameters, got 2",
+    ),
+    (
+        lambda: MLP((3, 2))(MLP((3, 2)).init(), np.ones((2, 3), np.float32), mode="running"),
+        ValueError,
+        "mode 'batch', got 'running'",
+    ),
+    (
+        lambda: MLP((3, 4, 2), batch_norm=True)(MLP((3, 4, 2), batch_norm=True).init(), np.ones((1, 3), np.float32)),
+        ValueError,
+        "more than one element per channel",
+    ),
+]
+
+
+@pytest.mark.parametrize(("call", "kind", "message"), BAD)
+def test_bad_input_is_refused(call, kind, message):
+    with pytest.raises(kind, match=message):
+        call()

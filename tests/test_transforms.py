@@ -1,0 +1,626 @@
+"""The public transforms against torch.func, and what they promise: caching, captured values, threads, loops."""
+
+from __future__ import annotations
+
+import gc
+import weakref
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+import optree
+import pytest
+import torch
+
+import fastmeta as fm
+from fastmeta.plan import make_plan
+from fastmeta.transforms import unroll
+
+F64 = np.float64
+Arrays = dict[str, np.ndarray]
+torch.set_num_threads(1)
+
+
+def normal(*shape: int, dtype: Any = F64, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng((seed, *shape)).standard_normal(shape).astype(dtype)
+
+
+def close(got: Any, want: Any, tolerance: float = 1e-11) -> None:
+    got, want = optree.tree_leaves(got), optree.tree_leaves(want)
+    assert len(got) == len(want)
+    for g, w in zip(got, want, strict=True):
+        w = w.detach().numpy() if isinstance(w, torch.Tensor) else np.asarray(w)
+        assert g.shape == w.shape
+        np.testing.assert_allclose(g, w, tolerance, tolerance * max(1.0, float(np.max(np.abs(w), initial=0))))
+
+
+def tensors(tree: Any) -> Any:
+    return optree.tree_map(lambda x: torch.from_numpy(x.astype(np.int64) if x.dtype == np.int32 else x.copy()), tree)
+
+
+def same_bits(a: Any, b: Any) -> None:
+    for x, y in zip(optree.tree_leaves(a), optree.tree_leaves(b), strict=True):
+        assert x.tobytes() == y.tobytes()
+
+
+@pytest.fixture
+def real_loops(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No loop is unrolled."""
+    monkeypatch.setattr(unroll, "EQUATIONS", 0)
+
+
+# -- networks, losses and inner rules, written once for both libraries
+
+
+class Library(NamedTuple):
+    name: str
+    grad: Callable[..., Any]
+    value_and_grad: Callable[..., Any]
+    sum: Callable[..., Any]
+    mean: Callable[..., Any]
+    act: dict[str, Callable[..., Any]]
+    cross_entropy: Callable[..., Any]
+    sqrt: Callable[..., Any]
+    stop: Callable[..., Any]
+
+
+def torch_grad_and_value(f: Callable[..., Any]) -> Callable[..., Any]:
+    def call(*args: Any) -> Any:
+        g, v = torch.func.grad_and_value(f)(*args)
+        return v, g
+
+    return call
+
+
+OURS = Library(
+    "fastmeta", fm.grad, fm.value_and_grad, fm.sum, fm.mean,
+    {
+        "tanh": fm.tanh, "relu": fm.relu, "sigmoid": fm.sigmoid, "sin": fm.sin, "erf": fm.erf,
+        "softplus": lambda x: fm.log1p(fm.exp(-fm.abs(x))) + fm.relu(x), "gelu": lambda x: 0.5 * x * (1.0 + fm.erf(x * 0.5**0.5)),
+        "silu": lambda x: x * fm.sigmoid(x), "elu": lambda x: fm.where(x > 0, x, fm.expm1(fm.minimum(x, 0.0))),
+        "leaky": lambda x: fm.where(x > 0, x, 0.01 * x), "abs": fm.abs, "softmax": lambda x: fm.softmax(x, axis=-1),
+    },
+    fm.nn.cross_entropy, fm.sqrt, fm.stop_gradient,
+)  # fmt: skip
+TORCH = Library(
+    "torch", torch.func.grad, torch_grad_and_value, torch.sum, torch.mean,
+    {
+        "tanh": torch.tanh, "relu": torch.relu, "sigmoid": torch.sigmoid, "sin": torch.sin, "erf": torch.erf,
+        "softplus": torch.nn.functional.softplus, "gelu": torch.nn.functional.gelu, "silu": torch.nn.functional.silu,
+        "elu": torch.nn.functional.elu, "leaky": torch.nn.functional.leaky_relu, "abs": torch.abs, "softmax": lambda x: torch.softmax(x, -1),
+    },
+    torch.nn.functional.cross_entropy, torch.sqrt, torch.Tensor.detach,
+)  # fmt: skip
+
+
+def init(sizes: tuple[int, ...], dtype: Any = F64, seed: int = 0) -> list[Arrays]:
+    rng = np.random.default_rng(seed)
+    pairs = zip(sizes, sizes[1:], strict=False)
+    return [{"w": (rng.standard_normal((m, n)) / m**0.5).astype(dtype), "b": (rng.standard_normal(n) * 0.1).astype(dtype)} for m, n in pairs]
+
+
+def loss_of(lib: Library, activation: str, kind: str) -> Callable[..., Any]:
+    act = lib.act[activation]
+
+    def loss(params: Any, x: Any, y: Any) -> Any:
+        for layer in params[:-1]:
+            x = act(x @ layer["w"] + layer["b"])
+        out = x @ params[-1]["w"] + params[-1]["b"]
+        return lib.cross_entropy(out, y) if kind == "cross_entropy" else lib.mean((out - y) ** 2)
+
+    return loss
+
+
+def zip_map(f: Callable[..., Any], *trees: Any) -> Any:
+    return optree.tree_map(f, *trees)
+
+
+def episode_of(lib: Library, activation: str, kind: str, rule: str, steps: int, order: int = 2) -> Callable[..., Any]:
+    loss = loss_of(lib, activation, kind)
+
+    def episode(params: Any, xs: Any, ys: Any, xq: Any, yq: Any) -> Any:
+        first = zip_map(lambda p: 0.0 * p, params)
+        second = first
+        for _ in range(steps):
+            g = lib.grad(loss)(params, xs, ys)
+            if order == 1:
+                g = zip_map(lib.stop, g)
+            if rule == "momentum":
+                first = g = zip_map(lambda m, u: 0.9 * m + u, first, g)
+            elif rule == "adam":
+                first = zip_map(lambda m, u: 0.9 * m + 0.1 * u, first, g)
+                second = zip_map(lambda v, u: 0.99 * v + 0.01 * u * u, second, g)
+                g = zip_map(lambda m, v: m / lib.sqrt(v + 1e-3), first, second)
+            params = zip_map(lambda p, u: p - 0.1 * u, params, g)
+        return loss(params, xq, yq)
+
+    return episode
+
+
+def data(kind: str, features: int, classes: int, tasks: int | None = None, dtype: Any = F64) -> tuple[np.ndarray, ...]:
+    rng = np.random.default_rng(3)
+    lead = () if tasks is None else (tasks,)
+
+    def half(n: int) -> tuple[np.ndarray, np.ndarray]:
+        x = rng.standard_normal((*lead, n, features)).astype(dtype)
+        y = rng.integers(0, classes, (*lead, n), dtype=np.int32) if kind == "cross_entropy" else rng.standard_normal((*lead, n, classes)).astype(dtype)
+        return x, y
+
+    return (*half(5), *half(7))
+
+
+@pytest.mark.parametrize("kind", ["mse", "cross_entropy"])
+@pytest.mark.parametrize("activation", OURS.act)
+def test_second_order_episode(activation: str, kind: str) -> None:
+    params, batch = init((3, 6, 5, 4)), data(kind, 3, 4)
+    ours = fm.value_and_grad(episode_of(OURS, activation, kind, "sgd", 2))(params, *batch)
+    theirs = torch_grad_and_value(episode_of(TORCH, activation, kind, "sgd", 2))(tensors(params), *tensors(batch))
+    close(ours, theirs, 1e-10)
+
+
+@pytest.mark.parametrize("order", [1, 2])
+@pytest.mark.parametrize("steps", [1, 2, 3])
+@pytest.mark.parametrize("rule", ["sgd", "momentum", "adam"])
+@pytest.mark.parametrize("kind", ["mse", "cross_entropy"])
+def test_inner_rules(kind: str, rule: str, steps: int, order: int) -> None:
+    params, batch = init((2, 8, 3)), data(kind, 2, 3, tasks=3)
+    step = fm.map_tasks(fm.value_and_grad(episode_of(OURS, "tanh", kind, rule, steps, order)), in_axes=(None, 0, 0, 0, 0), reduce="mean")
+    episode = torch_grad_and_value(episode_of(TORCH, "tanh", kind, rule, steps, order))
+    each = [episode(tensors(params), *tensors([b[k] for b in batch])) for k in range(3)]
+    want = zip_map(lambda *v: torch.stack(v).mean(0), *each)
+    close(step(params, *batch), want, 1e-9)
+
+
+def scanned_episode(kind: str, rule: str, steps: int) -> Callable[..., Any]:
+    loss = loss_of(OURS, "tanh", kind)
+
+    def episode(params: Any, xs: Any, ys: Any, xq: Any, yq: Any) -> Any:
+        def step(carry: Any, _: Any) -> Any:
+            params, m = carry
+            value, g = fm.value_and_grad(loss)(params, xs, ys)
+            m = zip_map(lambda m, u: 0.9 * m + u, m, g) if rule == "momentum" else g
+            return (zip_map(lambda p, u: p - 0.1 * u, params, m), m), value
+
+        (params, _), losses = fm.scan(step, (params, zip_map(lambda p: 0.0 * p, params)), length=steps)
+        return loss(params, xq, yq) + 0.01 * fm.sum(losses)
+
+    return episode
+
+
+def unrolled_episode(kind: str, rule: str, steps: int) -> Callable[..., Any]:
+    loss = loss_of(OURS, "tanh", kind)
+
+    def episode(params: Any, xs: Any, ys: Any, xq: Any, yq: Any) -> Any:
+        m = zip_map(lambda p: 0.0 * p, params)
+        total = 0.0
+        for _ in range(steps):
+            value, g = fm.value_and_grad(loss)(params, xs, ys)
+            total = value + total
+            m = zip_map(lambda m, u: 0.9 * m + u, m, g) if rule == "momentum" else g
+            params = zip_map(lambda p, u: p - 0.1 * u, params, m)
+        return loss(params, xq, yq) + 0.01 * total
+
+    return episode
+
+
+@pytest.mark.parametrize("equations", [0, 1500])
+@pytest.mark.parametrize("steps", [1, 2, 5])
+@pytest.mark.parametrize("rule", ["sgd", "momentum"])
+@pytest.mark.parametrize("kind", ["mse", "cross_entropy"])
+def test_scan_is_a_python_loop(kind: str, rule: str, steps: int, equations: int, backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(unroll, "EQUATIONS", equations)
+    params, batch = init((2, 8, 3)), data(kind, 2, 3, tasks=3)
+    steps_ = [
+        fm.map_tasks(fm.value_and_grad(make(kind, rule, steps)), in_axes=(None, 0, 0, 0, 0), reduce="mean")
+        for make in (scanned_episode, unrolled_episode)
+    ]
+    close(steps_[0](params, *batch), steps_[1](params, *batch), 1e-11)
+
+
+# -- derivatives
+
+
+def test_grad_argnums_and_aux(backend: str) -> None:
+    def f(a: Any, b: Any, n: Any, scale: Any) -> Any:
+        return fm.sum(a["x"] * b * b) * scale, {"n": n, "ab": a["x"] * b, "name": "aux", "none": None, "two": 2}
+
+    a, b, n = {"x": normal(3)}, normal(3, seed=1), np.arange(3, dtype=np.int32)
+    scalar = lambda *args: f(*args)[0]  # noqa: E731
+    close(fm.grad(scalar)(a, b, n, 2.0), {"x": 2 * b * b})
+    close(fm.grad(scalar, 1)(a, b, n, 2.0), 4 * a["x"] * b)
+    close(fm.grad(scalar, (1, 0))(a, b, n, 2.0), (4 * a["x"] * b, {"x": 2 * b * b}))
+    close(fm.grad(scalar, (-3,))(a, b, n, 2.0), (4 * a["x"] * b,))
+    close(fm.grad(scalar, 3)(a, b, n, 2.0), np.asarray(np.sum(a["x"] * b * b)))
+    g, aux = fm.grad(f, has_aux=True)(a, b, n, 2.0)
+    close(g, {"x": 2 * b * b})
+    assert aux["name"] == "aux" and aux["none"] is None and aux["two"] == 2 and aux["n"].dtype == np.int32
+    close(aux["ab"], a["x"] * b)
+    (value, aux), g = fm.value_and_grad(f, argnums=(0, 1), has_aux=True)(a, b, n, 2.0)
+    close((value, g), (2 * np.sum(a["x"] * b * b), ({"x": 2 * b * b}, 4 * a["x"] * b)))
+    close(aux["ab"], a["x"] * b)
+
+
+def test_derivative_through_aux(backend: str) -> None:
+    """An outer derivative sees the aux of an inner gradient."""
+    x = normal(4)
+
+    def outer(lib_grad: Any, x: Any) -> Any:
+        g, aux = lib_grad(lambda v: ((v**3).sum(), v**2), has_aux=True)(x)
+        return (g * aux).sum()
+
+    close(fm.grad(lambda v: outer(fm.grad, v))(x), 12 * x**3, 1e-12)
+    close(fm.grad(lambda v: outer(fm.grad, v))(x), torch.func.grad(lambda v: outer(torch.func.grad, v))(torch.tensor(x)))
+
+
+def test_jvp_vjp_hvp(backend: str) -> None:
+    def f(lib: Any, p: Any, x: Any) -> Any:
+        h = lib.tanh(x @ p["w"])
+        return {"h": h, "s": lib.sum(h * p["s"])}
+
+    p, x = {"s": normal(2), "w": normal(3, 2)}, normal(4, 3)
+    tp, tx = zip_map(lambda v: normal(*v.shape, seed=5), p), normal(4, 3, seed=6)
+    ct = {"h": normal(4, 2, seed=7), "s": np.asarray(0.7)}
+    close(fm.jvp(lambda p, x: f(fm, p, x), (p, x), (tp, tx)), torch.func.jvp(lambda p, x: f(torch, p, x), tensors((p, x)), tensors((tp, tx))))
+    value, back = fm.vjp(lambda p, x: f(fm, p, x), p, x)
+    want, their_back = torch.func.vjp(lambda p, x: f(torch, p, x), *tensors((p, x)))
+    close((value, back(ct)), (want, their_back(tensors(ct))))
+    for k, (at, v) in enumerate(((0, tp), (1, tx))):
+        their = torch.func.jvp(lambda u, k=k: torch.func.grad(lambda *a: f(torch, *a)["s"], k)(*[u if j == k else tensors(a) for j, a in enumerate((p, x))]),
+                               (tensors((p, x)[k]),), (tensors(v),))[1]  # fmt: skip
+        close(fm.hvp(lambda *a: f(fm, *a)["s"], argnums=at)(p, x, v), their)
+        close(fm.hvp(lambda *a: f(fm, *a)["s"], argnums=at - 2)(p, x, v), their)
+
+
+@pytest.mark.parametrize("activation", ["tanh", "sin", "sigmoid", "erf", "softmax"])
+def test_third_order(activation: str, backend: str) -> None:
+    params, (x, y, *_) = init((2, 3, 2)), data("mse", 2, 2)
+
+    def third(lib: Library, params: Any, x: Any, y: Any) -> Any:
+        loss = loss_of(lib, activation, "mse")
+
+        def dot_gradient(g: Any) -> Any:
+            return sum((lib.sum(u**2) for u in optree.tree_leaves(g)), start=0.0 * y[0, 0])
+
+        first = lambda p: dot_gradient(lib.grad(loss)(p, x, y))  # noqa: E731
+        second = lambda p: dot_gradient(lib.grad(first)(p))  # noqa: E731
+        return lib.value_and_grad(second)(params)
+
+    close(fm.jit(lambda *a: third(OURS, *a))(params, x, y), third(TORCH, tensors(params), *tensors((x, y))), 1e-10)
+
+
+def test_derivatives_to_order_six(backend: str) -> None:
+    f: Any = lambda x: fm.sin(2.0 * x)  # noqa: E731
+    x = np.asarray(0.3)
+    for k, value in enumerate((np.cos, lambda v: -np.sin(v), lambda v: -np.cos(v), np.sin, np.cos, lambda v: -np.sin(v)), 1):
+        f = fm.grad(f)
+        close(f(x), np.asarray(2.0**k * value(0.6)), 1e-12)
+
+
+def test_stop_gradient(backend: str) -> None:
+    x = normal(3)
+    close(fm.grad(lambda v: fm.sum(v * fm.stop_gradient(v)))(x), x)
+    close(fm.jvp(lambda v: v * fm.stop_gradient(v * v), (x,), (x,))[1], x**3)
+    close(fm.grad(lambda v: fm.sum(fm.stop_gradient(v)))(x), np.zeros(3))
+    close(fm.hvp(lambda v: fm.sum(v * v * fm.stop_gradient(v)))(x, x), 2 * x * x)
+    assert np.array_equal(fm.stop_gradient(x), x)
+
+
+def test_independent_and_integer_results(backend: str) -> None:
+    x, n = normal(3), np.arange(3, dtype=np.int32)
+    close(fm.grad(lambda v: fm.sum(np.ones(2)) * 1.0)(x), np.zeros(3))
+    value, t = fm.jvp(lambda v, n: (fm.argmax(v), n + 1, v > 0, v * 2.0), (x, n), (x, n))
+    close(value, (np.argmax(x), n + 1, x > 0, 2 * x))
+    close(t[3], 2 * x)
+    _, back = fm.vjp(lambda v, n: (v * 2.0, n * 2), x, n)
+    close(back((x, n))[0], 2 * x)
+
+
+# -- scan
+
+
+def loops_of(f: Callable[..., Any], *args: Any) -> int:
+    return str(fm.jit(f).program(*args)).count(" loop(")
+
+
+@pytest.mark.parametrize("length", [0, 1, 2, 7])
+def test_scan_values(length: int, backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    xs = {"u": normal(length, 3), "n": np.arange(length, dtype=np.int32)}
+
+    def step(c: Any, x: Any) -> Any:
+        total, count, flag = c
+        new = (total + x["u"] * fm.astype(x["n"], dtype=F64), count + 1, ~flag)
+        return new, {"seen": total, "pair": (x["n"] + count, x["u"] > 0.0), "const": 1.0, "none": None}
+
+    start = (normal(3, seed=2), 0, np.asarray(True))
+    want, rows = start[0], []
+    for k in range(length):
+        rows.append(want)
+        want = want + xs["u"][k] * k
+    for equations in (0, 1500):
+        monkeypatch.setattr(unroll, "EQUATIONS", equations)
+        (total, count, flag), ys = fm.jit(lambda s, x: fm.scan(step, s, x))(start, xs)
+        close(total, want)
+        assert count == length and flag == (length % 2 == 0) and flag.dtype == bool and ys["none"] is None
+        close(ys["seen"], np.reshape(rows, (length, 3)))
+        close(ys["pair"], (2 * np.arange(length), xs["u"] > 0))
+        close(ys["const"], np.ones(length))
+    (total, *_), ys = fm.scan(step, start, xs)
+    close(total, want)
+
+
+@pytest.mark.parametrize("length", [1, 2, 3, 8, 9])
+def test_scan_derivatives(length: int, backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """First and second order through carry, slices, captured values and stacked results, against torch."""
+
+    def run(lib: Any, c: Any, xs: Any, w: Any, loop: Any) -> Any:
+        def step(carry: Any, x: Any) -> Any:
+            h, s = carry
+            h = lib.tanh(h @ w + x)
+            return (h, s + lib.sum(h * h)), (h, s * lib.sin(x))
+
+        (h, s), (hs, sx) = loop(step, (c, lib.sum(c)), xs)
+        return lib.sum(h) * s + lib.sum(lib.sin(hs)) + lib.sum(sx**2)
+
+    def torch_scan(step: Any, init: Any, xs: Any) -> Any:
+        rows = []
+        for x in xs:
+            init, y = step(init, x)
+            rows.append(y)
+        return init, tuple(torch.stack(r) for r in zip(*rows, strict=True))
+
+    args = normal(3), normal(length, 3, seed=1), normal(3, 3, seed=2) * 0.5
+    vs = normal(3, seed=3), normal(length, 3, seed=4), normal(3, 3, seed=5)
+    ours = lambda *a: run(fm, *a, fm.scan)  # noqa: E731
+    theirs = lambda *a: run(torch, *a, torch_scan)  # noqa: E731
+    for equations in (0, 1500):
+        monkeypatch.setattr(unroll, "EQUATIONS", equations)
+        f = lambda *a: ours(*a)  # noqa: E731
+        close(fm.grad(f, (0, 1, 2))(*args), torch.func.grad(theirs, (0, 1, 2))(*tensors(args)), 1e-10)
+        g = lambda *a: fm.grad(ours, (0, 1, 2))(*a)  # noqa: E731
+        their_g = torch.func.grad(theirs, (0, 1, 2))
+        close(fm.jvp(g, args, vs)[1], torch.func.jvp(their_g, tensors(args), tensors(vs))[1], 1e-9)
+        close(fm.vjp(g, *args)[1](vs), torch.func.vjp(their_g, *tensors(args))[1](tensors(vs)), 1e-9)
+
+
+def test_a_big_loop_stays_a_loop(real_loops: None) -> None:
+    f = lambda c: fm.sum(fm.scan(lambda c, _: (fm.sin(c), None), c, length=1000)[0])  # noqa: E731
+    x = normal(3)
+    plan = make_plan(fm.jit(fm.grad(f)).program(x))
+    assert loops_of(fm.grad(f), x) and plan.instructions < 40
+    want, slope = x, np.ones(3)
+    for _ in range(1000):
+        want, slope = np.sin(want), slope * np.cos(want)
+    close(fm.grad(f)(x), slope, 1e-9)
+
+
+def test_scan_in_grad_in_scan_in_map_tasks(backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def inner(p: Any, x: Any) -> Any:
+        h, ys = fm.scan(lambda h, u: (fm.tanh(h * p + u), h * h), 0.0 * p, x)
+        return fm.sum(h) + 0.1 * fm.sum(ys)
+
+    def episode(p: Any, x: Any) -> Any:
+        p, losses = fm.scan(lambda p, _: (lambda v, g: (p - 0.1 * g, v))(*fm.value_and_grad(inner)(p, x)), p, length=3)
+        return inner(p, x) + fm.sum(losses)
+
+    def plain(p: Any, x: Any) -> Any:
+        def cost(p: Any) -> Any:
+            h, total = 0.0 * p, 0.0
+            for u in x:
+                total, h = total + torch.sum(h * h), torch.tanh(h * p + u)
+            return torch.sum(h) + 0.1 * total
+
+        losses = 0.0
+        for _ in range(3):
+            g, v = torch.func.grad_and_value(cost)(p)
+            p, losses = p - 0.1 * g, losses + v
+        return cost(p) + losses
+
+    p, x = normal(2), normal(4, 5, 2)
+    want = [torch_grad_and_value(plain)(torch.tensor(p), torch.tensor(x[k])) for k in range(4)]
+    value, g = sum(v for v, _ in want) / 4, sum(u for _, u in want) / 4
+    for equations in (0, 60, 1500):
+        monkeypatch.setattr(unroll, "EQUATIONS", equations)
+        step = lambda p, x: fm.map_tasks(fm.value_and_grad(episode), in_axes=(None, 0), reduce="mean")(p, x)  # noqa: E731
+        close(fm.jit(step)(p, x), (value, g), 1e-10)
+        close(fm.value_and_grad(lambda p, x: fm.map_tasks(episode, in_axes=(None, 0), reduce="mean")(p, x))(p, x), (value, g), 1e-10)
+
+
+# -- map_tasks
+
+
+def test_map_tasks_axes_and_reductions(backend: str) -> None:
+    p, x, y = {"a": normal(2), "b": normal(3, 2)}, normal(3, 4, 2), np.arange(3, dtype=np.int32)
+
+    def f(p: Any, batch: Any, scale: Any) -> Any:
+        u, n = batch
+        return {"u": u * p["a"], "n": n}, (fm.sum(p["b"] * u[0]) * scale, n * 2)
+
+    got = fm.map_tasks(f, in_axes=({"a": None, "b": 0}, 0, None), reduce=({"u": "mean", "n": None}, ("sum", None)))(p, (x, y), 3.0)
+    close(got, ({"u": np.mean(x * p["a"], 0), "n": y}, (3 * np.sum(p["b"] * x[:, 0]), 2 * y)))
+    close(fm.map_tasks(lambda u: u * 2.0)(x), 2 * x)
+    close(fm.map_tasks(lambda u, v: (u, v), in_axes=(0, None))(x, p["a"]), (x, np.broadcast_to(p["a"], (3, 2))))
+    close(fm.map_tasks(lambda u: (fm.sum(u), u), reduce=("mean", None))(x), (np.mean(np.sum(x, (1, 2))), x))
+    close(fm.map_tasks(lambda u: u[0, 0] * 0.0 + 3.0, reduce="sum")(x), np.asarray(9.0))
+    assert fm.map_tasks(lambda u: 1)(x).tolist() == [1, 1, 1]
+
+
+def test_map_tasks_nested(backend: str, real_loops: None) -> None:
+    x, w = normal(3, 4, 5), normal(5)
+    inner = fm.map_tasks(lambda u, w: fm.tanh(fm.sum(u * w)), in_axes=(0, None), reduce="mean")
+    want = np.mean(np.tanh(x @ w), 1)
+    close(fm.map_tasks(inner, in_axes=(0, None))(x, w), want)
+    close(fm.map_tasks(inner, in_axes=(0, None), reduce="mean")(x, w), np.mean(want))
+    rows = fm.map_tasks(lambda u, w: fm.map_tasks(lambda r: r * w)(u), in_axes=(0, None))
+    close(rows(x, w), x * w)
+    g = fm.map_tasks(fm.grad(lambda w, u: inner(u, w)), in_axes=(None, 0))(w, x)
+    t = torch.tensor(x)
+    close(g, torch.func.vmap(lambda u: torch.func.grad(lambda v: torch.tanh(u @ v).mean())(torch.tensor(w)))(t))
+
+
+def test_map_tasks_under_grad_and_beside_work(backend: str) -> None:
+    """What stands before and after a loop over tasks, and derivatives through it."""
+
+    def f(lib: Any, w: Any, x: Any, mapped: Any) -> Any:
+        v = lib.sin(w) * 2.0
+        y, s = mapped(v, x)
+        return lib.sum(lib.tanh(y) * lib.cos(w)) + s**2
+
+    task = lambda lib, v, u: (lib.exp(-(u * u)) * v, lib.sum(u * v))  # noqa: E731
+    ours = lambda w, x: f(fm, w, x, fm.map_tasks(lambda v, u: task(fm, v, u), in_axes=(None, 0), reduce=(None, "mean")))  # noqa: E731
+
+    def theirs(w: Any, x: Any) -> Any:
+        return f(torch, w, x, lambda v, x: (lambda y, s: (y, s.mean()))(*torch.func.vmap(lambda u: task(torch, v, u))(x)))
+
+    w, x = normal(3), normal(5, 3)
+    close(fm.value_and_grad(ours, (0, 1))(w, x), (lambda g, v: (v, g))(*torch.func.grad_and_value(theirs, (0, 1))(*tensors((w, x)))))
+    close(fm.hvp(ours)(w, x, w), torch.func.jvp(torch.func.grad(lambda w: theirs(w, torch.tensor(x))), (torch.tensor(w),), (torch.tensor(w),))[1])
+
+
+@pytest.mark.parametrize("equations", [0, 1500])
+def test_same_bits_on_any_number_of_threads(equations: int, threads: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(unroll, "EQUATIONS", equations)
+    params, batch = init((3, 40, 40, 4), np.float32), data("cross_entropy", 3, 4, tasks=37, dtype=np.float32)
+    step = fm.map_tasks(fm.value_and_grad(scanned_episode("cross_entropy", "momentum", 3)), in_axes=(None, 0, 0, 0, 0), reduce="mean")
+    first = None
+    for n in (1, 2, 3, 8, 1):
+        fm.set_num_threads(n)
+        for _ in range(2):
+            out = step(params, *batch)
+            first = out if first is None else first
+            same_bits(out, first)
+
+
+# -- compiling
+
+
+def counting(f: Callable[..., Any]) -> tuple[Callable[..., Any], list[int]]:
+    calls: list[int] = []
+
+    def counted(*args: Any) -> Any:
+        calls.append(1)
+        return f(*args)
+
+    return counted, calls
+
+
+def test_tracing_happens_once_per_shape() -> None:
+    f, calls = counting(lambda x, s: x * s + 1.0)
+    j = fm.jit(f)
+    for _ in range(3):
+        close(j(np.ones(3), 2.0), np.full(3, 3.0))
+        close(fm.jit(f)(np.ones(3), 5.0), np.full(3, 6.0))  # numbers are inputs, and jit(f) is one object
+    assert len(calls) == 1
+    j(np.ones(4), 2.0)
+    j(np.ones(3, np.float32), 2.0)
+    j(np.ones(3), np.ones(3))
+    assert len(calls) == 4
+    j(np.ones(3), 2.0)
+    j(np.ones(4), 2.0)
+    assert len(calls) == 4 and len(j.cache) == 4
+
+
+def test_the_number_of_tasks_is_no_key() -> None:
+    f, calls = counting(lambda p, x: fm.sum(p * fm.sin(x)))
+    step = fm.map_tasks(fm.value_and_grad(f), in_axes=(None, 0), reduce="mean")
+    p = normal(3)
+    for n in (4, 1, 33, 4, 100):
+        x = normal(n, 3)
+        close(step(p, x), (np.mean(np.sin(x) @ p), np.mean(np.sin(x), 0)))
+    assert len(calls) == 1 and len(step.cache) == 1
+
+
+def test_static_leaves_are_keys() -> None:
+    f, calls = counting(lambda mode, x, opt: x * 2.0 if mode == "double" else x + (1.0 if opt is None else 3.0))
+    j, x = fm.jit(f), np.ones(2)
+    for mode, opt, want in (("double", None, 2.0), ("plain", None, 2.0), ("plain", "o", 4.0), ("double", None, 2.0), ("plain", None, 2.0)):
+        close(j(mode, x, opt), np.full(2, want))
+    assert len(calls) == 3
+
+
+def test_a_call_inside_a_trace_joins_it() -> None:
+    inner = fm.jit(lambda x: fm.sin(x) * 2.0)
+    x = normal(3)
+    close(fm.jit(lambda x: inner(x) + inner(x))(x), 4 * np.sin(x))
+    assert not inner.cache
+    close(fm.grad(lambda x: fm.sum(inner(x)))(x), 2 * np.cos(x))
+
+
+@pytest.mark.parametrize("size", [2, 5000])
+def test_captured_arrays(size: int, backend: str) -> None:
+    w, count = normal(size), np.arange(size)
+    f = lambda x: fm.sum(x * w * fm.grad(lambda v: fm.sum(v * v * w * count))(x))  # noqa: E731
+    x = normal(size, seed=1)
+    close(fm.jit(f)(x), np.asarray(np.sum(2 * x * x * w * w * count)), 1e-10)
+    close(fm.grad(f)(x), 4 * x * w * w * count, 1e-10)
+    close(fm.map_tasks(f)(np.stack([x, 2 * x])), np.sum(2 * x * x * w * w * count) * np.array([1.0, 4.0]), 1e-10)
+    close(fm.scan(lambda c, u: (c + fm.sum(u * w), w[0] * c), np.asarray(0.0), np.stack([x, x])), (2 * x @ w, np.array([0, w[0] * (x @ w)])), 1e-9)
+
+
+def test_large_captured_arrays_are_references() -> None:
+    w = np.ones(5000)
+    j = fm.jit(lambda x: fm.sum(x * w))
+    assert j(np.asarray(2.0)) == 10000.0
+    w *= 3.0
+    assert j(np.asarray(2.0)) == 30000.0
+    assert str(j.program(np.asarray(1.0))).count("f64[5000]") >= 1
+
+
+def test_numbers_take_the_dtype_they_meet(backend: str) -> None:
+    for dtype in (np.float32, np.float64):
+        x = np.ones(2, dtype)
+        for f in (lambda x: x * 2, lambda x: 2.5 * x, lambda x: x + True, lambda x: 1 - x, lambda x: x**2, lambda x: fm.where(x > 0, x, 0), lambda x: fm.maximum(x, 0)):
+            assert fm.jit(f)(x).dtype == dtype and fm.grad(lambda v, f=f: fm.sum(f(v)))(x).dtype == dtype
+        assert fm.jit(lambda x, s: x * s)(x, 0.1).dtype == dtype
+        assert fm.jit(lambda x: x * np.arange(2))(x).dtype == dtype
+        assert fm.jit(lambda x: x * np.array([True, False]))(x).dtype == dtype
+    scale = fm.jit(lambda x, s: x * s)
+    for s in (1 / 3, 1 / 7, 2, 1 / 9):  # a number beside float64 keeps its 53 bits
+        assert scale(np.ones(1), s)[0] == s
+    assert fm.jit(lambda x: x * 2)(np.arange(3)).dtype == np.int32
+    assert fm.jit(lambda x: x + 0.5)(np.arange(3)).dtype == np.float32
+    assert fm.jit(lambda x: x * 2)(np.float64(3)).dtype == np.float64
+    assert fm.jit(lambda x: x * np.float64(1 / 3))(np.ones(1))[0] == 1 / 3
+    with pytest.raises(TypeError, match="float"):
+        fm.jit(lambda x, y: x * y)(np.ones(2), np.ones(2, np.float32))
+
+
+def test_compiled_functions_die_with_their_function() -> None:
+    class Model:
+        def __init__(self) -> None:
+            self.w = np.ones(1000)
+
+    m = Model()
+    f = lambda x: fm.sum(m.w * x)  # noqa: E731
+    close(fm.grad(f)(np.asarray(2.0)), np.asarray(1000.0))
+    gone = weakref.ref(m)
+    del f, m
+    gc.collect()
+    assert gone() is None
+
+
+def test_pytrees() -> None:
+    class Pair(NamedTuple):
+        a: Any
+        b: Any
+
+    tree = {"list": [normal(2), normal(3)], "pair": Pair(normal(1), (normal(2, 2), None)), "empty": ()}
+    out = fm.jit(lambda t: fm.tree_map(lambda x: x * 2.0, t))(tree)
+    close(out, fm.tree_map(lambda x: x * 2, tree))
+    assert type(out["pair"]) is Pair and out["empty"] == () and out["pair"].b[1] is None
+    square = lambda t: sum((fm.sum(x * x) for x in optree.tree_leaves(t)), start=0.0)  # noqa: E731
+    g = fm.grad(square)({k: tree[k] for k in ("list", "empty")})
+    close(g, {"list": [2 * x for x in tree["list"]], "empty": ()})
+
+
+def test_results_are_fresh_arrays() -> None:
+    x = normal(3)
+    f = fm.jit(lambda x: (x, x, x * 1.0, x[::-1], np.float64(1.0)))
+    a, b, c, d, one = f(x)
+    for out in (a, b, c, d):
+        assert not np.shares_memory(out, x) and out.flags.writeable and out.flags.c_contiguous
+    assert not np.shares_memory(a, b) and one == 1.0
+    a[:] = 7
+    close(f(x)[0], x)
+    strided = normal(6, 4)[::2, ::-1]
+    close(fm.jit(lambda x: x + 0.0)(strided), strided)
+
