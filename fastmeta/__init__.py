@@ -5,11 +5,71 @@ from typing import Any as _Any
 
 from fastmeta import backends, nn
 from fastmeta.array import (
-    abs, add, argmax, argmin, astype, broadcast_to, concat, cos, cumulative_sum, divide, einsum, equal, erf, exp,
-    expand_dims, expm1, flip, floor, greater, greater_equal, less, less_equal, log, log1p, log_softmax, logical_and,
-    logical_not, logical_or, logsumexp, matmul, max, maximum, mean, min, minimum, multiply, negative, not_equal, one_hot,
-    ones_like, pad, permute_dims, power, prod, relu, reshape, rsqrt, scatter_add, sigmoid, sign, sin, softmax, sqrt,
-    square, squeeze, stack, stop_gradient, subtract, sum, take, take_along_axis, tanh, var, where, zeros_like,
+    abs,
+    add,
+    argmax,
+    argmin,
+    astype,
+    broadcast_to,
+    concat,
+    cos,
+    cumulative_sum,
+    divide,
+    einsum,
+    equal,
+    erf,
+    exp,
+    expand_dims,
+    expm1,
+    flip,
+    floor,
+    greater,
+    greater_equal,
+    less,
+    less_equal,
+    log,
+    log1p,
+    log_softmax,
+    logical_and,
+    logical_not,
+    logical_or,
+    logsumexp,
+    matmul,
+    max,
+    maximum,
+    mean,
+    min,
+    minimum,
+    multiply,
+    negative,
+    not_equal,
+    one_hot,
+    ones_like,
+    pad,
+    permute_dims,
+    power,
+    prod,
+    relu,
+    reshape,
+    rsqrt,
+    scatter_add,
+    sigmoid,
+    sign,
+    sin,
+    softmax,
+    sqrt,
+    square,
+    squeeze,
+    stack,
+    stop_gradient,
+    subtract,
+    sum,
+    take,
+    take_along_axis,
+    tanh,
+    var,
+    where,
+    zeros_like,
 )  # fmt: skip
 from fastmeta.backends import set_backend, set_num_threads
 from fastmeta.compile import grad, hvp, jit, jvp, map_tasks, scan, value_and_grad, vjp
@@ -28,11 +88,11 @@ _LAZY = {  # loaded at first use, so that importing the engine stays fast
 
 
 def __getattr__(name: str) -> _Any:
-    where = _LAZY.get(name)
-    if where is None:
+    source = _LAZY.get(name)
+    if source is None:
         raise AttributeError(f"module 'fastmeta' has no attribute {name!r}")
-    module = _import_module(where)
-    value = module if where.endswith("." + name) else getattr(module, name)
+    module = _import_module(source)
+    value = module if source.endswith("." + name) else getattr(module, name)
     globals()[name] = value
     return value
 

@@ -332,7 +332,7 @@ def _einsum(*xs: Any, terms: tuple[str, ...], out: str) -> Var:
         raise expected("einsum", "float arrays", dtype, TypeError)
     size: dict[str, int] = {}
     ys = []
-    for x, term in zip(xs, terms, strict=True):
+    for k, (x, term) in enumerate(zip(xs, terms, strict=True)):
         x = sh.cast(array_operand("einsum", x), dtype)
         if len(term) != len(x.shape):
             raise expected("einsum", f"{len(term)} axes for '{term}'", x.shape)
@@ -340,7 +340,7 @@ def _einsum(*xs: Any, terms: tuple[str, ...], out: str) -> Var:
             if size.setdefault(c, n) != n:
                 raise expected("einsum", f"axis '{c}' of length {size[c]}", n)
         x, term = _diagonal(x, term)
-        others = set("".join(t for t in terms if t is not term)) if len(terms) > 1 else set()
+        others = set("".join(terms[:k] + terms[k + 1 :]))
         gone = [c for c in term if c not in out and c not in others]
         ys.append((total(x, tuple(term.index(c) for c in gone)), "".join(c for c in term if c not in gone)))
     if len(ys) == 1:
@@ -561,6 +561,9 @@ def _getitem(x: Array, key: Any) -> Array:
     if not arrays:
         return out
     at = next(i for i, k in enumerate(keys) if isinstance(k, Tracer | np.ndarray | list))
+    whole = [i for i, k in enumerate(keys) if isinstance(k, int) or i == at]
+    if whole[-1] - whole[0] >= len(whole):  # NumPy moves the array's axes to the front
+        raise expected("index", "integers next to the integer array", "other indices between them", IndexError, "Index twice")
     axis = at - builtins.sum(isinstance(k, int) for k in keys[:at])
     return take(out, arrays[0], axis=axis)
 
@@ -632,17 +635,19 @@ def _operators() -> None:
         setattr(Tracer, f"__{name}__", _method(f))
         setattr(Tracer, f"__r{name}__", lambda self, other, f=f: f(other, self))
     compare = {"eq": equal, "ne": not_equal, "lt": less, "le": less_equal, "gt": greater, "ge": greater_equal}
-    for name, f in {**compare, "and": logical_and, "or": logical_or}.items():
+    unary = {"neg": negative, "abs": abs, "invert": logical_not}
+    for name, f in {**compare, **unary, "and": logical_and, "or": logical_or}.items():
         setattr(Tracer, f"__{name}__", _method(f))
-    Tracer.__neg__ = _method(negative)  # type: ignore[attr-defined]
-    Tracer.__abs__ = _method(abs)  # type: ignore[attr-defined]
-    Tracer.__invert__ = _method(logical_not)  # type: ignore[attr-defined]
-    Tracer.__getitem__ = getitem  # type: ignore[attr-defined]
-    Tracer.__iter__ = lambda self: (self[i] for i in range(len(self)))  # type: ignore[attr-defined]
-    Tracer.T = property(lambda self: permute_dims(self, tuple(range(self.ndim))[::-1]))  # type: ignore[attr-defined]
     for f in (sum, mean, max, min, argmax, argmin, prod, reshape):
         setattr(Tracer, f.__name__, _method(f))
-    Tracer.astype = lambda self, dtype: astype(self, dtype=dtype)  # type: ignore[attr-defined]
+    others = {
+        "__getitem__": getitem,
+        "__iter__": lambda self: (getitem(self, i) for i in range(len(self))),
+        "T": property(lambda self: permute_dims(self, tuple(range(self.ndim))[::-1])),
+        "astype": lambda self, dtype: astype(self, dtype=dtype),
+    }
+    for name, value in others.items():
+        setattr(Tracer, name, value)
 
 
 _operators()

@@ -16,7 +16,7 @@ from fastmeta.ops.shape import broadcast
 from fastmeta.program import FLOATS, NAMES, Program, Var
 from fastmeta.trace import PerTask, Trace, Tracer, as_array, close, located, running, trace
 from fastmeta.transforms import differentiate
-from fastmeta.tree import is_array, is_number, prefix, shown
+from fastmeta.tree import flatten, is_array, is_number, prefix, shown
 
 # -- tracing pytrees
 
@@ -25,9 +25,11 @@ class Inner:
     """A function traced inside the running trace: its program, and the values it takes from there."""
 
     def __init__(self, f: Callable[..., Any], args: tuple[Any, ...], first: Sequence[int] = (), cut: Sequence[bool] | None = None):
-        leaves, tree = optree.tree_flatten(args, none_is_leaf=True)
+        leaves, tree = flatten(args)
         outer = running.trace
         assert outer is not None
+        if any(getattr(x, "dtype", None) == np.float64 for x in leaves):  # numbers take the dtype they meet
+            leaves = [np.float64(x) if type(x) is float and k in first else x for k, x in enumerate(leaves)]
         lifted = [outer.lift(x) if is_array(x) or k in first else None for k, x in enumerate(leaves)]
         order = [*first, *(k for k, v in enumerate(lifted) if v is not None and k not in first)]
         avals = []
@@ -43,7 +45,7 @@ class Inner:
             return f(*optree.tree_unflatten(tree, full))
 
         formal, out, t = trace(flat, avals)
-        self.out_leaves, self.out_tree = optree.tree_flatten(out, none_is_leaf=True)
+        self.out_leaves, self.out_tree = flatten(out)
         self.leaves, self.order = leaves, order
         self.args = [lifted[k] for k in order]
         self.formal, self.trace, self.outer = formal, t, outer
@@ -76,7 +78,7 @@ def _kinds(vs: Sequence[Any]) -> str:
 
 def _values(where: str, what: str, tree: Any) -> tuple[list[Any], Any]:
     """Leaves and structure of a tree that may hold arrays and numbers only."""
-    leaves, spec = optree.tree_flatten(tree, none_is_leaf=True)
+    leaves, spec = flatten(tree)
     for x in leaves:
         if not is_array(x) and not is_number(x):
             raise expected(where, f"{what} of arrays and numbers", repr(x), TypeError)
@@ -270,8 +272,8 @@ def scan(step: Callable[..., Any], init: Any, xs: Any = None, length: int | None
 
     def run(init: Any, xs: Any) -> Any:
         _values("scan", "a carry", init)
-        leaves, _ = optree.tree_flatten((init, xs), none_is_leaf=True)
-        carries, carry_tree = optree.tree_flatten(init, none_is_leaf=True)
+        leaves, _ = flatten((init, xs))
+        carries, carry_tree = flatten(init)
         c = len(carries)
         sliced = [k for k in range(c, len(leaves)) if is_array(leaves[k])]
         outer = running.trace
@@ -346,7 +348,7 @@ def map_tasks(f: Callable[..., Any], in_axes: Any = 0, reduce: Any = None) -> Ca
             raise located(expected("map_tasks", "reduce of None, 'mean' or 'sum'", repr(leaf)))
 
     def mapped(*args: Any) -> Any:
-        leaves, _ = optree.tree_flatten(args, none_is_leaf=True)
+        leaves, _ = flatten(args)
         axes = prefix("map_tasks in_axes", in_axes if isinstance(in_axes, tuple) else (in_axes,) * len(args), args)
         outer = running.trace
         assert outer is not None
@@ -394,7 +396,7 @@ def _mapped_leaves(in_axes: Any, args: tuple[Any, ...]) -> list[bool]:
 
 
 def _hashable(tree: Any) -> Any:
-    leaves, spec = optree.tree_flatten(tree, none_is_leaf=True)
+    leaves, spec = flatten(tree)
     return tuple(leaves), spec
 
 
@@ -437,7 +439,7 @@ class Compiled:
         try:
             if running.trace is not None:
                 return self.f(*args)
-            leaves, tree = optree.tree_flatten(args, none_is_leaf=True)
+            leaves, tree = flatten(args)
             last = self.last
             if last is not None and last.tree == tree and last.backend == backends.state.name:
                 out = last.run(leaves)
@@ -449,12 +451,13 @@ class Compiled:
 
     def _lookup(self, args: tuple[Any, ...], leaves: list[Any], tree: Any) -> Any:
         wide = any(getattr(x, "dtype", None) == np.float64 for x in leaves)
-        values, kinds = [], []
+        values: list[Any] = []
+        kinds: list[Any] = []
         mapped = self.tasks(args) if self.tasks else [False] * len(leaves)
         for x, on in zip(leaves, mapped, strict=True):
             if is_array(x) or is_number(x):
                 a = np.asarray(x) if wide and type(x) is float else as_array(x)
-                a = np.require(a, requirements="CA")
+                a = np.require(a, requirements=["C", "A"])
                 values.append(a)
                 if on and a.shape:
                     if a.shape[0] == 0:
@@ -482,7 +485,7 @@ class Compiled:
 
     def program(self, *args: Any) -> Program:
         """The program for these arguments, before planning: prints as text."""
-        leaves, tree = optree.tree_flatten(args, none_is_leaf=True)
+        leaves, tree = flatten(args)
         self._lookup(args, leaves, tree)
         assert self.last is not None
         return self.last.program
@@ -506,7 +509,7 @@ class Entry:
             return f(*optree.tree_unflatten(tree, [full[k] for k in range(len(kinds))]))
 
         args, out, t = trace(flat, [kinds[k] for k in self.dynamic])
-        leaves, self.out_tree = optree.tree_flatten(out, none_is_leaf=True)
+        leaves, self.out_tree = flatten(out)
         self.slots = [k for k, x in enumerate(leaves) if is_array(x) or is_number(x)]
         self.fixed = None if len(self.slots) == len(leaves) else leaves
         self.program = close(t, args, [leaves[k] for k in self.slots])
@@ -525,7 +528,7 @@ class Entry:
         if self.hidden:
             hidden = self.hidden
             if self.loose:  # by reference all the same: copied anew at every call
-                hidden = [np.require(h, requirements="CA") if isinstance(h, np.ndarray) else h for h in hidden]
+                hidden = [np.require(h, requirements=["C", "A"]) if isinstance(h, np.ndarray) else h for h in hidden]
             if self.per_task:
                 try:
                     n = arrays[self.mapped].shape[0]  # type: ignore[index]

@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-DTYPES = {"f32": np.dtype(np.float32), "f64": np.dtype(np.float64), "i32": np.dtype(np.int32), "bool": np.dtype(np.bool_)}
-NAMES = {v: k for k, v in DTYPES.items()}
+DTYPES: dict[str, np.dtype[Any]] = {"f32": np.dtype(np.float32), "f64": np.dtype(np.float64), "i32": np.dtype(np.int32), "bool": np.dtype(np.bool_)}
+NAMES: dict[np.dtype[Any], str] = {v: k for k, v in DTYPES.items()}
 FLOATS = ("f32", "f64")
 
 Shape = tuple[int, ...]

@@ -48,7 +48,8 @@ def check_grads(
         raise expected("check_grads", "an order of at least 1", order)
     if not modes or not set(modes) <= set(MODES):
         raise expected("check_grads", "modes among 'fwd' and 'rev'", modes)
-    leaves, tree = optree.tree_flatten(tuple(args), none_is_leaf=True)
+    point_tree: Any = tuple(args)
+    leaves, tree = optree.tree_flatten(point_tree, none_is_leaf=True)
     at = [k for k, x in enumerate(leaves) if type(x) is float or getattr(x, "dtype", np.dtype(int)).kind == "f"]
     if not at:
         raise expected("check_grads", "at least one float argument", "none")
@@ -76,7 +77,7 @@ def _check(
     ct = [rng.standard_normal(s.shape) for s in slope]
 
     def forward(*y: Any) -> list[Any]:
-        return jvp(f, y, t)[1]  # type: ignore[no-any-return]
+        return list(jvp(f, y, t)[1])
 
     def reverse(*y: Any) -> list[Any]:
         return list(vjp(f, *y)[1](ct))

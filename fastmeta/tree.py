@@ -34,6 +34,12 @@ def shown(spec: Any) -> str:
     return str(spec).removeprefix("PyTreeSpec(").removesuffix(")").removesuffix(", NoneIsLeaf")
 
 
+def flatten(tree: Any) -> tuple[list[Any], Any]:
+    """Leaves and structure; None is a leaf."""
+    leaves, structure = optree.tree_flatten(tree, none_is_leaf=True)
+    return leaves, structure
+
+
 def is_array(x: Any) -> bool:
     return isinstance(x, np.ndarray | Tracer | np.generic) or hasattr(x, "__dlpack__") or hasattr(x, "__array__")
 

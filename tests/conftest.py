@@ -8,6 +8,7 @@ import pytest
 
 import fastmeta as fm
 from fastmeta import backends
+from fastmeta.transforms import unroll
 
 
 @pytest.fixture(params=["native", "numpy"])
@@ -23,3 +24,11 @@ def threads() -> Iterator[None]:
     before = backends.state.threads
     yield
     backends.state.threads = before
+
+
+@pytest.fixture(params=["straight", "loops"])
+def loops(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Small loops in straight code, and no loop unrolled: what is traced in the test only."""
+    if request.param == "loops":
+        monkeypatch.setattr(unroll, "EQUATIONS", 0)
+    return request.param

@@ -88,7 +88,7 @@ def unary(rng: Rng, x: Any, pool: Pool, labels: Any) -> Any:
         lambda v: fm.exp(fm.sin(v)), lambda v: fm.log(1.5 + fm.sin(v)), lambda v: fm.sqrt(1.0 + v * v), lambda v: fm.rsqrt(1.0 + v * v),
         lambda v: fm.log1p(v * v), lambda v: fm.expm1(fm.cos(v)), lambda v: (1.0 + v * v) ** 0.75, lambda v: v**3, lambda v: v * 0.5,
         lambda v: -2.0 * v, lambda v: v / 3.0, lambda v: 2.0 - v, lambda v: 1.0 / (2.0 + fm.sin(v)), lambda v: fm.sign(v) * v,
-        lambda v: fm.floor(v) + v, lambda v: fm.astype(v > 0.1, dtype=v.dtype) * v, fm.zeros_like, fm.ones_like,
+        lambda v: fm.floor(v * 0.37 + 0.11) + v, lambda v: fm.astype(v > 0.1, dtype=v.dtype) * v, fm.zeros_like, fm.ones_like,
     ]  # fmt: skip
     return fs[rng.integers(len(fs))](x)
 
@@ -97,7 +97,7 @@ def binary(rng: Rng, x: Any, pool: Pool, labels: Any) -> Any:
     fs = [
         fm.add, fm.subtract, fm.multiply, fm.maximum, fm.minimum, lambda a, b: a / (1.0 + b * b), lambda a, b: fm.where(a > b, a, b * 0.5),
         lambda a, b: (1.0 + a * a) ** fm.sin(b), lambda a, b: 0.3 * a + 0.7 * b, lambda a, b: a - 0.01 * b,
-        lambda a, b: fm.where((a > 0.0) & (b < 0.5), a, 0.0), lambda a, b: fm.where(a != b, a * b, 1.0),
+        lambda a, b: fm.where((a > 0.0) & (b < 0.5), a, 0.0), lambda a, b: fm.where(a != b + 0.01, a * b, 1.0),
     ]  # fmt: skip
     return fs[rng.integers(len(fs))](x, partner(rng, x, pool))
 
@@ -193,7 +193,7 @@ def looped(rng: Rng, x: Any, pool: Pool, labels: Any) -> Any:
         u, n = c
         values = [u, other, *([slice_] if slice_ is not None else [])]
         outs = random_function(body_seed, 3, loops=False)(*values, labels)
-        fits = [v for v in outs if broadcasts(v.shape, u.shape) and np.broadcast_shapes(v.shape, u.shape) == u.shape]
+        fits = [v for v in outs if broadcasts(v.shape, u.shape) and np.broadcast_shapes(v.shape, u.shape) == u.shape] or [u]
         return (fm.tanh(u + 0.5 * fits[0]), n + 1), (fm.sum(outs[0]), fits[0])
 
     (u, n), (sums, _) = fm.scan(step, (x, 0), xs, length)

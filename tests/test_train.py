@@ -212,8 +212,6 @@ def test_evaluate_takes_exactly_so_many_tasks():
 
 
 def test_plots_are_whole_png_files(tmp_path):
-    if not plots.available():
-        pytest.skip("matplotlib is not installed (the extra 'plots')")
     metrics = {"tasks": 3, "losses": [2.0, 1.0], "losses_interval": [0.1, 0.2]}
     plots.learning_curve(tmp_path / "a.png", [[1, 2.0, 0.4], [2, 1.0, 0.6]], [[2, 1.5, 0.5, 0.1]], title="t")
     plots.learning_curve(tmp_path / "b.png", [[1, 2.0, None], [2, 1.0, None]])

@@ -203,12 +203,10 @@ def unrolled_episode(kind: str, rule: str, steps: int) -> Callable[..., Any]:
     return episode
 
 
-@pytest.mark.parametrize("equations", [0, 1500])
 @pytest.mark.parametrize("steps", [1, 2, 5])
 @pytest.mark.parametrize("rule", ["sgd", "momentum"])
 @pytest.mark.parametrize("kind", ["mse", "cross_entropy"])
-def test_scan_is_a_python_loop(kind: str, rule: str, steps: int, equations: int, backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(unroll, "EQUATIONS", equations)
+def test_scan_is_a_python_loop(kind: str, rule: str, steps: int, loops: str, backend: str) -> None:
     params, batch = init((2, 8, 3)), data(kind, 2, 3, tasks=3)
     steps_ = [
         fm.map_tasks(fm.value_and_grad(make(kind, rule, steps)), in_axes=(None, 0, 0, 0, 0), reduce="mean")
@@ -476,9 +474,7 @@ def test_map_tasks_under_grad_and_beside_work(backend: str) -> None:
     close(fm.hvp(ours)(w, x, w), torch.func.jvp(torch.func.grad(lambda w: theirs(w, torch.tensor(x))), (torch.tensor(w),), (torch.tensor(w),))[1])
 
 
-@pytest.mark.parametrize("equations", [0, 1500])
-def test_same_bits_on_any_number_of_threads(equations: int, threads: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(unroll, "EQUATIONS", equations)
+def test_same_bits_on_any_number_of_threads(loops: str, threads: None) -> None:
     params, batch = init((3, 40, 40, 4), np.float32), data("cross_entropy", 3, 4, tasks=37, dtype=np.float32)
     step = fm.map_tasks(fm.value_and_grad(scanned_episode("cross_entropy", "momentum", 3)), in_axes=(None, 0, 0, 0, 0), reduce="mean")
     first = None
@@ -580,20 +576,25 @@ def test_numbers_take_the_dtype_they_meet(backend: str) -> None:
     assert fm.jit(lambda x: x + 0.5)(np.arange(3)).dtype == np.float32
     assert fm.jit(lambda x: x * 2)(np.float64(3)).dtype == np.float64
     assert fm.jit(lambda x: x * np.float64(1 / 3))(np.ones(1))[0] == 1 / 3
+    run = lambda x: fm.scan(lambda c, u: (c + fm.sum(u), c), 0.25, x)  # noqa: E731
+    for f in (run, fm.jit(run)):
+        assert f(np.ones((3, 2)))[0] == 6.25 and f(np.ones((3, 2)))[1].dtype == np.float64
     with pytest.raises(TypeError, match="float"):
         fm.jit(lambda x, y: x * y)(np.ones(2), np.ones(2, np.float32))
 
 
-def test_compiled_functions_die_with_their_function() -> None:
-    class Model:
-        def __init__(self) -> None:
-            self.w = np.ones(1000)
+class Model:
+    def __init__(self) -> None:
+        self.w = np.ones(1000)
 
-    m = Model()
-    f = lambda x: fm.sum(m.w * x)  # noqa: E731
-    close(fm.grad(f)(np.asarray(2.0)), np.asarray(1000.0))
-    gone = weakref.ref(m)
-    del f, m
+
+def test_compiled_functions_die_with_their_function() -> None:
+    def use() -> weakref.ref[Model]:
+        m = Model()
+        close(fm.grad(lambda x: fm.sum(m.w * x))(np.asarray(2.0)), np.asarray(1000.0))
+        return weakref.ref(m)
+
+    gone = use()
     gc.collect()
     assert gone() is None
 

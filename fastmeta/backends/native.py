@@ -12,7 +12,7 @@ from fastmeta.plan import make_plan
 from fastmeta.program import Program
 
 try:
-    from fastmeta import _core
+    import fastmeta._core as _core
 
     REASON = None
 except ImportError as error:  # a source tree without a build, or a build for another Python

@@ -164,8 +164,8 @@ MAXIMUM = _row("maximum", 2, NUMBERS, "max(x, y)", np.maximum, _share(GREATER)(0
 MINIMUM = _row("minimum", 2, NUMBERS, "min(x, y)", np.minimum, _share(LESS)(0), _share(LESS)(1),
                samples=("i(3,) i(3,)",), commutative=True, kinks=lambda x, y: np.abs(x - y))  # fmt: skip
 NEGATIVE = _row("negative", 1, NUMBERS, "-x", np.negative, lambda t, i, o: negative(t), samples=("i(3,)",))
-ABS = _row("abs", 1, NUMBERS, "abs(x)", np.abs, _unary(lambda x, o: apply(SIGN, x)), samples=("i(3,)",), kinks=np.abs)
-SIGN = _row("sign", 1, NUMBERS, "sign(x)", np.sign, None, samples=("i(3,)",), kinks=np.abs)
+ABS: Primitive = _row("abs", 1, NUMBERS, "abs(x)", np.abs, _unary(lambda x, o: apply(SIGN, x)), samples=("i(3,)",), kinks=np.abs)
+SIGN: Primitive = _row("sign", 1, NUMBERS, "sign(x)", np.sign, None, samples=("i(3,)",), kinks=np.abs)
 FLOOR = _row("floor", 1, FLOATS, "floor(x)", np.floor, None, kinks=lambda x: np.abs(x - np.round(x)))
 SQRT = _row("sqrt", 1, FLOATS, "sqrt(x)", np.sqrt, lambda t, i, o: divide(multiply(t, 0.5), o), samples=("p(3,)",))
 RSQRT = _row(
@@ -177,7 +177,7 @@ EXPM1 = _row("expm1", 1, FLOATS, "expm1(x)", np.expm1, _unary(lambda x, o: add(o
 LOG = _row("log", 1, FLOATS, "log(x)", np.log, lambda t, i, o: divide(t, i[0]), samples=("p(3,)",))
 LOG1P = _row("log1p", 1, FLOATS, "log1p(x)", np.log1p, lambda t, i, o: divide(t, add(i[0], 1.0)), samples=("p(3,)",))
 SIN = _row("sin", 1, FLOATS, "sin(x)", np.sin, _unary(lambda x, o: apply(COS, x)))
-COS = _row("cos", 1, FLOATS, "cos(x)", np.cos, _unary(lambda x, o: negative(apply(SIN, x))))
+COS: Primitive = _row("cos", 1, FLOATS, "cos(x)", np.cos, _unary(lambda x, o: negative(apply(SIN, x))))
 TANH = _row("tanh", 1, FLOATS, "tanh(x)", np.tanh, _unary(lambda x, o: subtract(1.0, multiply(o, o))))
 SIGMOID = _row("sigmoid", 1, FLOATS, "sigmoid(x)", _sigmoid, _unary(lambda x, o: multiply(o, subtract(1.0, o))))
 ERF = _row(

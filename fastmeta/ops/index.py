@@ -70,7 +70,7 @@ def _np_gather(x: np.ndarray, index: np.ndarray, axis: int) -> np.ndarray:
 def _np_scatter(x: np.ndarray, index: np.ndarray, axis: int, n: int) -> np.ndarray:
     _bounds(index, n)
     out = np.zeros([n if a == axis else m for a, m in enumerate(x.shape)], x.dtype)
-    where = list(np.indices(x.shape, sparse=True))
+    where: list[Any] = list(np.indices(x.shape, sparse=True))
     where[axis] = np.broadcast_to(index, x.shape)
     np.add.at(out, tuple(where), x)
     return out

@@ -87,7 +87,7 @@ ARGMAX = Primitive(
 ARGMIN = Primitive(
     "argmin", _arg("argmin"), lambda x, axis: np.argmin(x, axis).astype(np.int32), samples=(("f(3,4)", (0,)), ("i(3,4)", (1,)))
 )  # fmt: skip
-CUMSUM = Primitive(
+CUMSUM: Primitive = Primitive(
     "cumulative_sum", _cumsum, _np_cumsum, linear=(0,),
     transpose=lambda i, ct, v: ct.graph.emit(CUMSUM, (ct,), (v.attrs[0], not v.attrs[1])),
     samples=(("f(5,)", (0, False)), ("f(3,4)", (0, True)), ("f(2,3,4)", (1, False)), ("i(4,)", (0, False))),

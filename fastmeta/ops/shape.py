@@ -187,7 +187,7 @@ SLICE = Primitive(
     "slice", _slice, _np_slice, linear=(0,), transpose=_slice_transpose, view=True,
     samples=(("f(6,5)", ((1, 0), (6, 4), (2, 3))), ("f(5,)", ((2,), (2,), (1,)))),
 )  # fmt: skip
-FLIP = Primitive(
+FLIP: Primitive = Primitive(
     "flip", _flip, lambda x, axes: np.flip(x, axes), linear=(0,),
     transpose=lambda i, ct, v: ct.graph.emit(FLIP, (ct,), v.attrs), view=True,
     samples=(("f(3,4)", ((1,),)), ("f(3,4)", ((0, 1),))),

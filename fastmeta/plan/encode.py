@@ -109,8 +109,7 @@ class Encoder:
                 out += words
         head = [MAGIC, VERSION, 11 + len(out), len(p.inputs), len(p.outputs), len(self.bases), len(self.blocks),
                 len(self.consts), self.shared_bytes, self.arena_bytes, self.work]  # fmt: skip
-        words = np.array(head + out, np.int64)
-        return Plan(words, bytes(self.consts), self.lines, self.instructions, self.flops, self.arena_bytes)
+        return Plan(np.array(head + out, np.int64), bytes(self.consts), self.lines, self.instructions, self.flops, self.arena_bytes)
 
 
 def _scalar(value: float, dtype: int) -> bytes:

@@ -177,9 +177,9 @@ class _Fuser:
             g = self.of.get(through(i).id)
             if g is None or g.single is not None or squeezed(i.shape) != squeezed(v.shape):
                 continue
-            if best is None or (bool(g.products), g.at) > (bool(best.products), best.at):
-                if self.fits(v, g) is not None:
-                    best = g
+            better = best is None or (bool(g.products), g.at) > (bool(best.products), best.at)
+            if better and self.fits(v, g) is not None:
+                best = g
         if best is None:
             best = self.new()
             best.phases.append(Phase(squeezed(v.shape)))

@@ -34,7 +34,7 @@ def dense(shape: tuple[int, ...]) -> tuple[int, ...]:
     strides, step = [], 1
     for n in reversed(shape):
         strides.append(step)
-        step *= n
+        step *= n or 1
     return tuple(reversed(strides))
 
 
@@ -151,10 +151,9 @@ def lay_out(p: Program, of: Loop | None = None) -> Program:
         if x.op in (INPUT, PROJECT) or not (x.op.view or x.op in (CONST, ARRAY)):
             return x
         view = view_of(x, known)
-        if view is not None and view.offset == 0 and view.root.size == x.size and x.op.view and view.root.op not in (CONST, ARRAY):
-            if restride(x.shape, view.strides, (x.size,)) == ((1,) if x.size > 1 else (0,)):
-                return x
-        return g.emit(COPY, (x,))
+        whole = view is not None and view.offset == 0 and view.root.size == x.size and view.root.op not in (CONST, ARRAY)
+        in_order = view is not None and restride(x.shape, view.strides, (x.size,)) == ((1,) if x.size > 1 else (0,))
+        return x if whole and in_order and x.op.view else g.emit(COPY, (x,))
 
     for v in live:
         if env[v.id] is not None:

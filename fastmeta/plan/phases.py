@@ -205,7 +205,8 @@ class PhaseCode:
         self._keep(need)
 
     def _keep(self, need: list[bool]) -> None:
-        new, kept = {}, []
+        new: dict[int, int] = {}
+        kept: list[Op] = []
         for k, op in enumerate(self.ops):
             if need[k]:
                 new[k] = len(kept)

@@ -44,7 +44,7 @@ def jvp(p: Program, active: tuple[bool, ...]) -> Program:
 def push(g: Graph, p: Program, args: Sequence[Var], tangents: Sequence[Maybe]) -> tuple[list[Var], list[Maybe]]:
     """Emits ``p`` on ``args`` into ``g`` with its tangents; returns its outputs and theirs."""
     env: list[Any] = [None] * len(p.nodes)
-    tan: list[Maybe] = [None] * len(p.nodes)
+    tan: list[Any] = [None] * len(p.nodes)
     for v, a, t in zip(p.inputs, args, tangents, strict=True):
         env[v.id], tan[v.id] = a, t
     for v in p.live():
@@ -53,13 +53,13 @@ def push(g: Graph, p: Program, args: Sequence[Var], tangents: Sequence[Maybe]) -
         g.line = v.line
         if v.op is PROJECT:
             k = v.attrs[0]
-            env[v.id], tan[v.id] = env[v.ins[0].id][k], tan[v.ins[0].id][k]  # type: ignore[index]
+            env[v.id], tan[v.id] = env[v.ins[0].id][k], tan[v.ins[0].id][k]
             continue
         ins = tuple([env[i.id] for i in v.ins])
         ts = [tan[i.id] for i in v.ins]
         if v.op is CALL or v.op is LOOP:
             step = _push_call if v.op is CALL else _push_loop
-            env[v.id], tan[v.id] = step(g, v.attrs[0], ins, ts)  # type: ignore[assignment]
+            env[v.id], tan[v.id] = step(g, v.attrs[0], ins, ts)
             continue
         out = env[v.id] = g.emit(v.op, ins, v.attrs)
         if out.dtype in FLOATS and any(t is not None for t in ts):
@@ -328,10 +328,13 @@ def _pull_call(g: Graph, s: Call, ins: tuple[Var, ...], cts: list[Maybe], flags:
         grads = results(g.emit(CALL, ins, (s,)), s.body)[s.first : s.first + n]
         if outside:  # the scalar itself: its cotangent times the gradient
             back[:n] = [_scaled(gr, cts[0]) for gr in grads]  # type: ignore[arg-type]
-        us = [cts[k] if cts[k] is not None else zeros(g, gr) for k, gr in zip(block, grads, strict=True)]
+        us: list[Var] = []
+        for k, gr in zip(block, grads, strict=True):
+            c = cts[k]
+            us.append(zeros(g, gr) if c is None else c)
         if any(cts[k] is not None for k in block):
             # the Hessian is symmetric: its product in reverse is its product forwards
-            factor, us = _common_scale(us)  # type: ignore[arg-type]
+            factor, us = _common_scale(us)
             body = _hessian_vector(s)
             for k, h in enumerate(call(g, Call(body), (*ins, *us))):
                 back[k] = plus(back[k], ew.multiply(h, factor) if factor != 1.0 else h)

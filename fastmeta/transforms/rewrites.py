@@ -18,7 +18,19 @@ from fastmeta.ops.index import GATHER, SCATTER_ADD
 from fastmeta.ops.product import MATMUL, matmul
 from fastmeta.ops.reduce import CUMSUM, SUM, total
 from fastmeta.ops.shape import (
-    BROADCAST, CAST, CONCAT, FLIP, PAD, PERMUTE, RESHAPE, SLICE, STOP_GRADIENT, broadcast, cut, permute, reshape,
+    BROADCAST,
+    CAST,
+    CONCAT,
+    FLIP,
+    PAD,
+    PERMUTE,
+    RESHAPE,
+    SLICE,
+    STOP_GRADIENT,
+    broadcast,
+    cut,
+    permute,
+    reshape,
 )  # fmt: skip
 from fastmeta.program import CONST, DTYPES, FLOATS, Graph, Primitive, Var
 

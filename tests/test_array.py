@@ -1,0 +1,422 @@
+"""The array functions against NumPy and torch: eagerly, traced, on each backend, over shapes, axes and dtypes."""
+
+from __future__ import annotations
+
+import itertools
+import zlib
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import fastmeta as fm
+
+FLOATS = (np.float32, np.float64)
+SHAPES: tuple[tuple[int, ...], ...] = ((), (1,), (5,), (0,), (3, 4), (1, 4), (3, 1), (2, 0), (2, 3, 4), (2, 1, 3, 1), (130, 33))
+Case = tuple[Any, ...]
+
+
+def normal(shape: tuple[int, ...], dtype: Any = np.float64, *seed: Any) -> np.ndarray:
+    return np.asarray(np.random.default_rng(zlib.crc32(repr((shape, seed)).encode())).standard_normal(shape), dtype)
+
+
+def check(f: Callable[..., Any], want: Any, *xs: Any, tolerance: float | None = None) -> None:
+    """f eagerly, traced, and traced on the oracle gives ``want``, its dtype (64-bit integers narrowed) and shape included."""
+    want = np.asarray(want)
+    want = want.astype(np.int32) if want.dtype == np.int64 else want
+    oracle = fm.jit(f)
+    with fm.set_backend("numpy"):
+        slow = oracle(*xs)
+    for got, how in ((f(*xs), "eager"), (fm.jit(f)(*xs), "native"), (slow, "numpy")):
+        assert got.dtype == want.dtype and got.shape == want.shape, f"{how}: {got.dtype}{got.shape}, not {want.dtype}{want.shape}"
+        rtol = tolerance or {4: 2e-6, 8: 1e-13}.get(want.dtype.itemsize, 0) * max(1, want.size and int(np.size(xs[0])) ** 0.5)
+        np.testing.assert_allclose(got, want, rtol, rtol * max(1.0, np.abs(want).max(initial=0, where=np.isfinite(want))), err_msg=how)
+
+
+# -- elementwise
+
+UNARY: dict[str, Callable[..., Any]] = {
+    "negative": np.negative, "abs": np.abs, "sign": np.sign, "floor": np.floor, "exp": np.exp, "expm1": np.expm1, "sin": np.sin, "cos": np.cos,
+    "tanh": np.tanh, "square": np.square, "sigmoid": lambda x: 1 / (1 + np.exp(-x)), "relu": lambda x: np.maximum(x, 0),
+    "erf": lambda x: torch.erf(torch.tensor(x)).numpy(), "zeros_like": np.zeros_like, "ones_like": np.ones_like, "stop_gradient": np.copy,
+}  # fmt: skip
+POSITIVE: dict[str, Callable[..., Any]] = {"sqrt": np.sqrt, "log": np.log, "log1p": np.log1p, "rsqrt": lambda x: 1 / np.sqrt(x)}
+BINARY = ("add", "subtract", "multiply", "divide", "maximum", "minimum", "equal", "not_equal", "less", "less_equal", "greater", "greater_equal")
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+@pytest.mark.parametrize("name", [*UNARY, *POSITIVE])
+def test_unary(name: str, dtype: Any) -> None:
+    for shape in SHAPES:
+        x = normal(shape, dtype)
+        x = x if name in UNARY else np.asarray(np.abs(x) + dtype(0.1), dtype)
+        check(getattr(fm, name), np.asarray((UNARY | POSITIVE)[name](x), dtype), x)
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+@pytest.mark.parametrize("name", BINARY)
+def test_binary_broadcasts(name: str, dtype: Any) -> None:
+    f, want = getattr(fm, name), getattr(np, name)
+    for a, b in itertools.product(SHAPES, SHAPES):
+        try:
+            np.broadcast_shapes(a, b)
+        except ValueError:
+            with pytest.raises(ValueError, match="broadcast"):
+                f(normal(a), normal(b))
+            continue
+        x, y = normal(a, dtype), normal(b, dtype, "y")
+        y = np.where(y < 0.3, y, x.ravel()[0] if x.size else 0).astype(dtype).reshape(b)  # some are equal
+        y = y if name != "divide" else np.asarray(y + np.copysign(dtype(0.1), y))
+        check(f, want(x, y), x, y)
+
+
+def test_power() -> None:
+    for dtype in FLOATS:
+        x, y = np.abs(normal((3, 4), dtype)), normal((4,), dtype)
+        check(fm.power, x**y, x, y)
+        for k in (0, 1, 2, 3, -1, 0.5, -2.0):
+            check(lambda v, k=k: v**k, x**k, x)
+        check(lambda v: v**3, -(x**3), -x)
+        check(lambda v: 2.0**v, 2.0**x, x)
+
+
+def test_where_and_logic() -> None:
+    m, n = normal((3, 1)) > 0, normal((4,)) > 0
+    for dtype in (*FLOATS, np.int32):
+        x, y = (3 * normal((3, 4))).astype(dtype), (3 * normal((4,))).astype(dtype)
+        check(fm.where, np.where(m, x, y), m, x, y)
+        check(lambda m, x: fm.where(m, x, 1), np.where(m, x, dtype(1)), m, x)
+    check(fm.logical_and, m & n, m, n)
+    check(fm.logical_or, m | n, m, n)
+    check(fm.logical_not, ~m, m)
+    check(lambda m, n: (m & ~n) | (m == n), (m & ~n) | (m == n), m, n)
+    with pytest.raises(TypeError, match="bool"):
+        fm.where(np.ones(2), np.ones(2), np.ones(2))
+
+
+INTEGERS: dict[str, Callable[..., Any]] = {
+    "x + y": np.add, "x - y": np.subtract, "x * y": np.multiply, "-x + y": lambda x, y: y - x, "abs(x) + y": lambda x, y: np.abs(x) + y,
+    "x < y": np.less, "x == y": np.equal, "x >= y": np.greater_equal,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("text", INTEGERS)
+def test_integers(text: str) -> None:
+    x, y = np.arange(-4, 5, dtype=np.int32), np.array([3, -1, 0] * 3, np.int32)
+    check(lambda x, y: eval(text), INTEGERS[text](x, y), x, y)
+    check(fm.maximum, np.maximum(x, y), x, y)
+    check(fm.minimum, np.minimum(x, y), x, y)
+    check(fm.sign, np.sign(x), x)
+    check(fm.relu, np.maximum(x, 0), x)
+
+
+def test_operators_of_tracers() -> None:
+    x, y = normal((3, 3)), normal((3, 3), np.float64, "y")
+    for f in (
+        lambda x, y: x + y - 2 * x / (1 + y * y), lambda x, y: (x @ y) @ x.T, lambda x, y: -abs(x) ** 2 + 1.5, lambda x, y: 1 - x * np.ones(3),
+        lambda x, y: np.ones((3, 3)) @ x + np.arange(3.0) * y, lambda x, y: np.ones(3) / (x * x + 1), lambda x, y: x.sum() + y.mean(axis=0) + x.max(axis=1),
+        lambda x, y: x.reshape((9,))[2] * y.reshape(-1)[0] + x.min(), lambda x, y: (x > y) | (x <= 0.0) & (y != x), lambda x, y: x.astype(np.int32) + 1,
+    ):  # fmt: skip
+        np.testing.assert_allclose(fm.jit(f)(x, y), f(x, y), 1e-13, 1e-13)
+    assert fm.jit(lambda x: [len(x), x.ndim, x.size, float(x.shape[0])])(x) == [3, 2, 9, 3.0]
+    np.testing.assert_array_equal(fm.jit(lambda x: fm.stack([r * 2.0 for r in x]))(x), x * 2)
+
+
+# -- dtypes
+
+
+def test_promotion() -> None:
+    f32, f64, i32, flag = np.ones(2, np.float32), np.ones(2), np.ones(2, np.int32), np.ones(2, bool)
+    rows: list[tuple[Any, Any, Any]] = [
+        (f32, f32, "f4"), (f64, f64, "f8"), (f32, i32, "f4"), (f64, i32, "f8"), (f32, flag, "f4"), (f64, flag, "f8"), (i32, flag, "i4"), (i32, i32, "i4"),
+        (f32, 2, "f4"), (f32, 2.5, "f4"), (f64, 2.5, "f8"), (f64, True, "f8"), (i32, 2, "i4"), (i32, 2.5, "f4"), (i32, True, "i4"), (flag, 2, "i4"),
+        (flag, 2.5, "f4"), (f32, np.float32(2), "f4"), (f64, np.float64(2), "f8"), (f32, np.int64(2), "f4"), (f32, np.arange(2), "f4"), (f32, np.ones(2, np.uint8), "f4"),
+    ]  # fmt: skip
+    for x, y, dtype in rows:
+        for f in (fm.add, fm.multiply, fm.maximum):
+            assert f(x, y).dtype == np.dtype(dtype) == f(y, x).dtype
+            assert fm.jit(lambda a, y=y, f=f: f(a, y))(x).dtype == np.dtype(dtype)
+    for y in (f64, np.float64(2)):
+        for g in (fm.add, fm.less, fm.maximum, fm.power):
+            with pytest.raises(TypeError):
+                g(f32, y)
+    for f in (fm.exp, fm.sqrt, fm.mean, fm.floor, lambda v: fm.divide(v, 2)):
+        assert f(i32).dtype == np.float32
+    assert fm.sum(flag).dtype == np.int32 and fm.sum(flag) == 2
+    for big in (2**31, -(2**31) - 1):
+        with pytest.raises(OverflowError, match="32 bits"):
+            fm.add(np.array([big]), 1)
+    assert fm.add(np.array([2**31 - 1], np.uint64), 0).tolist() == [2**31 - 1]
+    with pytest.raises(TypeError, match="float16"):
+        fm.exp(np.ones(2, np.float16))
+
+
+def test_casts() -> None:
+    x = np.array([0.0, 1.5, -2.7, 3.0])
+    for source in (np.float32, np.float64, np.int32, bool):
+        for target in (np.float32, np.float64, np.int32, bool):
+            check(lambda v, target=target: fm.astype(v, dtype=target), x.astype(source).astype(target), x.astype(source))
+    with pytest.raises(TypeError, match="int8"):
+        fm.astype(x, dtype=np.int8)
+
+
+# -- reductions
+
+
+def axes_of(shape: tuple[int, ...]) -> list[Any]:
+    n = len(shape)
+    return [None, *range(-n, n), *(c for k in range(2, n + 1) for c in itertools.combinations(range(n), k)), *([(-1, 0)] if n > 1 else [])]
+
+
+def log_sum_exp(x: np.ndarray, axis: Any, keepdims: bool) -> np.ndarray:
+    return np.asarray(np.log(np.sum(np.exp(x), axis, keepdims=keepdims)))
+
+
+REDUCTIONS: dict[str, Callable[..., Any]] = {"sum": np.sum, "mean": np.mean, "max": np.max, "min": np.min, "prod": np.prod, "var": np.var, "logsumexp": log_sum_exp}
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+@pytest.mark.parametrize("name", REDUCTIONS)
+def test_reductions(name: str, dtype: Any) -> None:
+    for shape in SHAPES:
+        x = normal(shape, dtype)
+        x = x if name != "prod" else np.asarray(np.exp(0.01 * x), dtype)
+        for axis, keep in itertools.product(axes_of(shape), (False, True)):
+            f = lambda v, axis=axis, keep=keep: getattr(fm, name)(v, axis=axis, keepdims=keep)  # noqa: E731
+            reduced = [shape[a] for a in (range(len(shape)) if axis is None else axis if isinstance(axis, tuple) else (axis,))]
+            if 0 in reduced and name not in ("sum", "prod"):
+                with pytest.raises(ValueError, match=r"\["):
+                    f(x)
+                continue
+            with np.errstate(all="ignore"):
+                want = np.asarray(REDUCTIONS[name](x, axis=axis, keepdims=keep), dtype)
+            check(f, want, x, tolerance=1e-4 if dtype is np.float32 else 1e-12)
+
+
+@pytest.mark.parametrize("name", ["argmax", "argmin"])
+def test_positions(name: str) -> None:
+    for dtype in (*FLOATS, np.int32):
+        for shape in SHAPES:
+            x = (normal(shape) * 2).astype(dtype)
+            x = np.round(x).astype(dtype)  # ties: the first counts
+            for axis, keep in itertools.product([None, *range(-len(shape), len(shape))], (False, True)):
+                if 0 in shape:
+                    continue
+                want = getattr(np, name)(x, axis=axis, keepdims=keep)
+                check(lambda v, axis=axis, keep=keep: getattr(fm, name)(v, axis=axis, keepdims=keep), want, x)
+    for nan in (0, 2, 4):
+        x = np.array([1.0, 5.0, -3.0, 2.0, 0.0])
+        x[nan] = np.nan
+        check(getattr(fm, name), nan, x)
+
+
+def test_integer_reductions() -> None:
+    x = np.arange(12, dtype=np.int32).reshape(3, 4) - 5
+    for axis in (None, 0, 1):
+        check(lambda v, axis=axis: fm.sum(v, axis=axis), np.sum(x, axis), x)
+        check(lambda v, axis=axis: fm.max(v, axis=axis), np.max(x, axis), x)
+        check(lambda v, axis=axis: fm.min(v, axis=axis), np.min(x, axis), x)
+        check(lambda v, axis=axis: fm.prod(v, axis=axis), np.prod(x, axis), x)
+        check(lambda v, axis=axis: fm.mean(v, axis=axis), np.mean(x, axis).astype(np.float32), x)
+        check(lambda v, axis=axis: fm.var(v, axis=axis), np.var(x, axis).astype(np.float32), x)
+        check(lambda v, axis=axis: fm.sum(v, axis=axis), np.sum(x > 0, axis), x > 0)
+
+
+def test_softmax_family() -> None:
+    for dtype in FLOATS:
+        for shape in ((5,), (3, 4), (2, 3, 4), (7, 1), (130, 33)):
+            x = normal(shape, dtype) * dtype(3)
+            for axis in range(-len(shape), len(shape)):
+                t = torch.tensor(x)
+                check(lambda v, axis=axis: fm.softmax(v, axis=axis), torch.softmax(t, axis).numpy(), x, tolerance=1e-5 if dtype is np.float32 else None)
+                check(lambda v, axis=axis: fm.log_softmax(v, axis=axis), torch.log_softmax(t, axis).numpy(), x, tolerance=1e-5 if dtype is np.float32 else None)
+    big = np.array([[1e4, 1e4 - 1, -1e4], [-np.inf, 0.0, -np.inf]])
+    check(fm.softmax, torch.softmax(torch.tensor(big), -1).numpy(), big)
+    check(lambda v: fm.logsumexp(v, axis=-1), torch.logsumexp(torch.tensor(big), -1).numpy(), big)
+    check(lambda v: fm.logsumexp(v, axis=0), -np.inf, np.full(3, -np.inf))
+
+
+def test_cumulative_sum() -> None:
+    for dtype in (*FLOATS, np.int32):
+        for shape in SHAPES[1:]:
+            x = (normal(shape) * 4).astype(dtype)
+            for axis in range(-len(shape), len(shape)):
+                check(lambda v, axis=axis: fm.cumulative_sum(v, axis=axis), np.cumsum(x, axis, dtype=dtype), x, tolerance=1e-5 if dtype is np.float32 else None)
+    check(fm.cumulative_sum, np.cumsum(np.arange(5)), np.arange(5))
+
+
+# -- products
+
+PRODUCTS = (
+    ((3,), (3,)), ((3,), (3, 4)), ((2, 3), (3,)), ((2, 3), (3, 4)), ((5, 2, 3), (3, 4)), ((5, 2, 3), (5, 3, 4)), ((2, 3), (5, 3, 4)), ((5, 1, 2, 3), (4, 3, 2)),
+    ((1, 2, 3), (6, 3, 1)), ((3,), (5, 3, 4)), ((5, 2, 3), (3,)), ((1, 1), (1, 1)), ((0, 3), (3, 2)), ((2, 0), (0, 3)), ((64, 70), (70, 33)), ((7, 130), (130, 9)),
+    ((1, 50), (50, 1)), ((33, 1), (1, 40)), ((2, 3, 17, 5), (2, 3, 5, 9)),
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+@pytest.mark.parametrize("a, b", PRODUCTS)
+def test_matmul(a: tuple[int, ...], b: tuple[int, ...], dtype: Any) -> None:
+    x, y = normal(a, dtype), normal(b, dtype, "y")
+    tolerance = 1e-5 if dtype is np.float32 else 1e-12
+    check(fm.matmul, x @ y, x, y, tolerance=tolerance)
+    if x.ndim > 1 and y.ndim > 1:  # every transposed layout of the operands
+        xt, yt = np.swapaxes(x, -1, -2).copy(), np.swapaxes(y, -1, -2).copy()
+        flip = lambda v: fm.permute_dims(v, (*range(v.ndim - 2), v.ndim - 1, v.ndim - 2))  # noqa: E731
+        if not x.size or not y.size or x.ndim != y.ndim:
+            return
+        check(lambda u, v: fm.matmul(flip_of(u, flip), v), x @ y, xt, y, tolerance=tolerance)
+        check(lambda u, v: fm.matmul(u, flip_of(v, flip)), x @ y, x, yt, tolerance=tolerance)
+        check(lambda u, v: fm.matmul(flip_of(u, flip), flip_of(v, flip)), x @ y, xt, yt, tolerance=tolerance)
+
+
+def flip_of(x: Any, flip: Callable[[Any], Any]) -> Any:
+    return flip(x)
+
+
+EINSUMS = (
+    ("i,i->", (3,), (3,)), ("i,j->ij", (3,), (4,)), ("ij,jk->ik", (2, 3), (3, 4)), ("ij,kj->ik", (2, 3), (4, 3)), ("ji,jk->ki", (3, 2), (3, 4)), ("nd,kd->nk", (5, 3), (2, 3)),
+    ("bij,bjk->bik", (5, 2, 3), (5, 3, 4)), ("bij,kj->bki", (5, 2, 3), (4, 3)), ("ij,ij->", (2, 3), (2, 3)), ("ij,ij->i", (2, 3), (2, 3)), ("ij,ij->ij", (2, 3), (2, 3)),
+    ("ijk,jl->ikl", (2, 3, 4), (3, 5)), ("ab,cd->acbd", (2, 3), (4, 5)), ("ij,k->j", (2, 3), (4,)), ("ii,ij->j", (3, 3), (3, 2)), ("abc,cba->b", (2, 3, 4), (4, 3, 2)),
+    ("bhqd,bhkd->bhqk", (2, 3, 4, 5), (2, 3, 6, 5)), ("ij,jk", (2, 3), (3, 4)), ("ba,b", (2, 3), (2,)),
+    ("ij->ji", (2, 3)), ("ij->", (2, 3)), ("ij->j", (2, 3)), ("ii->i", (3, 3)), ("ii->", (3, 3)), ("iij->ji", (3, 3, 2)), ("iii->i", (2, 2, 2)), ("ii", (3, 3)), ("ba", (2, 3)), ("i->i", (3,)),
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("spec, shapes", [(s, shapes) for s, *shapes in EINSUMS])
+def test_einsum(spec: str, shapes: list[tuple[int, ...]]) -> None:
+    for dtype in FLOATS:
+        xs = [normal(s, dtype, k) for k, s in enumerate(shapes)]
+        check(lambda *v: fm.einsum(spec, *v), np.einsum(spec, *xs), *xs, tolerance=1e-5 if dtype is np.float32 else 1e-13)
+
+
+# -- shapes
+
+
+def test_shapes() -> None:
+    for dtype in (*FLOATS, np.int32, bool):
+        x = (normal((2, 3, 4)) * 3).astype(dtype)
+        for shape in ((24,), (4, 6), (-1, 8), (3, -1, 2), (1, 24, 1), (2, 3, 4)):
+            check(lambda v, shape=shape: fm.reshape(v, shape), x.reshape(shape), x)
+        for axes in itertools.permutations(range(3)):
+            check(lambda v, axes=axes: fm.permute_dims(v, axes), x.transpose(axes), x)
+            check(lambda v, axes=axes: fm.reshape(fm.permute_dims(v, axes), (-1,)), x.transpose(axes).ravel(), x)
+        check(lambda v: fm.permute_dims(v, (-1, 0, 1)), x.transpose(2, 0, 1), x)
+        for axis in range(-4, 4):
+            check(lambda v, axis=axis: fm.expand_dims(v, axis=axis), np.expand_dims(x, axis), x)
+            check(lambda v, axis=axis: fm.stack([v, v, fm.flip(v)], axis=axis), np.stack([x, x, np.flip(x)], axis), x)
+        for axis in (None, 0, -1, (0, 2)):
+            check(lambda v, axis=axis: fm.flip(v, axis=axis), np.flip(x, axis), x)
+        for axis in range(-3, 3):
+            y = np.concatenate([x, x[::-1]], axis)
+            check(lambda v, axis=axis: fm.concat([v, fm.flip(v, axis=0)], axis=axis), y, x)
+            check(lambda v, axis=axis: fm.concat([v], axis=axis), x, x)
+        check(lambda v: fm.concat([v, v[:, :0], v[:, 1:2]], axis=1), np.concatenate([x, x[:, 1:2]], 1), x)
+        check(lambda v: fm.squeeze(v[:1, :, :1], axis=(0, -1)), x[0, :, 0], x)
+        check(lambda v: fm.pad(v, widths=((1, 0), (0, 2), (3, 1))), np.pad(x, ((1, 0), (0, 2), (3, 1))), x)
+    x = normal((3, 1))
+    for shape in ((3, 4), (2, 3, 4), (3, 1), (5, 3, 1)):
+        check(lambda v, shape=shape: fm.broadcast_to(v, shape), np.broadcast_to(x, shape), x)
+    check(lambda v: fm.pad(v, widths=((1, 1), (0, 1)), value=-2.5), np.pad(x, ((1, 1), (0, 1)), constant_values=-2.5), x)
+    check(lambda v: fm.broadcast_to(v, (0, 3, 2)), np.broadcast_to(x, (0, 3, 2)), x)
+    check(lambda a, b: fm.concat([a, b]), np.array([1.0, 2, 3], np.float32), np.array([1], np.float32), np.array([2, 3]))
+
+
+# -- indices
+
+KEYS: tuple[Any, ...] = (
+    0, -1, np.int64(2), slice(None), slice(1, 3), slice(None, None, -1), slice(3, 0, -2), slice(-2, None), slice(10, 20), slice(2, 2), slice(None, None, 3), ..., None,
+    (1, 2), (0, ..., 1), (..., -1), (slice(None), None, 1), (None, ..., None), (slice(1, 3), slice(None, None, 2), -1), (..., slice(None, None, -2), slice(0, 1)),
+    (1, 2, 3), (1, 2, 3, None), (slice(None), slice(0, 0)), (-1, slice(None), slice(-1, -4, -1)), (),
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("key", KEYS, ids=repr)
+def test_indexing(key: Any) -> None:
+    x = normal((4, 3, 5))
+    for dtype in (*FLOATS, np.int32, bool):
+        v = (3 * x).astype(dtype)
+        np.testing.assert_array_equal(fm.jit(lambda u: u[key])(v), v[key])
+        assert fm.jit(lambda u: u[key])(v).shape == v[key].shape
+    want = np.zeros_like(x)
+    want[key] = 2 * x[key]
+    np.testing.assert_allclose(fm.grad(lambda u: fm.sum(u[key] * u[key]))(x), want)
+
+
+def test_indexing_by_arrays() -> None:
+    x, k = normal((4, 3, 5)), np.array([[2, 0], [1, 1]])
+    for f in (lambda u, k: u[k], lambda u, k: u[:, k], lambda u, k: u[..., k], lambda u, k: u[1:, k, ::-1], lambda u, k: u[None, k[0]],
+              lambda u, k: u[1, k], lambda u, k: u[:, k, -1]):  # fmt: skip
+        np.testing.assert_array_equal(fm.jit(f)(x, k), f(x, k))
+    with pytest.raises(IndexError, match="next to"):  # NumPy would move the axes of k to the front
+        fm.jit(lambda u, k: u[1, :, k])(x, k)
+    np.testing.assert_array_equal(fm.jit(lambda u: u[k])(x), x[k])
+    np.testing.assert_array_equal(fm.jit(lambda u, k: u[k])(x, np.asarray(2)), x[2])
+
+
+def test_take_and_scatter() -> None:
+    for dtype in (*FLOATS, np.int32):
+        x = (3 * normal((4, 3, 5))).astype(dtype)
+        for axis in range(-3, 3):
+            n = x.shape[axis]
+            for k in (np.array([0, n - 1, 1, 1]), np.array([[1, 0]]), np.asarray(1), np.zeros(0, np.int32)):
+                check(lambda v, k, axis=axis: fm.take(v, k, axis=axis), np.take(x, k, axis), x, k)
+            shape = list(x.shape)
+            shape[axis] = 2
+            k = np.random.default_rng(0).integers(0, n, shape)
+            check(lambda v, k, axis=axis: fm.take_along_axis(v, k, axis=axis), np.take_along_axis(x, k, axis), x, k)
+            rows = np.array([1, 0, 1])
+            shape[axis] = 3
+            u = (3 * normal(tuple(shape))).astype(dtype)
+            want = np.moveaxis(x.copy(), axis, 0)
+            np.add.at(want, rows, np.moveaxis(u, axis, 0))
+            check(lambda v, r, u, axis=axis: fm.scatter_add(v, r, u, axis=axis), np.moveaxis(want, 0, axis), x, rows, u, tolerance=1e-5)
+        thin = np.argmax(x, 2, keepdims=True)
+        check(lambda v, k: fm.take_along_axis(v, k, axis=2), np.take_along_axis(x, thin, 2), x, thin)
+        some = thin[:, :1]  # an index that repeats along the second axis
+        check(lambda v, k: fm.take_along_axis(v, k, axis=2), np.take_along_axis(x, np.broadcast_to(some, (4, 3, 1)), 2), x, some)
+    x, k = normal((5,)), np.array([3, 0])
+    check(fm.take, x[k], x, k)
+    want = x.copy()
+    want[[3, 0]] += 1.0
+    check(lambda v, k: fm.scatter_add(v, k, 1.0), want, x, k)
+
+
+@pytest.mark.parametrize("bad", [-1, 4, 2**31 - 1, -(2**31)])
+def test_an_index_outside_raises(bad: int, backend: str) -> None:
+    x, k = normal((4, 3)), np.array([0, bad], np.int32)
+    for f in (lambda v, k: fm.take(v, k, axis=0), lambda v, k: fm.scatter_add(v, k, 1.0), lambda v, k: fm.take_along_axis(v, k[:, None], axis=0)):
+        with pytest.raises(IndexError, match=rf"expected an index in 0\.\.3.*got {bad}"):
+            fm.jit(f)(x, k)
+        with pytest.raises(IndexError, match="expected an index"):
+            f(x, k)
+        fm.jit(f)(x, np.array([0, 3], np.int32))  # and the next call is unharmed
+    with pytest.raises(IndexError, match="in task 1"):
+        fm.map_tasks(lambda v, k: fm.take(v, k, axis=0), in_axes=(None, 0))(x, np.array([[0], [bad]], np.int32))
+
+
+def test_one_hot() -> None:
+    k = np.array([[0, 2], [3, -1]])
+    for dtype in FLOATS:
+        want = (k[..., None] == np.arange(3)).astype(dtype)
+        check(lambda v, dtype=dtype: fm.one_hot(v, 3, dtype=dtype), want, k)
+
+
+# -- neural
+
+
+def test_losses_and_layers() -> None:
+    for dtype in FLOATS:
+        tolerance = 1e-5 if dtype is np.float32 else 1e-12
+        x, y, k = normal((6, 4), dtype), normal((6, 4), dtype, "y"), np.array([0, 1, 2, 3, 3, 0])
+        w, b = normal((4, 3), dtype), normal((3,), dtype)
+        check(fm.nn.mse, np.mean((x - y) ** 2), x, y, tolerance=tolerance)
+        check(fm.nn.cross_entropy, torch.nn.functional.cross_entropy(torch.tensor(x), torch.tensor(k)).numpy(), x, k, tolerance=tolerance)
+        check(fm.nn.linear, x @ w + b, x, w, b, tolerance=tolerance)
+        check(fm.nn.accuracy, np.mean(np.argmax(x, 1) == k).astype(np.float32), x, k)
+        z = normal((5, 7, 4), dtype)
+        scale, shift = normal((4,), dtype), normal((4,), dtype, "shift")
+        want = torch.nn.functional.batch_norm(torch.tensor(z).permute(0, 2, 1), None, None, torch.tensor(scale), torch.tensor(shift), training=True)
+        check(lambda z, s, t: fm.nn.batch_norm(z, s, t), want.permute(0, 2, 1).numpy(), z, scale, shift, tolerance=tolerance)
