@@ -34,7 +34,6 @@ LAYERS = [
     ["oracle"],
     ["plan"],
     ["backends"],
-    ["arguments"],
     ["array"],
     ["compile"],
     ["nn"],

@@ -1,0 +1,67 @@
+"""Array functions by the names and semantics of the Python array API, on traced values and on plain arrays.
+
+Inside a trace they record equations; on plain arrays outside a trace they compute their NumPy meaning at once.
+Numbers take the dtype of the array they meet; float32 with float64 is an error; integers and bools with floats
+become the float's dtype.
+"""
+
+from fastmeta.array import operators  # noqa: F401  (gives tracers their operators)
+from fastmeta.array.indexing import getitem, one_hot, scatter_add, take, take_along_axis
+from fastmeta.array.numeric import (
+    abs,
+    add,
+    astype,
+    cos,
+    divide,
+    equal,
+    erf,
+    exp,
+    expm1,
+    floor,
+    greater,
+    greater_equal,
+    less,
+    less_equal,
+    log,
+    log1p,
+    logical_and,
+    logical_not,
+    logical_or,
+    maximum,
+    minimum,
+    multiply,
+    negative,
+    not_equal,
+    ones_like,
+    power,
+    relu,
+    rsqrt,
+    sigmoid,
+    sign,
+    sin,
+    sqrt,
+    square,
+    stop_gradient,
+    subtract,
+    tanh,
+    where,
+    zeros_like,
+)
+from fastmeta.array.product import einsum, matmul
+from fastmeta.array.reduction import (
+    argmax,
+    argmin,
+    cumulative_sum,
+    log_softmax,
+    logsumexp,
+    max,
+    mean,
+    min,
+    prod,
+    softmax,
+    sum,
+    var,
+)
+from fastmeta.array.shaping import broadcast_to, concat, expand_dims, flip, pad, permute_dims, reshape, squeeze, stack
+from fastmeta.ops.structure import CALL  # noqa: F401  (the registry is complete once this package is imported)
+from fastmeta.transforms import rewrites  # noqa: F401  (attaches the rules to the rows)

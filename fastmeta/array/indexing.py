@@ -1,0 +1,145 @@
+"""Indexing by positions: known ones and computed ones."""
+
+from __future__ import annotations
+
+import builtins
+from typing import Any
+
+import numpy as np
+
+from fastmeta.array.arguments import (
+    array_function,
+    array_operand,
+    axis_of,
+    common_dtype,
+    converted,
+    dtype_name,
+    graph_of,
+    integer_operand,
+    shown,
+)
+from fastmeta.errors import expected
+from fastmeta.ops import elementwise as ew
+from fastmeta.ops import index as ix
+from fastmeta.ops import shape as sh
+from fastmeta.program import Var
+from fastmeta.trace import Array, Tracer, located
+
+
+@array_function
+def take(x: Any, indices: Any, *, axis: int | None = None) -> Var:
+    """The slices of x at int32 ``indices`` along ``axis`` (0 if x has one axis); an index outside 0..n-1 raises IndexError."""
+    if axis is None and len(array_operand("take", x).shape) != 1:
+        raise expected("take", "axis to be given for more than one axis", x.shape)
+    a = axis_of("take", x, 0 if axis is None else axis)
+    idx = integer_operand("take", x.graph.const(indices, (), "i32") if type(indices) is int else indices)
+    flat = sh.reshape(idx, tuple(idx.size if i == a else 1 for i in range(len(x.shape))))
+    out = ix.gather(x, flat, a)
+    return sh.reshape(out, (*x.shape[:a], *idx.shape, *x.shape[a + 1 :]))
+
+
+@array_function
+def take_along_axis(x: Any, indices: Any, *, axis: int = -1) -> Var:
+    """``out[.., j, ..] = x[.., indices[.., j, ..], ..]`` along ``axis``; other axes of the indices match x's or are 1."""
+    a = axis_of("take_along_axis", x, axis)
+    return ix.gather(x, integer_operand("take_along_axis", indices), a)
+
+
+@array_function
+def scatter_add(x: Any, indices: Any, updates: Any, *, axis: int = 0) -> Var:
+    """x with ``updates`` slices added at 1-D int32 ``indices`` along ``axis``; equal indices add up."""
+    a = axis_of("scatter_add", x, axis)
+    if len(integer_operand("scatter_add", indices).shape) != 1:
+        raise expected("scatter_add", "indices of one axis", indices.shape)
+    graph_of("scatter_add", [x, updates])
+    if common_dtype("scatter_add", [x, updates]) != x.dtype:
+        raise expected("scatter_add", f"updates of dtype {x.dtype}", shown(updates), TypeError)
+    shape = (*x.shape[:a], indices.size, *x.shape[a + 1 :])
+    u = sh.broadcast_to(converted(updates, x.dtype, x.graph), shape, "scatter_add")
+    flat = sh.reshape(indices, tuple(indices.size if i == a else 1 for i in range(len(x.shape))))
+    return ew.add(x, ix.scatter_add(u, flat, a, x.shape[a]))
+
+
+@array_function
+def _one_hot(labels: Any, *, n: int, dtype: str) -> Var:
+    integer_operand("one_hot", labels, "labels")
+    shape = (*labels.shape, n)
+    classes = sh.broadcast(labels.graph.array(np.arange(n, dtype=np.int32)), shape, (len(shape) - 1,))
+    hit = ew.apply(ew.EQUAL, sh.broadcast(labels, shape, tuple(range(len(labels.shape)))), classes)
+    return sh.cast(hit, dtype)
+
+
+def one_hot(labels: Array, n: int, *, dtype: Any = np.float32) -> Array:
+    """[..., n] with 1 at each label and 0 elsewhere; a label outside 0..n-1 gives zeros."""
+    if isinstance(n, bool) or not isinstance(n, int | np.integer) or n < 0:
+        raise located(expected("one_hot", "n a whole number of at least 0", repr(n)))
+    return _one_hot(labels, n=int(n), dtype=dtype_name("one_hot", dtype))
+
+
+def getitem(x: Array, key: Any) -> Array:
+    """x[key] for integers, slices, ``...``, None and one integer array."""
+    try:
+        return _getitem(x, key)
+    except (TypeError, IndexError, ValueError) as error:
+        raise located(error) from error.__cause__
+
+
+def _getitem(x: Array, key: Any) -> Array:
+    keys = list(key) if isinstance(key, tuple) else [key]
+    keys = [int(k) if isinstance(k, np.integer) else k for k in keys]
+    ndim = len(x.shape)
+    used = builtins.sum(k is not None and k is not Ellipsis for k in keys)
+    if used > ndim or builtins.sum(k is Ellipsis for k in keys) > 1:
+        raise expected("index", f"at most {ndim} indices and one ... for {x.shape}", f"{len(keys)} indices", IndexError)
+    dots = next((i for i, k in enumerate(keys) if k is Ellipsis), None)
+    fill = [slice(None)] * (ndim - used)
+    keys = [*keys[:dots], *fill, *keys[dots + 1 :]] if dots is not None else [*keys, *fill]
+    arrays = [k for k in keys if isinstance(k, Tracer | np.ndarray | list)]
+    if len(arrays) > 1:
+        raise expected("index", "one integer array among the indices", len(arrays), IndexError, "Use fm.take twice")
+    basic = tuple(slice(None) if isinstance(k, Tracer | np.ndarray | list) else k for k in keys)
+    out = _basic(x, keys=tuple(("s", k.start, k.stop, k.step) if isinstance(k, slice) else k for k in basic))
+    if not arrays:
+        return out
+    at = next(i for i, k in enumerate(keys) if isinstance(k, Tracer | np.ndarray | list))
+    whole = [i for i, k in enumerate(keys) if isinstance(k, int) or i == at]
+    if whole[-1] - whole[0] >= len(whole):  # NumPy moves the array's axes to the front
+        raise expected("index", "integers next to the integer array", "other indices between them", IndexError, "Index twice")
+    axis = at - builtins.sum(isinstance(k, int) for k in keys[:at])
+    return take(out, arrays[0], axis=axis)
+
+
+@array_function
+def _basic(x: Any, *, keys: tuple[Any, ...]) -> Var:
+    start, stop, step, shape, flipped = [], [], [], [], []
+    a = 0
+    for k in keys:
+        if k is None:
+            shape.append(1)
+            continue
+        n = x.shape[a]
+        if isinstance(k, tuple):
+            if k[3] == 0 or any(v is not None and not hasattr(v, "__index__") for v in k[1:]):
+                raise expected("index", "a slice of integers with a step other than 0", ":".join(map(str, k[1:])), TypeError)
+            lo, hi, s = slice(*k[1:]).indices(n)
+            count = len(range(lo, hi, s))
+            if s < 0:
+                flipped.append(a)
+                lo, s = lo + (count - 1) * s if count else 0, -s
+            start.append(lo if count else 0)
+            stop.append(lo + (count - 1) * s + 1 if count else 0)
+            step.append(s)
+            shape.append(count)
+        elif isinstance(k, int) and not isinstance(k, builtins.bool):
+            if not -n <= k < n:
+                raise expected("index", f"an index in {-n}..{n - 1} for axis {a} of {x.shape}", k, IndexError)
+            start.append(k % n)
+            stop.append(k % n + 1)
+            step.append(1)
+        else:
+            raise expected("index", "integers, slices, ..., None or an integer array", repr(k), TypeError)
+        a += 1
+    y = sh.cut(x, tuple(start), tuple(stop), tuple(step))
+    if flipped:
+        y = y.graph.emit(sh.FLIP, (y,), (tuple(flipped),))
+    return sh.reshape(y, tuple(shape))

@@ -1,0 +1,126 @@
+"""Elementwise functions, and arrays made of one number."""
+
+from __future__ import annotations
+
+import builtins
+from collections.abc import Callable
+from typing import Any
+
+from fastmeta.array.arguments import (
+    array_function,
+    array_operand,
+    broadcast_all,
+    common_dtype,
+    converted,
+    counted,
+    dtype_name,
+    graph_of,
+)
+from fastmeta.errors import expected
+from fastmeta.ops import elementwise as ew
+from fastmeta.ops import shape as sh
+from fastmeta.program import FLOATS, Primitive, Var
+from fastmeta.trace import Array
+
+
+def _elementwise(op: Primitive, doc: str, *, floats: bool = False, logical: bool = False) -> Callable[..., Array]:
+    def f(*xs: Any) -> Var:
+        if op.micro is not None and len(xs) != op.micro.arity:
+            raise expected(op.name, f"{op.micro.arity} operands", len(xs), TypeError)
+        g = graph_of(op.name, xs)
+        dtype = "bool" if logical else common_dtype(op.name, xs)
+        if floats and dtype not in FLOATS:
+            dtype = "f32"
+        if dtype == "bool" and not logical:
+            dtype = "i32"
+        return g.emit(op, tuple(broadcast_all(op.name, [converted(x, dtype, g) for x in xs])))
+
+    f.__name__ = op.name
+    f.__doc__ = doc
+    return array_function(f)
+
+
+add = _elementwise(ew.ADD, "x + y, broadcast.")
+subtract = _elementwise(ew.SUBTRACT, "x - y, broadcast.")
+multiply = _elementwise(ew.MULTIPLY, "x * y, broadcast.")
+divide = _elementwise(ew.DIVIDE, "x / y, broadcast; integers are divided as floats.", floats=True)
+power = _elementwise(ew.POWER, "x ** y, broadcast; derivative 0 in y where x <= 0.", floats=True)
+maximum = _elementwise(ew.MAXIMUM, "The larger of x and y; a tie shares its derivative equally; NaN propagates.")
+minimum = _elementwise(ew.MINIMUM, "The smaller of x and y; a tie shares its derivative equally; NaN propagates.")
+negative = _elementwise(ew.NEGATIVE, "-x.")
+abs = _elementwise(ew.ABS, "|x|; derivative 0 at 0.")
+sign = _elementwise(ew.SIGN, "-1, 0 or 1; derivative 0.")
+floor = _elementwise(ew.FLOOR, "The largest integer not above x, as a float; derivative 0.", floats=True)
+sqrt = _elementwise(ew.SQRT, "The square root.", floats=True)
+rsqrt = _elementwise(ew.RSQRT, "1 / sqrt(x).", floats=True)
+exp = _elementwise(ew.EXP, "e ** x.", floats=True)
+expm1 = _elementwise(ew.EXPM1, "e ** x - 1, exact for small x.", floats=True)
+log = _elementwise(ew.LOG, "The natural logarithm.", floats=True)
+log1p = _elementwise(ew.LOG1P, "log(1 + x), exact for small x.", floats=True)
+sin = _elementwise(ew.SIN, "The sine of x in radians.", floats=True)
+cos = _elementwise(ew.COS, "The cosine of x in radians.", floats=True)
+tanh = _elementwise(ew.TANH, "The hyperbolic tangent.", floats=True)
+sigmoid = _elementwise(ew.SIGMOID, "1 / (1 + exp(-x)), safe for large |x|.", floats=True)
+erf = _elementwise(ew.ERF, "The error function.", floats=True)
+relu = _elementwise(ew.RELU, "max(x, 0); derivative 0 at 0.")
+equal = _elementwise(ew.EQUAL, "x == y, as bool.")
+not_equal = _elementwise(ew.NOT_EQUAL, "x != y, as bool.")
+less = _elementwise(ew.LESS, "x < y, as bool.")
+less_equal = _elementwise(ew.LESS_EQUAL, "x <= y, as bool.")
+greater = _elementwise(ew.GREATER, "x > y, as bool.")
+greater_equal = _elementwise(ew.GREATER_EQUAL, "x >= y, as bool.")
+logical_and = _elementwise(ew.LOGICAL_AND, "Both are true.", logical=True)
+logical_or = _elementwise(ew.LOGICAL_OR, "One is true.", logical=True)
+logical_not = _elementwise(ew.LOGICAL_NOT, "x is not true.", logical=True)
+
+
+@array_function
+def where(condition: Any, x: Any, y: Any) -> Var:
+    """x where the condition holds, else y; all three broadcast.  Both branches are computed.
+
+    >>> where(np.array([True, False]), np.float32(1), np.float32(2))
+    array([1., 2.], dtype=float32)
+    """
+    g = graph_of("where", [condition, x, y])
+    dtype = common_dtype("where", [x, y])
+    c = condition if isinstance(condition, Var) else g.const(builtins.bool(condition), (), "bool")
+    if c.dtype != "bool":
+        raise expected("where", "a bool condition", c.dtype, TypeError)
+    return g.emit(ew.WHERE, tuple(broadcast_all("where", [c, converted(x, dtype, g), converted(y, dtype, g)])))
+
+
+@array_function
+def square(x: Any) -> Var:
+    """x * x; bools are counted."""
+    x = counted(array_operand("square", x))
+    return x.graph.emit(ew.MULTIPLY, (x, x))
+
+
+@array_function
+def astype(x: Any, *, dtype: Any) -> Var:
+    """x converted to ``dtype``; floats become integers by truncation."""
+    return sh.cast(array_operand("astype", x), dtype_name("astype", dtype))
+
+
+@array_function
+def stop_gradient(x: Any) -> Var:
+    """x, as a constant to every derivative."""
+    return array_operand("stop_gradient", x).graph.emit(sh.STOP_GRADIENT, (x,))
+
+
+
+
+
+def zeros_like(x: Array) -> Array:
+    """Zeros of the shape and dtype of x."""
+    return _filled(x, value=0)
+
+
+def ones_like(x: Array) -> Array:
+    """Ones of the shape and dtype of x."""
+    return _filled(x, value=1)
+
+
+@array_function
+def _filled(x: Any, *, value: int) -> Var:
+    return array_operand("zeros_like or ones_like", x).graph.const(float(value) if x.dtype in FLOATS else value, x.shape, x.dtype)

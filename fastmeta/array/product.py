@@ -1,0 +1,121 @@
+"""Products: matmul and einsum."""
+
+from __future__ import annotations
+
+from math import prod as product
+from typing import Any
+
+import numpy as np
+
+from fastmeta.array.arguments import (
+    array_function,
+    array_operand,
+    common_dtype,
+    converted,
+    graph_of,
+)
+from fastmeta.errors import expected
+from fastmeta.ops import elementwise as ew
+from fastmeta.ops import shape as sh
+from fastmeta.ops.product import matmul as _product
+from fastmeta.ops.reduce import total
+from fastmeta.program import DTYPES, FLOATS, Var
+from fastmeta.trace import Array
+
+
+@array_function
+def matmul(x: Any, y: Any) -> Var:
+    """The matrix product over the last two axes; leading axes broadcast, vectors are rows or columns as in NumPy."""
+    g = graph_of("matmul", [x, y])
+    dtype = common_dtype("matmul", [x, y])
+    if dtype not in FLOATS:
+        raise expected("matmul", "float arrays", dtype, TypeError)
+    if not (isinstance(x, Var) and isinstance(y, Var)) or not x.shape or not y.shape:
+        raise expected("matmul", "arrays of at least one axis", " and ".join(str(getattr(v, "shape", v)) for v in (x, y)))
+    a, b = converted(x, dtype, g), converted(y, dtype, g)
+    rows, cols = len(a.shape) > 1, len(b.shape) > 1
+    a = a if rows else sh.reshape(a, (1, *a.shape))
+    b = b if cols else sh.reshape(b, (*b.shape, 1))
+    if a.shape[-1] != b.shape[-2]:
+        raise expected("matmul", "inner sizes to agree", f"{x.shape} and {y.shape}")
+    out = _matmul(a, b)
+    shape = out.shape if cols else out.shape[:-1]
+    return sh.reshape(out, shape if rows else (*shape[: len(out.shape) - 2], *shape[len(out.shape) - 1 :]))
+
+
+def _matmul(a: Var, b: Var) -> Var:
+    if len(b.shape) == 2 and len(a.shape) > 2:  # one matrix for all: rows are rows
+        flat = sh.reshape(a, (product(a.shape[:-1]), a.shape[-1]))
+        return sh.reshape(_product(flat, b), (*a.shape[:-1], b.shape[-1]))
+    try:
+        lead = np.broadcast_shapes(a.shape[:-2], b.shape[:-2])
+    except ValueError:
+        raise expected("matmul", "leading axes that broadcast together", f"{a.shape} and {b.shape}") from None
+    return _product(sh.broadcast_to(a, (*lead, *a.shape[-2:])), sh.broadcast_to(b, (*lead, *b.shape[-2:])))
+
+
+def einsum(spec: str, *operands: Array) -> Array:
+    """Einstein summation of one or two operands with an explicit or implied result, e.g. ``"nd,kd->nk"``.
+
+    >>> einsum("ij,kj->ik", np.eye(2, dtype=np.float32), np.ones((1, 2), np.float32))
+    array([[1.],
+           [1.]], dtype=float32)
+    """
+    if not isinstance(spec, str):
+        raise expected("einsum", "a text like 'ij,jk->ik' before the operands", type(spec).__name__, TypeError)
+    left, arrow, out = spec.replace(" ", "").partition("->")
+    terms = left.split(",")
+    if not arrow:
+        out = "".join(sorted(c for c in set(left) - {","} if left.count(c) == 1))
+    if len(terms) != len(operands) or not 1 <= len(terms) <= 2:
+        raise expected("einsum", "one or two operands, as many as terms", f"{len(operands)} for {spec!r}")
+    if not all(c.isalpha() for c in left.replace(",", "") + out) or len(set(out)) != len(out) or not set(out) <= set(left):
+        raise expected("einsum", "letters for axes, each result axis once and in an operand", spec)
+    return _einsum(*operands, terms=tuple(terms), out=out)
+
+
+@array_function
+def _einsum(*xs: Any, terms: tuple[str, ...], out: str) -> Var:
+    dtype = common_dtype("einsum", xs)
+    if len(xs) == 2 and dtype not in FLOATS:
+        raise expected("einsum", "float arrays", dtype, TypeError)
+    size: dict[str, int] = {}
+    ys = []
+    for k, (x, term) in enumerate(zip(xs, terms, strict=True)):
+        x = sh.cast(array_operand("einsum", x), dtype)
+        if len(term) != len(x.shape):
+            raise expected("einsum", f"{len(term)} axes for '{term}'", x.shape)
+        for c, n in zip(term, x.shape, strict=True):
+            if size.setdefault(c, n) != n:
+                raise expected("einsum", f"axis '{c}' of length {size[c]}", n)
+        x, term = _diagonal(x, term)
+        others = set("".join(terms[:k] + terms[k + 1 :]))
+        gone = [c for c in term if c not in out and c not in others]
+        ys.append((total(x, tuple(term.index(c) for c in gone)), "".join(c for c in term if c not in gone)))
+    if len(ys) == 1:
+        x, term = ys[0]
+        return sh.permute(x, tuple(term.index(c) for c in out))
+    (a, ta), (b, tb) = ys
+    batch = [c for c in ta if c in tb and c in out]
+    inner = [c for c in ta if c in tb and c not in out]
+    rows, cols = [c for c in ta if c not in tb], [c for c in tb if c not in ta]
+
+    def arrange(x: Var, term: str, *groups: list[str]) -> Var:
+        x = sh.permute(x, tuple(term.index(c) for g in groups for c in g))
+        return sh.reshape(x, (*[size[c] for c in batch], *[product(size[c] for c in g) for g in groups[1:]]))
+
+    y = _product(arrange(a, ta, batch, rows, inner), arrange(b, tb, batch, inner, cols))
+    order = [*batch, *rows, *cols]
+    y = sh.reshape(y, tuple(size[c] for c in order))
+    return sh.permute(y, tuple(order.index(c) for c in out))
+
+
+def _diagonal(x: Var, term: str) -> tuple[Var, str]:
+    """Keeps the diagonal of repeated letters: a mask and a sum."""
+    for c in set(term):
+        while term.count(c) > 1:
+            i, j = [k for k, t in enumerate(term) if t == c][:2]
+            n = x.shape[i]
+            eye = sh.broadcast(x.graph.array(np.eye(n, dtype=DTYPES[x.dtype])), x.shape, (i, j))
+            x, term = total(ew.multiply(x, eye), (j,)), term[:j] + term[j + 1 :]
+    return x, term

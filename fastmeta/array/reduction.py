@@ -1,0 +1,161 @@
+"""Reductions, cumulative sums and softmax."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from math import prod as product
+from typing import Any
+
+from fastmeta.array.arguments import (
+    Axis,
+    array_function,
+    array_operand,
+    axes_of,
+    axis_of,
+    counted,
+    floats_of,
+    ordered,
+    shown,
+)
+from fastmeta.errors import expected
+from fastmeta.ops import elementwise as ew
+from fastmeta.ops import shape as sh
+from fastmeta.ops.reduce import ARGMAX, ARGMIN, CUMSUM, MAX, MIN, spread, total
+from fastmeta.program import FLOATS, Primitive, Var
+from fastmeta.trace import Array
+
+
+def _keep(x: Var, y: Var, axes: tuple[int, ...], keepdims: bool) -> Var:
+    return sh.reshape(y, tuple(1 if a in axes else n for a, n in enumerate(x.shape))) if keepdims else y
+
+
+@array_function
+def sum(x: Any, *, axis: Axis = None, keepdims: bool = False) -> Var:
+    """The sum over ``axis`` (all axes if None); bools are counted."""
+    axes = axes_of("sum", x, axis)
+    x = counted(x)
+    return _keep(x, total(x, axes), axes, keepdims)
+
+
+@array_function
+def mean(x: Any, *, axis: Axis = None, keepdims: bool = False) -> Var:
+    """The mean over ``axis`` (all axes if None); integers and bools are averaged as float32."""
+    axes = axes_of("mean", x, axis)
+    x = floats_of(x)
+    n = product(x.shape[a] for a in axes)
+    if n == 0:
+        raise expected("mean", "at least one element", x.shape)
+    return _keep(x, ew.multiply(total(x, axes), 1.0 / n), axes, keepdims)
+
+
+@array_function
+def var(x: Any, *, axis: Axis = None, keepdims: bool = False) -> Var:
+    """The variance over ``axis``: the mean of squared deviations, in two passes; integers and bools as float32."""
+    axes = axes_of("var", x, axis)
+    x = floats_of(x)
+    n = product(x.shape[a] for a in axes)
+    if n == 0:
+        raise expected("var", "at least one element", x.shape)
+    d = ew.subtract(x, spread(ew.multiply(total(x, axes), 1.0 / n), x.shape, axes))
+    return _keep(x, ew.multiply(total(ew.multiply(d, d), axes), 1.0 / n), axes, keepdims)
+
+
+def _extreme(name: str, op: Primitive) -> Callable[..., Array]:
+    def f(x: Any, *, axis: Axis = None, keepdims: bool = False) -> Var:
+        axes = axes_of(name, x, axis)
+        return _keep(x, x.graph.emit(op, (ordered(name, x),), (axes,)), axes, keepdims)
+
+    f.__name__ = name
+    f.__doc__ = f"The {name}imum over ``axis`` (all axes if None); ties share the derivative equally; NaN propagates."
+    return array_function(f)
+
+
+max = _extreme("max", MAX)
+min = _extreme("min", MIN)
+
+
+def _position(name: str, op: Primitive) -> Callable[..., Array]:
+    def f(x: Any, *, axis: int | None = None, keepdims: bool = False) -> Var:
+        x = ordered(name, array_operand(name, x))
+        if isinstance(axis, tuple):
+            raise expected(name, "one axis or None", axis, TypeError)
+        if axis is None:
+            flat = x.graph.emit(op, (sh.reshape(x, (x.size,)),), (0,))
+            return sh.reshape(flat, (1,) * len(x.shape)) if keepdims else flat
+        axes = axes_of(name, x, axis)
+        return _keep(x, x.graph.emit(op, (x,), axes), axes, keepdims)
+
+    f.__name__ = name
+    f.__doc__ = f"The int32 index of the first {name[3:]}imum along ``axis`` (of the flat array if None)."
+    return array_function(f)
+
+
+argmax = _position("argmax", ARGMAX)
+argmin = _position("argmin", ARGMIN)
+
+
+@array_function
+def prod(x: Any, *, axis: Axis = None, keepdims: bool = False) -> Var:
+    """The product over ``axis`` (all axes if None) of numbers, bools as integers; its derivative is exact at zeros, to any order."""
+    axes = axes_of("prod", x, axis)
+    x = counted(x)
+    left = tuple(a for a in range(len(x.shape)) if a not in axes)
+    shape = tuple(x.shape[a] for a in left)
+    n = product(x.shape[a] for a in axes)
+    y = sh.reshape(sh.permute(x, (*axes, *left)), (n, *shape))
+    if n == 0:
+        return _keep(x, x.graph.const(1, shape, x.dtype), axes, keepdims)
+    zero, one = (0,) * len(shape), (1,) * (len(shape) + 1)
+    while n > 1:  # by halves: log2(n) products
+        h = n // 2
+        low = sh.cut(y, (0, *zero), (h, *shape), one)
+        high = sh.cut(y, (h, *zero), (2 * h, *shape), one)
+        both = x.graph.emit(ew.MULTIPLY, (low, high))
+        y = sh.concat((both, sh.cut(y, (2 * h, *zero), (n, *shape), one)), 0) if n % 2 else both
+        n = h + n % 2
+    return _keep(x, sh.reshape(y, shape), axes, keepdims)
+
+
+@array_function
+def cumulative_sum(x: Any, *, axis: int | None = None) -> Var:
+    """The running sum along ``axis`` (which may be left out for one axis only)."""
+    if axis is None and len(array_operand("cumulative_sum", x).shape) != 1:
+        raise expected("cumulative_sum", "axis to be given for more than one axis", x.shape)
+    a = axis_of("cumulative_sum", x, 0 if axis is None else axis)
+    return x.graph.emit(CUMSUM, (counted(x),), (a, False))
+
+
+@array_function
+def logsumexp(x: Any, *, axis: Axis = None, keepdims: bool = False) -> Var:
+    """log(sum(exp(x))) over ``axis``, safe for large x."""
+    axes = axes_of("logsumexp", x, axis)
+    top, shifted = _shifted("logsumexp", x, axes)
+    s = ew.add(ew.apply(ew.LOG, total(ew.apply(ew.EXP, shifted), axes)), top)
+    return _keep(x, s, axes, keepdims)
+
+
+@array_function
+def softmax(x: Any, *, axis: int = -1) -> Var:
+    """exp(x) / sum(exp(x)) along ``axis``, safe for large x."""
+    axes = axes_of("softmax", x, axis)
+    e = ew.apply(ew.EXP, _shifted("softmax", x, axes)[1])
+    return ew.divide(e, spread(total(e, axes), x.shape, axes))
+
+
+@array_function
+def log_softmax(x: Any, *, axis: int = -1) -> Var:
+    """log(softmax(x)) along ``axis``, safe for large x."""
+    axes = axes_of("log_softmax", x, axis)
+    shifted = _shifted("log_softmax", x, axes)[1]
+    s = ew.apply(ew.LOG, total(ew.apply(ew.EXP, shifted), axes))
+    return ew.subtract(shifted, spread(s, x.shape, axes))
+
+
+def _shifted(where: str, x: Var, axes: tuple[int, ...]) -> tuple[Var, Var]:
+    """The maximum, as a constant and 0 where it is infinite, and x minus it."""
+    if x.dtype not in FLOATS:
+        raise expected(where, "a float array", shown(x), TypeError)
+    top = x.graph.emit(sh.STOP_GRADIENT, (x.graph.emit(MAX, (x,), (axes,)),))
+    finite = ew.apply(ew.LESS, ew.apply(ew.ABS, top), float("inf"))
+    top = ew.where(ew.apply(ew.LOGICAL_OR, finite, ew.apply(ew.NOT_EQUAL, top, top)), top, 0.0)
+    return top, ew.subtract(x, spread(top, x.shape, axes))
