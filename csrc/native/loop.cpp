@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <cstring>
 
+#include "../generated/opcodes.hpp"
+
 namespace fastmeta {
 
 namespace {
@@ -10,14 +12,6 @@ namespace {
 constexpr int64_t kFewGroups = 16, kMostGroups = 64;
 constexpr int64_t kMostSumBytes = int64_t{64} << 20;
 constexpr int64_t kSumPart = 1 << 14;  // elements of one part of the final addition
-
-template <class T>
-void add_to(T* sum, const T* more, int64_t n) {
-  for (int64_t k = 0; k < n; ++k) {
-    if constexpr (std::is_same_v<T, int32_t>) sum[k] = int32_t(uint32_t(sum[k]) + uint32_t(more[k]));
-    else sum[k] += more[k];
-  }
-}
 
 }  // namespace
 
@@ -120,7 +114,9 @@ void Loop::add_groups(Worker& worker, const Groups& groups) const {
       const SumSpec& sum;
       int64_t group_bytes, offset;
       char* target;
-    } addition{groups, sum, spec_.sum_bytes, sum_offsets_[s], worker.bases[sum.target] + sum.target_offset};
+      TileFn add;
+    } addition{groups, sum, spec_.sum_bytes, sum_offsets_[s], worker.bases[sum.target] + sum.target_offset,
+               program_.kernels()->tile[kAdd][sum.dtype][0]};
     const int64_t parts = (sum.count + kSumPart - 1) / kSumPart;
     run_parts(worker, parts, [](const void* argument, Worker&, int64_t part) {
       const Addition& a = *static_cast<const Addition*>(argument);
@@ -130,9 +126,7 @@ void Loop::add_groups(Worker& worker, const Groups& groups) const {
       for (int64_t g = 0; g < a.groups.count; ++g) {
         const char* from = a.groups.sums + g * a.group_bytes + a.offset + first * item;
         if (g == 0) std::memcpy(target, from, size_t(n * item));
-        else if (a.sum.dtype == F32) add_to(reinterpret_cast<float*>(target), reinterpret_cast<const float*>(from), n);
-        else if (a.sum.dtype == F64) add_to(reinterpret_cast<double*>(target), reinterpret_cast<const double*>(from), n);
-        else add_to(reinterpret_cast<int32_t*>(target), reinterpret_cast<const int32_t*>(from), n);
+        else a.add({target, target, from, nullptr, n, n, n, 0, 1, n});
       }
     }, &addition);
   }
