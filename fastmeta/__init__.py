@@ -80,6 +80,7 @@ __version__ = "0.1.0"
 _LAZY = {  # loaded at first use, so that importing the engine stays fast
     "MAML": "fastmeta.algorithms",
     "data": "fastmeta.data",
+    "kernels": "fastmeta.kernels",
     "models": "fastmeta.models",
     "optim": "fastmeta.optim",
     "testing": "fastmeta.testing",

@@ -118,13 +118,13 @@ def grad(f: Callable[..., Any], argnums: int | tuple[int, ...] = 0, has_aux: boo
     array(6., dtype=float32)
     """
     _argnums("grad", argnums)
-    return _transform(f, ("grad", argnums, has_aux), lambda: _gradient(f, argnums, has_aux, False))
+    return transformed(f, ("grad", argnums, has_aux), lambda: _gradient(f, argnums, has_aux, False))
 
 
 def value_and_grad(f: Callable[..., Any], argnums: int | tuple[int, ...] = 0, has_aux: bool = False) -> Callable[..., Any]:
     """The value of a scalar function and its gradient: (value, gradient), or ((value, aux), gradient) with ``has_aux``."""
     _argnums("value_and_grad", argnums)
-    return _transform(f, ("value_and_grad", argnums, has_aux), lambda: _gradient(f, argnums, has_aux, True))
+    return transformed(f, ("value_and_grad", argnums, has_aux), lambda: _gradient(f, argnums, has_aux, True))
 
 
 def _gradient(f: Callable[..., Any], argnums: int | tuple[int, ...], has_aux: bool, value: bool) -> Callable[..., Any]:
@@ -203,7 +203,7 @@ def jvp(f: Callable[..., Any], primals: Sequence[Any], tangents: Sequence[Any]) 
     for name, x in (("primals", primals), ("tangents", tangents)):
         if not isinstance(x, tuple | list):
             raise located(expected("jvp", f"{name} as a tuple, one for each argument", type(x).__name__, TypeError))
-    return _transform(f, ("jvp",), lambda: pushed)(tuple(primals), tuple(tangents))
+    return transformed(f, ("jvp",), lambda: pushed)(tuple(primals), tuple(tangents))
 
 
 def vjp(f: Callable[..., Any], *primals: Any) -> tuple[Any, Callable[[Any], Any]]:
@@ -226,7 +226,7 @@ def vjp(f: Callable[..., Any], *primals: Any) -> tuple[Any, Callable[[Any], Any]
         full = [next(outs) if active[k] else g.const(0, v.shape, v.dtype) for k, v in enumerate(p.inputs[:n])]
         return optree.tree_unflatten(optree.tree_structure(primals, none_is_leaf=True), _tracers(inner.outer, full))
 
-    back = _transform(f, ("vjp",), lambda: pulled)
+    back = transformed(f, ("vjp",), lambda: pulled)
     return jit(f)(*primals), lambda cotangent: back(primals, cotangent)
 
 
@@ -252,7 +252,7 @@ def hvp(f: Callable[..., Any], argnums: int = 0) -> Callable[..., Any]:
 
         return jvp(gradient, (rest[at],), (v,))[1]
 
-    return _transform(f, ("hvp", argnums), lambda: product)
+    return transformed(f, ("hvp", argnums), lambda: product)
 
 
 # -- loops
@@ -306,7 +306,7 @@ def scan(step: Callable[..., Any], init: Any, xs: Any = None, length: int | None
 
     if running.trace is not None:
         return run(init, xs)
-    return _transform(step, ("scan", length), lambda: run)(init, xs)
+    return transformed(step, ("scan", length), lambda: run)(init, xs)
 
 
 def _reordered(p: Program, carry: int, sliced: int) -> Program:
@@ -327,7 +327,7 @@ def _graph_of(p: Program) -> Any:
     return g
 
 
-def map_tasks(f: Callable[..., Any], in_axes: Any = 0, reduce: Any = None) -> Callable[..., Any]:
+def map_tasks(f: Callable[..., Any], in_axes: Any = 0, reduce: Any = None) -> Compiled:
     """f applied to every task of a meta-batch: one native call, each task whole on one core.
 
     Args:
@@ -388,7 +388,7 @@ def map_tasks(f: Callable[..., Any], in_axes: Any = 0, reduce: Any = None) -> Ca
         return optree.tree_unflatten(inner.out_tree, full)
 
     key = ("map_tasks", _hashable(in_axes), _hashable(reduce))
-    return _transform(f, key, lambda: mapped, tasks=lambda args: _mapped_leaves(in_axes, args))
+    return transformed(f, key, lambda: mapped, tasks=lambda args: _mapped_leaves(in_axes, args))
 
 
 def _mapped_leaves(in_axes: Any, args: tuple[Any, ...]) -> list[bool]:
@@ -405,10 +405,10 @@ def _hashable(tree: Any) -> Any:
 
 def jit(f: Callable[..., Any]) -> Callable[..., Any]:
     """f, compiled for each combination of shapes, dtypes and tree structure that it meets."""
-    return _transform(f, ("jit",), lambda: f)
+    return transformed(f, ("jit",), lambda: f)
 
 
-def _transform(f: Callable[..., Any], key: Any, make: Callable[[], Callable[..., Any]], tasks: Any = None) -> Compiled:
+def transformed(f: Callable[..., Any], key: Any, make: Callable[[], Callable[..., Any]], tasks: Any = None) -> Compiled:
     """The compiled transform of f, made once per function and options: it lives as long as f does."""
     if not callable(f):
         raise located(expected(key[0], "a function", type(f).__name__, TypeError))

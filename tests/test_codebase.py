@@ -36,7 +36,7 @@ LAYERS = [
     ["backends"],
     ["array"],
     ["compile"],
-    ["nn"],
+    ["nn", "kernels"],
     ["models", "optim"],
     ["algorithms"],
     ["data"],
