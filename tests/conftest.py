@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 import fastmeta as fm
 from fastmeta import backends
 from fastmeta.transforms import unroll
+
+# Child processes import the fastmeta that is tested, the installed one, and not the source tree they are started in.
+os.environ["PYTHONPATH"] = str(Path(fm.__file__).parents[1])
+os.environ["PYTHONSAFEPATH"] = "1"
 
 
 @pytest.fixture(params=["native", "numpy"])

@@ -23,7 +23,6 @@ from fastmeta.data import EpisodeSampler, Omniglot, Prefetch, Sinusoid
 from fastmeta.errors import CheckpointError
 from fastmeta.train.checkpoint import load_checkpoint, save_checkpoint
 
-ROOT = Path(fm.__file__).parents[1]
 HERE = re.escape(Path(__file__).name)
 WIDE = np.float64
 
@@ -440,7 +439,7 @@ def test_settings(bad: Case) -> None:
 )
 def test_environment(name: str, value: str, message: str) -> None:
     script = "import numpy, fastmeta as fm; fm.jit(lambda x: x + 1)(numpy.ones(2, numpy.float32))"
-    done = subprocess.run([sys.executable, "-c", script], env={**os.environ, "PYTHONPATH": str(ROOT), name: value}, capture_output=True, text=True, timeout=60)
+    done = subprocess.run([sys.executable, "-c", script], env={**os.environ, name: value}, capture_output=True, text=True, timeout=60)
     assert done.returncode == 1
     assert done.stderr.splitlines()[-1].startswith(f"ValueError: [{name}] expected {message}")
 

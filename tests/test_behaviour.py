@@ -18,7 +18,6 @@ import pytest
 
 import fastmeta as fm
 
-ROOT = Path(fm.__file__).parents[1]
 F32 = np.float32
 
 
@@ -53,8 +52,8 @@ def bits(tree: Any) -> list[bytes]:
 
 def in_subprocess(script: str, timeout: float = 120, **environment: str) -> str:
     """What a script prints; it may import this file as ``behaviour``."""
-    head = "import sys; sys.path[:0] = [{!r}, {!r}]\nimport numpy as np, fastmeta as fm, test_behaviour as behaviour\n"
-    source = head.format(str(ROOT), str(Path(__file__).parent)) + textwrap.dedent(script)
+    head = "import sys; sys.path[:0] = [{!r}]\nimport numpy as np, fastmeta as fm, test_behaviour as behaviour\n"
+    source = head.format(str(Path(__file__).parent)) + textwrap.dedent(script)
     done = subprocess.run([sys.executable, "-c", source], capture_output=True, text=True, timeout=timeout, env={**os.environ, **environment})
     assert done.returncode == 0, done.stderr[-2000:]
     return done.stdout

@@ -28,7 +28,7 @@ from fastmeta.data import Sinusoid
 from fastmeta.errors import CheckpointError, expected
 from fastmeta.models import MLP
 from fastmeta.train import plots
-from fastmeta.train.checkpoint import _read, load_checkpoint
+from fastmeta.train.checkpoint import load_checkpoint, read
 from fastmeta.train.evaluate import evaluate
 from fastmeta.train.trainer import Trained, Trainer
 
@@ -124,7 +124,7 @@ def train(
 
 def load_step(path: str) -> int:
     """The meta-step at which a checkpoint was written."""
-    return int(_read(Path(path))[1]["sampler_step"])
+    return int(read(Path(path))[1]["sampler_step"])
 
 
 def evaluate_checkpoint(
@@ -312,7 +312,7 @@ def _settings(defaults: dict[str, Any], given: dict[str, Any], resume: str | Non
 
 
 def _stored_settings(path: str) -> dict[str, Any]:
-    _, metadata = _read(Path(path))
+    _, metadata = read(Path(path))
     settings = json.loads(metadata.get("config", "{}")).get("settings", {})
     known = {"sinusoid": SINUSOID, "omniglot": OMNIGLOT}.get(settings.get("task", ""))
     if known is None or settings.keys() != known.keys():

@@ -110,7 +110,7 @@ def load_checkpoint(
     >>> loaded.sampler_step, loaded.config, loaded.params["w"]
     (9, {'ways': 5}, array([1., 1., 1.]))
     """
-    tensors, metadata = _read(Path(path))
+    tensors, metadata = read(Path(path))
     try:
         sampler_step, config = int(metadata["sampler_step"]), json.loads(metadata["config"])
     except (KeyError, ValueError) as error:
@@ -126,7 +126,7 @@ def load_checkpoint(
     )
 
 
-def _read(path: Path) -> tuple[dict[str, NDArray[Any]], dict[str, str]]:
+def read(path: Path) -> tuple[dict[str, NDArray[Any]], dict[str, str]]:
     """All tensors and the checked metadata of a file."""
     import safetensors
 
