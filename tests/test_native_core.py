@@ -652,10 +652,10 @@ def test_interrupt(name, threads):
         with pytest.raises(KeyboardInterrupt):
             plan.run(arrays, threads)
         latency = time.monotonic() - fired[0]
-        timer.join()
     finally:
+        timer.join()  # the signal has come before its handler goes
         signal.signal(signal.SIGALRM, previous)
-    assert latency < 0.5, f"{latency:.3f} s"  # 0.2 s, and as much again for a busy machine
+    assert latency < 2.0, f"{latency:.3f} s"  # the core looks every 50 ms; the rest is for a busy machine
 
 
 def test_a_signal_handler_may_run_a_plan():

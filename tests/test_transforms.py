@@ -625,3 +625,10 @@ def test_results_are_fresh_arrays() -> None:
     strided = normal(6, 4)[::2, ::-1]
     close(fm.jit(lambda x: x + 0.0)(strided), strided)
 
+
+
+def test_extreme_constants_do_not_merge_into_infinity(backend):
+    f = fm.jit(lambda x: (x * 1e30) * 1e30)
+    np.testing.assert_array_equal(f(np.array([0.0, 1e-30], np.float32)), np.array([0.0, np.float32(1e-30) * np.float32(1e30) * np.float32(1e30)], np.float32))
+    g = fm.jit(lambda x: (x * 1e-30) * 1e-30)
+    np.testing.assert_allclose(g(np.array([1e30], np.float32)), np.array([1e-30], np.float32), rtol=1e-6)

@@ -8,7 +8,7 @@ A constant factor travels outwards, so that it meets the update it belongs to: (
 from __future__ import annotations
 
 from collections.abc import Callable
-from math import isfinite, prod
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -53,11 +53,16 @@ def is_const(v: Var, value: float) -> bool:
     return v.op is CONST and v.attrs[0] == value
 
 
+def moderate(c: float) -> bool:
+    """Only such factors move and merge: products of a few of them neither overflow nor vanish in float32."""
+    return 1e-9 <= abs(c) <= 1e9
+
+
 def scale_of(v: Var) -> float:
-    """c, a finite number, where v is c * x, through broadcasts; else 1."""
+    """c, a moderate number, where v is c * x, through broadcasts; else 1."""
     if v.op is ew.MULTIPLY and v.dtype in FLOATS:
         for x in v.ins:
-            if x.op is CONST and isfinite(x.attrs[0]):
+            if x.op is CONST and moderate(x.attrs[0]):
                 return x.attrs[0]
     elif v.op is BROADCAST:
         return scale_of(v.ins[0])
@@ -135,7 +140,7 @@ def _add(g: Graph, ins: tuple[Var, ...], at: tuple[Any, ...]) -> Var | None:
     if cx != 1.0 and cy != 1.0:
         if bx.id > by.id:
             bx, by, cx, cy = by, bx, cy, cx
-        return scaled(ew.add(bx, scaled(by, cy / cx)), cx) if cx != 0.0 else None
+        return scaled(ew.add(bx, scaled(by, cy / cx)), cx)
     return None
 
 
@@ -175,7 +180,7 @@ def _multiply(g: Graph, ins: tuple[Var, ...], at: tuple[Any, ...]) -> Var | None
         return done
     if y.op is CONST:
         c, base = _split(x)
-        return scaled(base, c * y.attrs[0]) if c != 1.0 else None
+        return scaled(base, c * y.attrs[0]) if c != 1.0 and moderate(y.attrs[0]) else None
     (cx, bx), (cy, by) = _split(x), _split(y)
     if cx != 1.0 or cy != 1.0:
         return scaled(ew.multiply(bx, by), cx * cy)
@@ -197,7 +202,7 @@ def _divide(g: Graph, ins: tuple[Var, ...], at: tuple[Any, ...]) -> Var | None:
     done = _pull_broadcast(g, ew.DIVIDE, ins)
     if done is not None:
         return done
-    if y.op is CONST and y.attrs[0] != 0.0 and np.isfinite(1.0 / y.attrs[0]):
+    if y.op is CONST and moderate(y.attrs[0]):
         return scaled(x, 1.0 / y.attrs[0])
     c, base = _split(x)
     if c != 1.0:
