@@ -52,7 +52,7 @@ def bits(tree: Any) -> list[bytes]:
 
 def in_subprocess(script: str, timeout: float = 120, **environment: str) -> str:
     """What a script prints; it may import this file as ``behaviour``."""
-    head = "import sys; sys.path[:0] = [{!r}]\nimport numpy as np, fastmeta as fm, test_behaviour as behaviour\n"
+    head = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)  # it may come ignored\nimport sys; sys.path[:0] = [{!r}]\nimport numpy as np, fastmeta as fm, test_behaviour as behaviour\n"
     source = head.format(str(Path(__file__).parent)) + textwrap.dedent(script)
     done = subprocess.run([sys.executable, "-c", source], capture_output=True, text=True, timeout=timeout, env={**os.environ, **environment})
     assert done.returncode == 0, done.stderr[-2000:]
