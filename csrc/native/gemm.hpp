@@ -125,6 +125,7 @@ __attribute__((noinline)) void chain(const GemmArgs<T>& g, int64_t m0, int64_t m
       FASTMETA_UNROLL
       for (int i = 0; i < MR; i++) a[i] = i ? a[i - 1] + a_m : f.a + m0 * a_m;
       int64_t at = 0;
+      FASTMETA_UNROLL_4
       for (int64_t k = f.k; k > 0; k--, at += a_k, b += b_k) {
         // The smaller side is held in registers, the other passes through one.
         if constexpr (MR >= NV) {
