@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
+RESULTS = ROOT / "bench" / "results"
 PEERS = {"jax": "JAX jit(vmap)", "torch-compile": "torch.compile", "torch-bmm": "torch, hand-batched", "torch-func": "torch.func", "torch-loop": "torch loop"}
 SHOWN = {
     "sin-K5 T=32": "MAML, 5 inner steps, 1-40-40-1, 32 tasks",
@@ -23,7 +24,7 @@ SHOWN = {
 
 def reports() -> tuple[dict[str, Any], dict[str, Any]]:
     """All reports by title, and where the newest came from."""
-    files = [json.loads(f.read_text()) for f in sorted((ROOT / "bench" / "results").glob("sin*.json")) + sorted((ROOT / "bench" / "results").glob("all*.json"))]
+    files = [json.loads(f.read_text()) for f in [RESULTS / "all.json", *sorted(RESULTS.glob("sinK*.json"))]]
     merged = {title: report for f in files for title, report in f["reports"].items()}
     return merged, max((f["provenance"] for f in files), key=lambda p: p["date"])
 
@@ -56,8 +57,9 @@ def plot(found: dict[str, Any], path: Path) -> None:
     values = [rows[n]["us_per_task"]["median"] for n in names]
     figure, axes = plt.subplots(figsize=(7, 2.2))
     bars = axes.barh([{"fastmeta": "fastmeta", **PEERS}[n] for n in names], values, color=["#2b6cb0"] + ["#a0aec0"] * (len(names) - 1))
-    axes.bar_label(bars, [f"{v:.3g}" for v in values], padding=3, fontsize=8)
+    axes.bar_label(bars, [f"{v:.0f}" for v in values], padding=3, fontsize=8)
     axes.set_xscale("log")
+    axes.set_xlim(1, 5000)
     axes.invert_yaxis()
     axes.set_xlabel("microseconds per task, MAML meta-gradient, 5 inner steps, 32 tasks (log scale)", fontsize=8)
     axes.spines[["top", "right"]].set_visible(False)
