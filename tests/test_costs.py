@@ -1,0 +1,41 @@
+"""What a program costs is tested, not timed: floating-point operations, instructions and arena of second-order MAML."""
+
+import numpy as np
+import pytest
+
+import fastmeta as fm
+from fastmeta.plan import make_plan
+
+
+def loss(params, x, y):
+    for k, (w, b) in enumerate(params):
+        x = fm.nn.linear(x, w, b)
+        x = fm.nn.relu(x) if k < len(params) - 1 else x
+    return fm.nn.mse(x, y)
+
+
+def step(params, x, y):
+    return fm.tree_map(lambda p, g: p - 0.01 * g, params, fm.grad(loss)(params, x, y))
+
+
+def unrolled(params, xs, ys, xq, yq):
+    for _ in range(5):
+        params = step(params, xs, ys)
+    return loss(params, xq, yq)
+
+
+def scanned(params, xs, ys, xq, yq):
+    params, _ = fm.scan(lambda p, _: (step(p, xs, ys), None), params, length=5)
+    return loss(params, xq, yq)
+
+
+@pytest.mark.parametrize("episode", [unrolled, scanned])
+def test_five_steps_on_sinusoids(episode):
+    sizes = (1, 40, 40, 1)
+    params = [(np.ones((a, b), np.float32), np.ones(b, np.float32)) for a, b in zip(sizes, sizes[1:], strict=False)]
+    points = [np.ones((2, 10, 1), np.float32)] * 4
+    meta_step = fm.map_tasks(fm.value_and_grad(episode), in_axes=(None, 0, 0, 0, 0), reduce="mean")
+    plan = make_plan(meta_step.program(params, *points))
+    assert plan.flops <= 1.60e6
+    assert plan.instructions <= 130
+    assert plan.arena <= 80 * 1024
