@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from fastmeta.errors import expected
@@ -48,6 +49,32 @@ def call(graph: Graph, spec: Call, args: tuple[Var, ...]) -> list[Var]:
 
 def loop(graph: Graph, spec: Loop, args: tuple[Var, ...]) -> list[Var]:
     return results(graph.emit(LOOP, args, (spec,)), spec.body)
+
+
+def rebuild(p: Program, visit: Callable[[Graph, Var, tuple[Any, ...], list[Any]], Any]) -> tuple[Graph, list[Any]]:
+    """A copy of ``p`` as far as its outputs need it, and what each of its equations became.
+
+    ``visit(graph, equation, its operands in the copy, what equations became so far)`` gives what takes the place of an
+    equation (for a call or a loop: its results by number), or None for the equation itself.
+    """
+    g = Graph()
+    env: list[Any] = [None] * len(p.nodes)
+    for v in p.inputs:
+        env[v.id] = g.input(v.shape, v.dtype)
+    for v in p.live():
+        if env[v.id] is not None:
+            continue
+        g.line = v.line
+        ins = tuple([env[i.id] for i in v.ins])
+        if v.op is PROJECT:
+            env[v.id] = ins[0][v.attrs[0]]
+            continue
+        made = visit(g, v, ins, env)
+        if made is None:
+            made = g.emit(v.op, ins, v.attrs)
+            made = results(made, v.attrs[0].body) if v.op is LOOP or v.op is CALL else made
+        env[v.id] = made
+    return g, env
 
 
 def results(v: Var, body: Program) -> list[Var]:

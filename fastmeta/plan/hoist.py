@@ -7,32 +7,19 @@ from __future__ import annotations
 
 from typing import Any
 
-from fastmeta.ops.structure import LOOP, PROJECT, Loop, loop
+from fastmeta.ops.structure import LOOP, PROJECT, Loop, loop, rebuild
 from fastmeta.plan.layout import results
 from fastmeta.program import ARRAY, CONST, INPUT, Graph, Program, Var
 
 
 def hoist(p: Program, of: Loop | None = None) -> Program:
     """The program (the body ``of`` a loop) with invariant work moved out of its loops, innermost first."""
-    live = p.live()
-    if not any(v.op is LOOP for v in live):
+    def visit(g: Graph, v: Var, ins: tuple[Any, ...], env: list[Any]) -> Any:
+        return _loop(g, v.attrs[0]._replace(body=hoist(v.attrs[0].body, v.attrs[0])), ins) if v.op is LOOP else None
+
+    if not any(v.op is LOOP for v in p.live()):
         return p
-    g = Graph()
-    env: list[Any] = [None] * len(p.nodes)
-    for v in p.inputs:
-        env[v.id] = g.input(v.shape, v.dtype)
-    for v in live:
-        if env[v.id] is not None:
-            continue
-        g.line = v.line
-        ins = tuple([env[i.id] for i in v.ins])
-        if v.op is PROJECT:
-            env[v.id] = ins[0][v.attrs[0]]
-        elif v.op is LOOP:
-            s: Loop = v.attrs[0]
-            env[v.id] = _loop(g, s._replace(body=hoist(s.body, s)), ins)
-        else:
-            env[v.id] = g.emit(v.op, ins, v.attrs)
+    g, env = rebuild(p, visit)
     return Program([env[v.id] for v in p.inputs], results(g, [env[v.id] for v in p.outputs], of), g)
 
 

@@ -7,7 +7,7 @@ from typing import Any
 from fastmeta.ops import elementwise as ew
 from fastmeta.ops.product import MATMUL, matmul
 from fastmeta.ops.shape import PERMUTE, swap_last
-from fastmeta.ops.structure import CALL, LOOP, PROJECT, Loop, loop
+from fastmeta.ops.structure import CALL, LOOP, PROJECT, Loop, loop, rebuild
 from fastmeta.program import FLOATS, Graph, Program, Var, inline
 from fastmeta.transforms.rewrites import scale_of, scaled, unscaled
 
@@ -36,27 +36,17 @@ def _has_dead_results(p: Program) -> bool:
 
 
 def _expand(p: Program) -> Program:
-    g = Graph()
-    env: list[Any] = [None] * len(p.nodes)
-    for v in p.inputs:
-        env[v.id] = g.input(v.shape, v.dtype)
-    live = p.live()
     used: dict[int, set[int]] = {}
-    for v in [*live, *p.outputs]:
+    for v in [*p.live(), *p.outputs]:
         if v.op is PROJECT:
             used.setdefault(v.ins[0].id, set()).add(v.attrs[0])
-    for v in live:
-        if env[v.id] is not None:
-            continue
-        g.line = v.line
-        if v.op is PROJECT:
-            env[v.id] = env[v.ins[0].id][v.attrs[0]]
-        elif v.op is CALL:
-            env[v.id] = inline(g, _flat(v.attrs[0].body), [env[i.id] for i in v.ins])
-        elif v.op is LOOP:
-            env[v.id] = _loop(g, v.attrs[0], [env[i.id] for i in v.ins], used.get(v.id, set()))
-        else:
-            env[v.id] = g.emit(v.op, tuple([env[i.id] for i in v.ins]), v.attrs)
+
+    def visit(g: Graph, v: Var, ins: tuple[Any, ...], env: list[Any]) -> Any:
+        if v.op is CALL:
+            return inline(g, _flat(v.attrs[0].body), ins)
+        return _loop(g, v.attrs[0], ins, used.get(v.id, set())) if v.op is LOOP else None
+
+    g, env = rebuild(p, visit)
     return Program([env[v.id] for v in p.inputs], [env[v.id] for v in p.outputs], g)
 
 
@@ -68,7 +58,7 @@ def _flat(p: Program) -> Program:
     return done
 
 
-def _loop(g: Graph, s: Loop, args: list[Var], used: set[int]) -> dict[int, Var]:
+def _loop(g: Graph, s: Loop, args: tuple[Var, ...], used: set[int]) -> dict[int, Var]:
     """Emits the loop with the results in ``used`` and what they need; keys of the answer are the old result numbers."""
     n, c = s.invariant, s.carry
     key = ("pruned", frozenset(used))
@@ -118,20 +108,14 @@ def _count_users(p: Program) -> Program:
             uses[i.id] += 1
     for v in p.outputs:
         uses[v.id] += 1
-    g = Graph()
-    env: list[Any] = [None] * len(p.nodes)
-    for v in p.inputs:
-        env[v.id] = g.input(v.shape, v.dtype)
-    for v in live:
-        if env[v.id] is not None:
-            continue
-        g.line = v.line
+
+    def visit(g: Graph, v: Var, ins: tuple[Any, ...], env: list[Any]) -> Any:
         if v.op is ew.ADD and v.dtype in FLOATS:
-            env[v.id] = _joined(env, uses, v)
-        elif v.op is PERMUTE and v.ins[0].op is MATMUL and uses[v.ins[0].id] == 1:
-            env[v.id] = _turned(env, v)
-        if env[v.id] is None:
-            env[v.id] = g.emit(v.op, tuple([env[i.id] for i in v.ins]), v.attrs)
+            return _joined(env, uses, v)
+        turned = v.op is PERMUTE and v.ins[0].op is MATMUL and uses[v.ins[0].id] == 1
+        return _turned(env, v) if turned else None
+
+    g, env = rebuild(p, visit)
     return Program([env[v.id] for v in p.inputs], [env[v.id] for v in p.outputs], g)
 
 

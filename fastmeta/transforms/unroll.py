@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 from fastmeta.ops.shape import concat, cut, reshape
-from fastmeta.ops.structure import LOOP, PROJECT, Loop, loop
+from fastmeta.ops.structure import LOOP, Loop, loop, rebuild
 from fastmeta.program import DTYPES, Graph, Program, Var, inline
 from fastmeta.transforms.differentiate import plus
 
@@ -25,25 +25,15 @@ def unroll(p: Program) -> Program:
 
 
 def _unroll(p: Program) -> Program:
-    live = p.live()
-    if not any(v.op is LOOP for v in live):
+    def visit(g: Graph, v: Var, ins: tuple[Any, ...], env: list[Any]) -> Any:
+        if v.op is not LOOP:
+            return None
+        spec = v.attrs[0]._replace(body=unroll(v.attrs[0].body))
+        return _straight(g, spec, ins) if _small(spec) else loop(g, spec, ins)
+
+    if not any(v.op is LOOP for v in p.live()):
         return p
-    g = Graph()
-    env: list[Any] = [None] * len(p.nodes)
-    for v in p.inputs:
-        env[v.id] = g.input(v.shape, v.dtype)
-    for v in live:
-        if env[v.id] is not None:
-            continue
-        g.line = v.line
-        ins = tuple([env[i.id] for i in v.ins])
-        if v.op is PROJECT:
-            env[v.id] = ins[0][v.attrs[0]]
-        elif v.op is LOOP:
-            spec = v.attrs[0]._replace(body=unroll(v.attrs[0].body))
-            env[v.id] = _straight(g, spec, ins) if _small(spec) else loop(g, spec, ins)
-        else:
-            env[v.id] = g.emit(v.op, ins, v.attrs)
+    g, env = rebuild(p, visit)
     return Program([env[v.id] for v in p.inputs], [env[v.id] for v in p.outputs], g)
 
 
