@@ -1,0 +1,130 @@
+"""Lifetimes: who reads what, when values die, and which memory they hold."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from fastmeta.ops import elementwise as ew
+from fastmeta.ops.structure import PROJECT
+from fastmeta.plan.fuse import Group, Phase, root, squeezed, through
+from fastmeta.program import ARRAY, CONST, INPUT, Program, Var
+
+if TYPE_CHECKING:
+    from fastmeta.plan.encode import Block
+
+
+class Lifetimes:
+    """Who reads what, when values die, and which memory they hold."""
+
+    def __init__(self, block: Block, p: Program) -> None:
+        self.block = block
+        self.readers: dict[int, list[Var]] = {}
+        self.group_of: dict[int, int] = {}
+        self.read_in: dict[int, set[int]] = {}  # value -> groups that read its memory
+        self.outputs = {v.id for v in p.outputs}
+        self.held: dict[int, tuple[int, int]] = {}  # value -> (offset, size) in the arena
+        self.ends: dict[int, list[int]] = {}  # group -> values whose last reader it is
+        for k, g in enumerate(block.groups):
+            for v in [*g.products, *g.members, *([g.single] if g.single is not None else []), *([g.core] if g.core is not None else [])]:
+                self.group_of[v.id] = k
+        for v in block.live:
+            if v.op is PROJECT:
+                self.group_of[v.id] = self.group_of[v.ins[0].id]
+            if v.op.view or v.id in block.virtual or v.op is PROJECT:
+                continue
+            for i in v.ins:
+                self.reads(v, i)
+        last: dict[int, int] = {}
+        for ident, groups in self.read_in.items():
+            last[ident] = max(groups)
+        for v in block.live:
+            if v.op is PROJECT or v.id in self.group_of:
+                self.ends.setdefault(last.get(v.id, self.group_of[v.id]), []).append(v.id)
+
+    def reads(self, v: Var, i: Var) -> None:
+        r = root(i)
+        if r.id in self.block.virtual:
+            for j in r.ins:
+                self.reads(v, j)
+        elif r.op not in (CONST, ARRAY, INPUT):
+            self.readers.setdefault(r.id, []).append(v)
+            if v.id in self.group_of:
+                self.read_in.setdefault(r.id, set()).add(self.group_of[v.id])
+        elif r.op is INPUT:
+            self.readers.setdefault(r.id, []).append(v)
+
+    def stored(self, v: Var, g: Group) -> bool:
+        """v must be in memory: another instruction or another phase of this one reads it, or it is a result kept apart."""
+        if v.id in self.block.targets:
+            return True
+        k = g.phase_of.get(v.id, 0)
+        here = self.group_of[v.id]
+        for u in self.readers.get(v.id, ()):
+            if self.group_of.get(u.id) != here or g.phase_of.get(u.id, -1 if u.op.name == "matmul" else 0) != k:
+                return True
+        return False
+
+    def only(self, core: Var, v: Var) -> bool:
+        """v is the only reader of core, and core is no result."""
+        readers = self.readers.get(core.id, ())
+        return all(u is v for u in readers) and core.id not in self.outputs
+
+    def own(self, v: Var, offset: int, size: int) -> None:
+        self.held[v.id] = (offset, size)
+
+    def inherit(self, v: Var, old: Var) -> None:
+        self.held[v.id] = self.held.pop(old.id)
+
+    def until(self, v: Var, k: int) -> None:
+        self.ends.setdefault(k, []).append(v.id)
+
+    def release(self, k: int) -> None:
+        for ident in self.ends.get(k, ()):
+            held = self.held.pop(ident, None)
+            if held is not None:
+                self.block.arena.give(*held)
+
+    def dying_in_place(self, v: Var, g: Group, k: int) -> Var | None:
+        """An operand of v's phase that dies in this instruction and is read element by element where v is written."""
+        phase = g.phases[g.phase_of[v.id]]
+        if len(squeezed(v.shape)) != len(squeezed(phase.space)):
+            return None
+        for u in phase.members:
+            for i in u.ins:
+                r = through(i)
+                if r.op.view or r.id not in self.held or r.dtype != v.dtype or squeezed(r.shape) != squeezed(v.shape):
+                    continue
+                if self.group_of.get(r.id) == k or max(self.read_in.get(r.id, {-1})) != k:
+                    continue
+                if all(self._aligned_reader(w, r, phase, k) for w in self.readers[r.id]):
+                    return r
+        return None
+
+    def dying_addend(self, core: Var, cin: Var | None, g: Group, k: int) -> Var | None:
+        """The addend of a product, where it dies here and only as the addend: the result may take its place."""
+        if cin is None:
+            return None
+        r = through(cin)
+        if r.op.view or r.id not in self.held or r.dtype != core.dtype or r.size != core.size:
+            return None
+        if self.group_of.get(r.id) == k or max(self.read_in[r.id]) != k:
+            return None
+        here = [w for w in self.readers[r.id] if self.group_of.get(w.id) == k]
+        return r if len(here) == 1 and here[0].op is ew.ADD and not any(w is here[0] for w in g.products) else None
+
+    def _aligned_reader(self, w: Var, r: Var, phase: Phase, k: int) -> bool:
+        if self.group_of.get(w.id) != k:
+            return True  # an earlier instruction
+        if not any(w is u for u in phase.members):
+            return False
+        return self._in_place_only(w, r)
+
+    def _in_place_only(self, w: Var, r: Var) -> bool:
+        for i in w.ins:
+            q = root(i)
+            if q.id in self.block.virtual:
+                if not self._in_place_only(q, r):
+                    return False
+            elif q is r and (through(i) is not r or squeezed(i.shape) != squeezed(r.shape)):
+                return False
+        return True
