@@ -197,8 +197,8 @@ def jvp(f: Callable[..., Any], primals: Sequence[Any], tangents: Sequence[Any]) 
         m = len(p.outputs)
         rest = iter(outs[m:])
         touts = [next(rest) if v.dtype in FLOATS else g.const(0, v.shape, v.dtype) for v in p.outputs]
-        make = lambda vs: optree.tree_unflatten(inner.out_tree, _tracers(inner.outer, vs))  # noqa: E731
-        return make(outs[:m]), make(touts)
+        value, tangent = (optree.tree_unflatten(inner.out_tree, _tracers(inner.outer, vs)) for vs in (outs[:m], touts))
+        return value, tangent
 
     for name, x in (("primals", primals), ("tangents", tangents)):
         if not isinstance(x, tuple | list):

@@ -12,7 +12,7 @@ from typing import TypeVar
 E = TypeVar("E", bound=Exception)
 
 
-def expected(where: str, what: object, got: object, kind: type[E] = ValueError, hint: str = "") -> E:  # type: ignore[assignment]
+def expected(where: str, what: object, got: object, kind: type[E] = ValueError, hint: str = "") -> E:  # type: ignore[assignment]  # the default of kind is ValueError whatever E
     """Build (not raise) the exception ``[where] expected <what>, got <got>``, with an optional hint after it.
 
     >>> raise expected("matmul", "inner sizes to agree", "[2, 3] and [4, 5]")

@@ -173,15 +173,15 @@ def located(error: E) -> E:
     What NumPy makes of a tracer's refusal is replaced by the refusal.
     """
     if str(error).startswith("operand 'Tracer' does not support ufuncs"):
-        error = _refused("a NumPy function", "a traced value", NUMPY).with_traceback(error.__traceback__)  # type: ignore[assignment]
+        error = _refused("a NumPy function", "a traced value", NUMPY).with_traceback(error.__traceback__)  # type: ignore[assignment]  # a TypeError for a TypeError
     elif str(error).startswith("setting an array element with a sequence") and error.__cause__ is not None:
-        return error.__cause__  # type: ignore[return-value]
+        return error.__cause__  # type: ignore[return-value]  # the refusal
     if not str(error).startswith("[") or hasattr(error, "line") or not isinstance(error.args[0], str):
         return error
     frames = [(f.f_code.co_filename, n) for f, n in traceback.walk_tb(error.__traceback__)]
     line = next((at for at in reversed(frames) if not at[0].startswith((PACKAGE, OPTREE))), None) or user_line()
     if line is not None:
-        error.line = line  # type: ignore[attr-defined]
+        error.line = line  # type: ignore[attr-defined]  # marks it as located
         error.args = (f"{error.args[0]} ({line[0]}:{line[1]})", *error.args[1:])
     return error
 
@@ -207,7 +207,7 @@ class Tracer:
 
     __slots__ = ("var", "trace")
     __array_ufunc__ = None  # so that ndarray * tracer asks the tracer
-    __hash__ = None  # type: ignore[assignment]
+    __hash__ = None  # type: ignore[assignment]  # as Python has it for types with ==
 
     def __init__(self, var: Var, trace: Trace) -> None:
         self.var = var

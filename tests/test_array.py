@@ -184,7 +184,7 @@ def test_reductions(name: str, dtype: Any) -> None:
         x = normal(shape, dtype)
         x = x if name != "prod" else np.asarray(np.exp(0.01 * x), dtype)
         for axis, keep in itertools.product(axes_of(shape), (False, True)):
-            f = lambda v, axis=axis, keep=keep: getattr(fm, name)(v, axis=axis, keepdims=keep)  # noqa: E731
+            f = lambda v, axis=axis, keep=keep: getattr(fm, name)(v, axis=axis, keepdims=keep)
             reduced = [shape[a] for a in (range(len(shape)) if axis is None else axis if isinstance(axis, tuple) else (axis,))]
             if 0 in reduced and name not in ("sum", "prod"):
                 with pytest.raises(ValueError, match=r"\["):
@@ -264,7 +264,7 @@ def test_matmul(a: tuple[int, ...], b: tuple[int, ...], dtype: Any) -> None:
     check(fm.matmul, x @ y, x, y, tolerance=tolerance)
     if x.ndim > 1 and y.ndim > 1:  # every transposed layout of the operands
         xt, yt = np.swapaxes(x, -1, -2).copy(), np.swapaxes(y, -1, -2).copy()
-        flip = lambda v: fm.permute_dims(v, (*range(v.ndim - 2), v.ndim - 1, v.ndim - 2))  # noqa: E731
+        flip = lambda v: fm.permute_dims(v, (*range(v.ndim - 2), v.ndim - 1, v.ndim - 2))
         if not x.size or not y.size or x.ndim != y.ndim:
             return
         check(lambda u, v: fm.matmul(flip_of(u, flip), v), x @ y, xt, y, tolerance=tolerance)

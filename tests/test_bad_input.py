@@ -392,7 +392,7 @@ def test_a_bad_label_names_operation_index_task_and_line(count: int, threads: No
         for name in ("native", "numpy"):
             with fm.set_backend(name):
                 run = fm.map_tasks(meta, in_axes=(None, 0, 0), reduce="mean")
-                texts.append(refusal(lambda: run(np.float32(1), ones(200, 3, 4), labels), IndexError, message))  # noqa: B023
+                texts.append(refusal(lambda: run(np.float32(1), ones(200, 3, 4), labels), IndexError, message))  # noqa: B023  (called at once)
                 run(np.float32(1), ones(200, 3, 4), labels * 0)  # good labels run after bad ones
         assert texts[0] == texts[1]
 

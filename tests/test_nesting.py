@@ -104,7 +104,7 @@ def test_hessian_products_of_a_mean_over_tasks(f: Function, loops: str, backend:
 @FUNCTIONS
 def test_forward_and_reverse(f: Function, backend: str) -> None:
     """J v by forward mode is the transpose of the transpose: vjp of the vjp."""
-    g = lambda w: {"g": fm.grad(f)(w, X[0]), "x": fm.sin(w["a"]) @ w["b"]}  # noqa: E731
+    g = lambda w: {"g": fm.grad(f)(w, X[0]), "x": fm.sin(w["a"]) @ w["b"]}
     value, pushed = fm.jvp(g, (W,), (V,))
     ct = optree.tree_map(lambda y: normal(*y.shape, seed=9), value)
     again, back = fm.vjp(g, W)
@@ -132,14 +132,14 @@ def test_closures_are_arguments(f: Function, backend: str) -> None:
     """Values captured by inner functions, from one and two traces outside, have derivatives like arguments."""
 
     def by_argument(w: Any, x: Any) -> Any:
-        inner = lambda u, w, x: dot(fm.grad(lambda u, w, x: f(w, x) * fm.sum(u * u) + fm.sum(u * w["b"]))(u, w, x), w["b"])  # noqa: E731
+        inner = lambda u, w, x: dot(fm.grad(lambda u, w, x: f(w, x) * fm.sum(u * u) + fm.sum(u * w["b"]))(u, w, x), w["b"])
         return fm.grad(inner)(w["b"] * 2.0, w, x)
 
     def by_capture(w: Any, x: Any) -> Any:
-        inner = lambda u: dot(fm.grad(lambda u: f(w, x) * fm.sum(u * u) + fm.sum(u * w["b"]))(u), w["b"])  # noqa: E731
+        inner = lambda u: dot(fm.grad(lambda u: f(w, x) * fm.sum(u * u) + fm.sum(u * w["b"]))(u), w["b"])
         return fm.grad(inner)(w["b"] * 2.0)
 
-    total = lambda g: lambda w, x: fm.sum(fm.sin(g(w, x)))  # noqa: E731
+    total = lambda g: lambda w, x: fm.sum(fm.sin(g(w, x)))
     agree(fm.jit(by_argument)(W, X[0]), fm.jit(by_capture)(W, X[0]))
     agree(fm.grad(total(by_argument), (0, 1))(W, X[0]), fm.grad(total(by_capture), (0, 1))(W, X[0]))
     agree(fm.hvp(total(by_argument))(W, X[0], V), fm.hvp(total(by_capture))(W, X[0], V))
@@ -173,7 +173,7 @@ def test_loops_in_loops(loops: str, backend: str) -> None:
     for g in (lambda f: f, fm.grad, lambda f: fm.grad(f, (0, 1)), lambda f: lambda w, x: fm.hvp(f)(w, x, v), lambda f: fm.grad(lambda w, x: fm.sum(fm.hvp(f)(w, x, v) * v), 1)):
         agree(fm.jit(g(fresh(scanned)))(w, x), fm.jit(g(fresh(written)))(w, x))
     tasks = normal(3, 2, 4, 3)
-    mean = lambda f: lambda w, t: fm.map_tasks(f, in_axes=(None, 0), reduce="mean")(w, t)  # noqa: E731
+    mean = lambda f: lambda w, t: fm.map_tasks(f, in_axes=(None, 0), reduce="mean")(w, t)
     for g in (fm.grad, lambda f: lambda w, x: fm.hvp(f)(w, x, v)):
         agree(g(mean(scanned))(w, tasks), g(mean(written))(w, tasks))
 

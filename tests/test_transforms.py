@@ -223,7 +223,7 @@ def test_grad_argnums_and_aux(backend: str) -> None:
         return fm.sum(a["x"] * b * b) * scale, {"n": n, "ab": a["x"] * b, "name": "aux", "none": None, "two": 2}
 
     a, b, n = {"x": normal(3)}, normal(3, seed=1), np.arange(3, dtype=np.int32)
-    scalar = lambda *args: f(*args)[0]  # noqa: E731
+    scalar = lambda *args: f(*args)[0]
     close(fm.grad(scalar)(a, b, n, 2.0), {"x": 2 * b * b})
     close(fm.grad(scalar, 1)(a, b, n, 2.0), 4 * a["x"] * b)
     close(fm.grad(scalar, (1, 0))(a, b, n, 2.0), (4 * a["x"] * b, {"x": 2 * b * b}))
@@ -279,15 +279,15 @@ def test_third_order(activation: str, backend: str) -> None:
         def dot_gradient(g: Any) -> Any:
             return sum((lib.sum(u**2) for u in optree.tree_leaves(g)), start=0.0 * y[0, 0])
 
-        first = lambda p: dot_gradient(lib.grad(loss)(p, x, y))  # noqa: E731
-        second = lambda p: dot_gradient(lib.grad(first)(p))  # noqa: E731
+        first = lambda p: dot_gradient(lib.grad(loss)(p, x, y))
+        second = lambda p: dot_gradient(lib.grad(first)(p))
         return lib.value_and_grad(second)(params)
 
     close(fm.jit(lambda *a: third(OURS, *a))(params, x, y), third(TORCH, tensors(params), *tensors((x, y))), 1e-10)
 
 
 def test_derivatives_to_order_six(backend: str) -> None:
-    f: Any = lambda x: fm.sin(2.0 * x)  # noqa: E731
+    f: Any = lambda x: fm.sin(2.0 * x)
     x = np.asarray(0.3)
     for k, value in enumerate((np.cos, lambda v: -np.sin(v), lambda v: -np.cos(v), np.sin, np.cos, lambda v: -np.sin(v)), 1):
         f = fm.grad(f)
@@ -368,20 +368,20 @@ def test_scan_derivatives(length: int, backend: str, monkeypatch: pytest.MonkeyP
 
     args = normal(3), normal(length, 3, seed=1), normal(3, 3, seed=2) * 0.5
     vs = normal(3, seed=3), normal(length, 3, seed=4), normal(3, 3, seed=5)
-    ours = lambda *a: run(fm, *a, fm.scan)  # noqa: E731
-    theirs = lambda *a: run(torch, *a, torch_scan)  # noqa: E731
+    ours = lambda *a: run(fm, *a, fm.scan)
+    theirs = lambda *a: run(torch, *a, torch_scan)
     for equations in (0, 1500):
         monkeypatch.setattr(unroll, "EQUATIONS", equations)
-        f = lambda *a: ours(*a)  # noqa: E731
+        f = lambda *a: ours(*a)
         close(fm.grad(f, (0, 1, 2))(*args), torch.func.grad(theirs, (0, 1, 2))(*tensors(args)), 1e-10)
-        g = lambda *a: fm.grad(ours, (0, 1, 2))(*a)  # noqa: E731
+        g = lambda *a: fm.grad(ours, (0, 1, 2))(*a)
         their_g = torch.func.grad(theirs, (0, 1, 2))
         close(fm.jvp(g, args, vs)[1], torch.func.jvp(their_g, tensors(args), tensors(vs))[1], 1e-9)
         close(fm.vjp(g, *args)[1](vs), torch.func.vjp(their_g, *tensors(args))[1](tensors(vs)), 1e-9)
 
 
 def test_a_big_loop_stays_a_loop(real_loops: None) -> None:
-    f = lambda c: fm.sum(fm.scan(lambda c, _: (fm.sin(c), None), c, length=1000)[0])  # noqa: E731
+    f = lambda c: fm.sum(fm.scan(lambda c, _: (fm.sin(c), None), c, length=1000)[0])
     x = normal(3)
     plan = make_plan(fm.jit(fm.grad(f)).program(x))
     assert loops_of(fm.grad(f), x) and plan.instructions < 40
@@ -418,7 +418,7 @@ def test_scan_in_grad_in_scan_in_map_tasks(backend: str, monkeypatch: pytest.Mon
     value, g = sum(v for v, _ in want) / 4, sum(u for _, u in want) / 4
     for equations in (0, 60, 1500):
         monkeypatch.setattr(unroll, "EQUATIONS", equations)
-        step = lambda p, x: fm.map_tasks(fm.value_and_grad(episode), in_axes=(None, 0), reduce="mean")(p, x)  # noqa: E731
+        step = lambda p, x: fm.map_tasks(fm.value_and_grad(episode), in_axes=(None, 0), reduce="mean")(p, x)
         close(fm.jit(step)(p, x), (value, g), 1e-10)
         close(fm.value_and_grad(lambda p, x: fm.map_tasks(episode, in_axes=(None, 0), reduce="mean")(p, x))(p, x), (value, g), 1e-10)
 
@@ -463,8 +463,8 @@ def test_map_tasks_under_grad_and_beside_work(backend: str) -> None:
         y, s = mapped(v, x)
         return lib.sum(lib.tanh(y) * lib.cos(w)) + s**2
 
-    task = lambda lib, v, u: (lib.exp(-(u * u)) * v, lib.sum(u * v))  # noqa: E731
-    ours = lambda w, x: f(fm, w, x, fm.map_tasks(lambda v, u: task(fm, v, u), in_axes=(None, 0), reduce=(None, "mean")))  # noqa: E731
+    task = lambda lib, v, u: (lib.exp(-(u * u)) * v, lib.sum(u * v))
+    ours = lambda w, x: f(fm, w, x, fm.map_tasks(lambda v, u: task(fm, v, u), in_axes=(None, 0), reduce=(None, "mean")))
 
     def theirs(w: Any, x: Any) -> Any:
         return f(torch, w, x, lambda v, x: (lambda y, s: (y, s.mean()))(*torch.func.vmap(lambda u: task(torch, v, u))(x)))
@@ -544,7 +544,7 @@ def test_a_call_inside_a_trace_joins_it() -> None:
 @pytest.mark.parametrize("size", [2, 5000])
 def test_captured_arrays(size: int, backend: str) -> None:
     w, count = normal(size), np.arange(size)
-    f = lambda x: fm.sum(x * w * fm.grad(lambda v: fm.sum(v * v * w * count))(x))  # noqa: E731
+    f = lambda x: fm.sum(x * w * fm.grad(lambda v: fm.sum(v * v * w * count))(x))
     x = normal(size, seed=1)
     close(fm.jit(f)(x), np.asarray(np.sum(2 * x * x * w * w * count)), 1e-10)
     close(fm.grad(f)(x), 4 * x * w * w * count, 1e-10)
@@ -576,7 +576,7 @@ def test_numbers_take_the_dtype_they_meet(backend: str) -> None:
     assert fm.jit(lambda x: x + 0.5)(np.arange(3)).dtype == np.float32
     assert fm.jit(lambda x: x * 2)(np.float64(3)).dtype == np.float64
     assert fm.jit(lambda x: x * np.float64(1 / 3))(np.ones(1))[0] == 1 / 3
-    run = lambda x: fm.scan(lambda c, u: (c + fm.sum(u), c), 0.25, x)  # noqa: E731
+    run = lambda x: fm.scan(lambda c, u: (c + fm.sum(u), c), 0.25, x)
     for f in (run, fm.jit(run)):
         assert f(np.ones((3, 2)))[0] == 6.25 and f(np.ones((3, 2)))[1].dtype == np.float64
     with pytest.raises(TypeError, match="float"):
@@ -608,7 +608,7 @@ def test_pytrees() -> None:
     out = fm.jit(lambda t: fm.tree_map(lambda x: x * 2.0, t))(tree)
     close(out, fm.tree_map(lambda x: x * 2, tree))
     assert type(out["pair"]) is Pair and out["empty"] == () and out["pair"].b[1] is None
-    square = lambda t: sum((fm.sum(x * x) for x in optree.tree_leaves(t)), start=0.0)  # noqa: E731
+    square = lambda t: sum((fm.sum(x * x) for x in optree.tree_leaves(t)), start=0.0)
     g = fm.grad(square)({k: tree[k] for k in ("list", "empty")})
     close(g, {"list": [2 * x for x in tree["list"]], "empty": ()})
 

@@ -88,37 +88,48 @@ void Gemm<T>::choose_blocks() {
     }
   }
   blocks_ = (m_ + block_rows_ - 1) / block_rows_;
+  prepare();
+}
+
+template <class T>
+void Gemm<T>::prepare() {
+  args_.m = block_rows_;
+  args_.n = n_;
+  args_.alpha = alpha_;
+  args_.n_products = int(pairs_.size());
+  for (size_t p = 0; p < pairs_.size(); ++p) {
+    const Pair& pair = pairs_[p];
+    args_.products[p] = {nullptr, nullptr, pair.k, pair.a.row, pair.a.col, pair.b.row, pair.b.col};
+  }
+  args_.cin_m = cin_.row;
+  args_.cin_n = cin_.col;
+  args_.c_m = target_ == Target::Scratch ? n_ : c_.row;
+  if (target_ != Target::Transposed) return;
+  std::swap(args_.m, args_.n);
+  std::swap(args_.cin_m, args_.cin_n);
+  args_.c_m = c_.col;
+  for (int p = 0; p < args_.n_products; ++p) {
+    auto& f = args_.products[p];
+    f = {nullptr, nullptr, f.k, f.b_n, f.b_k, f.a_k, f.a_m};
+  }
 }
 
 template <class T>
 void Gemm<T>::multiply(Worker& worker, const int64_t* batch, int64_t first, int64_t last) const {
-  GemmArgs<T> args;
-  args.m = last - first;
-  args.n = n_;
-  args.alpha = alpha_;
-  args.n_products = int(pairs_.size());
+  GemmArgs<T> args = args_;
   auto at = [&](const Place& place) { return reinterpret_cast<T*>(place.at(worker.bases, batch, batch_rank_)); };
-  for (size_t p = 0; p < pairs_.size(); ++p) {
+  for (int p = 0; p < args.n_products; ++p) {
     const Pair& pair = pairs_[p];
-    args.products[p] = {at(pair.a) + first * pair.a.row, at(pair.b), pair.k, pair.a.row, pair.a.col, pair.b.row, pair.b.col};
+    args.products[p].a = at(pair.a) + first * pair.a.row;
+    args.products[p].b = at(pair.b);
   }
-  args.cin = has_cin_ ? at(cin_) + first * cin_.row : nullptr;
-  args.cin_m = cin_.row;
-  args.cin_n = cin_.col;
-  T* c = at(c_) + first * c_.row;
-  args.c = c;
-  args.c_m = c_.row;
-  if (target_ == Target::Transposed) {
-    std::swap(args.m, args.n);
-    for (int p = 0; p < args.n_products; ++p) {
-      auto& f = args.products[p];
-      f = {f.b, f.a, f.k, f.b_n, f.b_k, f.a_k, f.a_m};
-    }
-    std::swap(args.cin_m, args.cin_n);
-    args.c_m = c_.col;
-  } else if (target_ == Target::Scratch) {
-    args.c = reinterpret_cast<T*>(worker.scratch + phase_scratch_);
-    args.c_m = n_;
+  if (has_cin_) args.cin = at(cin_) + first * cin_.row;
+  T* c = args.c = at(c_) + first * c_.row;
+  if (target_ == Target::Transposed) {  // one block
+    for (int p = 0; p < args.n_products; ++p) std::swap(args.products[p].a, args.products[p].b);
+  } else {
+    args.m = last - first;
+    if (target_ == Target::Scratch) args.c = reinterpret_cast<T*>(worker.scratch + phase_scratch_);
   }
   kernel_(args);
   if (target_ == Target::Scratch) {
@@ -130,13 +141,16 @@ void Gemm<T>::multiply(Worker& worker, const int64_t* batch, int64_t first, int6
 // One block of rows of one batch element, and the phases on it.
 template <class T>
 void Gemm<T>::run_unit(Worker& worker, int64_t unit) const {
-  int64_t batch[kMaxRank] = {};
-  const int64_t first = unit % blocks_ * block_rows_, last = std::min(m_, first + block_rows_);
-  unit /= blocks_;
-  for (int d = batch_rank_ - 1; d >= 0; --d) {
-    batch[d] = unit % batch_[d];
-    unit /= batch_[d];
+  int64_t batch[kMaxRank] = {}, first = 0;
+  if (unit > 0) {
+    first = unit % blocks_ * block_rows_;
+    unit /= blocks_;
+    for (int d = batch_rank_ - 1; d >= 0; --d) {
+      batch[d] = unit % batch_[d];
+      unit /= batch_[d];
+    }
   }
+  const int64_t last = std::min(m_, first + block_rows_);
   multiply(worker, batch, first, last);
   if (any_rowwise_)
     for (const Following& f : phases_)
@@ -149,7 +163,9 @@ void Gemm<T>::run(Worker& worker) const {
   for (const Following& f : phases_)
     if (f.rowwise) f.phase.fill(worker);
   const int64_t units = batches_ * blocks_;
-  if (team_ && worker.team) {
+  if (units == 1) {
+    run_unit(worker, 0);
+  } else if (team_ && worker.team) {
     run_parts(worker, units, [](const void* self, Worker& w, int64_t unit) { static_cast<const Gemm*>(self)->run_unit(w, unit); }, this);
   } else {
     for (int64_t unit = 0; unit < units; ++unit) {

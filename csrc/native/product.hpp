@@ -33,6 +33,7 @@ class Gemm final : public Instruction {
   Place place_of(const Operand& operand, int64_t rows, int64_t cols) const;
   void choose_blocks();
   void run_unit(Worker& worker, int64_t unit) const;
+  void prepare();
   void multiply(Worker& worker, const int64_t* batch, int64_t first, int64_t last) const;
 
   void (*kernel_)(const GemmArgs<T>&);
@@ -55,6 +56,7 @@ class Gemm final : public Instruction {
   };
   std::vector<Following> phases_;
   bool any_rowwise_ = false;
+  GemmArgs<T> args_{};  // of a block of rows, pointers left out
 };
 
 }  // namespace fastmeta

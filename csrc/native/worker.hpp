@@ -78,7 +78,7 @@ struct Worker {
   void poll();
 
  private:
-  static constexpr int kPatience = 16;  // looks at the clock after so many questions: 25 ns against 16 instructions
+  static constexpr int kPatience = 64;  // looks at the clock after so many questions: 25 ns against 64 instructions
   int patience_ = kPatience;
   std::chrono::steady_clock::time_point next_poll_{};
 };

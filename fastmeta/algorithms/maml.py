@@ -84,7 +84,7 @@ class MAML(Learner):
 
     def init(self, seed: int = 0) -> Any:
         """Fresh parameters of the model."""
-        params = self.model.init(seed)  # type: ignore[attr-defined]
+        params = self.model.init(seed)  # type: ignore[attr-defined]  # our models have it, plain functions start elsewhere
         prefix("MAML inner_lr", self.inner_lr, params)
         return params
 

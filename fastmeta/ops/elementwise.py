@@ -103,7 +103,7 @@ def _unary(derivative: Callable[[Var, Var], Var]) -> Callable[..., Var]:
     return lambda t, ins, out: multiply(t, derivative(ins[0], out))
 
 
-def _share(first: Primitive) -> Callable[..., Var]:
+def _share(first: Primitive) -> Callable[[int], Callable[..., Var]]:
     """Half of the ties: maximum and minimum share a tie equally."""
 
     def partial(i: int) -> Callable[..., Var]:
@@ -113,7 +113,7 @@ def _share(first: Primitive) -> Callable[..., Var]:
 
         return rule
 
-    return partial  # type: ignore[return-value]
+    return partial
 
 
 def _power_x(t: Var, ins: tuple[Var, ...], out: Var) -> Var:

@@ -175,7 +175,10 @@ class PhaseCode:
         self._contract()
         self._registers()
         n = len(self.loads)
-        number = lambda k: ~k if k < 0 else n + k  # noqa: E731
+
+        def number(k: int) -> int:
+            return ~k if k < 0 else n + k
+
         out = [int(rowwise), len(self.space), *self.space, n]
         for p in self.loads:
             out += [p.base, p.offset, p.dtype, *p.strides]
@@ -212,14 +215,20 @@ class PhaseCode:
                 new[k] = len(kept)
                 kept.append(op)
         self.ops = kept
-        move = lambda a: new[a] if a >= 0 else a  # noqa: E731
+
+        def move(a: int) -> int:
+            return new[a] if a >= 0 else a
+
         for op in kept:
             op.args = [move(op.args[0]), op.args[1]] if op.name == "cast" else [move(a) for a in op.args]
         self.stores = [s._replace(value=move(s.value)) for s in self.stores]
         used = sorted({~a for op in kept for a in self._args(op) if a < 0} | {~s.value for s in self.stores if s.value < 0})
         at = {old: k for k, old in enumerate(used)}
         self.loads = [self.loads[k] for k in used]
-        turn = lambda a: ~at[~a] if a < 0 else a  # noqa: E731
+
+        def turn(a: int) -> int:
+            return ~at[~a] if a < 0 else a
+
         for op in kept:
             op.args = [turn(op.args[0]), op.args[1]] if op.name == "cast" else [turn(a) for a in op.args]
         self.stores = [s._replace(value=turn(s.value)) for s in self.stores]

@@ -20,7 +20,7 @@ def available() -> bool:
     True
     """
     try:
-        import matplotlib.figure  # noqa: F401
+        import matplotlib.figure  # noqa: F401  (only whether it is there)
     except ImportError:
         return False
     return True
