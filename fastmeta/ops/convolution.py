@@ -14,7 +14,7 @@ import numpy as np
 from fastmeta.errors import expected
 from fastmeta.program import FLOATS, Primitive, Shape, Var
 
-Pair = tuple[int, int]
+Pair = Shape  # of two: rows, columns
 Padding = tuple[Pair, Pair]
 
 
@@ -66,13 +66,13 @@ def _conv(ins: tuple[Var, ...], at: tuple[Any, ...]) -> tuple[Shape, str]:
     _operands(x, w)
     if x.shape[3] != w.shape[2]:
         raise expected("conv2d", f"weights [kh, kw, {x.shape[3]}, out] for images {x.shape}", w.shape)
-    return (x.shape[0], *_fits(x.shape[1:3], w.shape[:2], *at), w.shape[3]), x.dtype  # type: ignore[arg-type]
+    return (x.shape[0], *_fits(x.shape[1:3], w.shape[:2], *at), w.shape[3]), x.dtype
 
 
 def _conv_input(ins: tuple[Var, ...], at: tuple[Any, ...]) -> tuple[Shape, str]:
     (g, w), (stride, padding, size) = ins, at
     _operands(g, w)
-    if g.shape[1:] != (*_fits(size, w.shape[:2], stride, padding), w.shape[3]):  # type: ignore[arg-type]
+    if g.shape[1:] != (*_fits(size, w.shape[:2], stride, padding), w.shape[3]):
         raise expected("conv2d", f"a cotangent of images of {size} under weights {w.shape}", g.shape)
     return (g.shape[0], *size, w.shape[2]), g.dtype
 
@@ -80,7 +80,7 @@ def _conv_input(ins: tuple[Var, ...], at: tuple[Any, ...]) -> tuple[Shape, str]:
 def _conv_weight(ins: tuple[Var, ...], at: tuple[Any, ...]) -> tuple[Shape, str]:
     (x, g), (stride, padding, kernel) = ins, at
     _operands(x, g)
-    if g.shape[:3] != (x.shape[0], *_fits(x.shape[1:3], kernel, stride, padding)):  # type: ignore[arg-type]
+    if g.shape[:3] != (x.shape[0], *_fits(x.shape[1:3], kernel, stride, padding)):
         raise expected("conv2d", f"a cotangent of images {x.shape} under a kernel of {kernel}", g.shape)
     return (*kernel, x.shape[3], g.shape[3]), x.dtype
 
@@ -88,21 +88,21 @@ def _conv_weight(ins: tuple[Var, ...], at: tuple[Any, ...]) -> tuple[Shape, str]
 def _conv_transpose(i: int, ct: Var, v: Var) -> Var:
     (x, w), (stride, padding) = v.ins, v.attrs
     if i == 0:
-        return convolve_input(ct, w, stride, padding, x.shape[1:3])  # type: ignore[arg-type]
-    return convolve_weight(x, ct, stride, padding, w.shape[:2])  # type: ignore[arg-type]
+        return convolve_input(ct, w, stride, padding, x.shape[1:3])
+    return convolve_weight(x, ct, stride, padding, w.shape[:2])
 
 
 def _input_transpose(i: int, ct: Var, v: Var) -> Var:
     (g, w), (stride, padding, _) = v.ins, v.attrs
     if i == 0:
         return convolve(ct, w, stride, padding)
-    return convolve_weight(ct, g, stride, padding, w.shape[:2])  # type: ignore[arg-type]
+    return convolve_weight(ct, g, stride, padding, w.shape[:2])
 
 
 def _weight_transpose(i: int, ct: Var, v: Var) -> Var:
     (x, g), (stride, padding, _) = v.ins, v.attrs
     if i == 0:
-        return convolve_input(g, ct, stride, padding, x.shape[1:3])  # type: ignore[arg-type]
+        return convolve_input(g, ct, stride, padding, x.shape[1:3])
     return convolve(x, ct, stride, padding)
 
 
@@ -115,15 +115,15 @@ def windows(kernel: Pair, stride: Pair, out: Shape) -> Iterator[tuple[int, int, 
 
 
 def _np_conv(x: np.ndarray, w: np.ndarray, stride: Pair, padding: Padding) -> np.ndarray:
-    out = positions(x.shape[1:3], w.shape[:2], stride, padding)  # type: ignore[arg-type]
+    out = positions(x.shape[1:3], w.shape[:2], stride, padding)
     padded = np.pad(x, ((0, 0), *padding, (0, 0)))
-    return sum(padded[at] @ w[i, j] for i, j, at in windows(w.shape[:2], stride, out))  # type: ignore[return-value,arg-type]
+    return sum(padded[at] @ w[i, j] for i, j, at in windows(w.shape[:2], stride, out))
 
 
 def _np_conv_input(g: np.ndarray, w: np.ndarray, stride: Pair, padding: Padding, size: Pair) -> np.ndarray:
     (top, bottom), (left, right) = padding
     padded = np.zeros((len(g), size[0] + top + bottom, size[1] + left + right, w.shape[2]), g.dtype)
-    for i, j, at in windows(w.shape[:2], stride, g.shape[1:3]):  # type: ignore[arg-type]
+    for i, j, at in windows(w.shape[:2], stride, g.shape[1:3]):
         padded[at] += g @ w[i, j].T
     return padded[:, top : top + size[0], left : left + size[1]]
 

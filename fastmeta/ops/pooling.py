@@ -36,7 +36,7 @@ def pooled(where: str, x: Shape, window: Pair, stride: Pair) -> Shape:
         raise expected(where, "images [n, h, w, channels]", x)
     if min(*window, *stride) < 1:
         raise expected(where, "a window and a stride of at least 1", f"{window} and {stride}")
-    out = positions(x[1:3], window, stride)  # type: ignore[arg-type]
+    out = positions(x[1:3], window, stride)
     if min(out) < 1:
         raise expected(where, f"images of at least {window}", x)
     return (x[0], *out, x[3])
@@ -71,7 +71,7 @@ def _put(ins: tuple[Var, ...], at: tuple[Any, ...]) -> tuple[Shape, str]:
 
 
 def _np_index(x: np.ndarray, window: Pair, stride: Pair) -> np.ndarray:
-    out = positions(x.shape[1:3], window, stride)  # type: ignore[arg-type]
+    out = positions(x.shape[1:3], window, stride)
     return np.argmax(np.stack([x[at] for _, _, at in windows(window, stride, out)]), 0).astype(np.int32)
 
 
@@ -93,7 +93,7 @@ POOL_INDEX = Primitive(
 )  # fmt: skip
 POOL_TAKE = Primitive(
     "pool_take", _take, _np_take, linear=(0,),
-    transpose=lambda i, ct, v: pool_put(ct, v.ins[1], *v.attrs, v.ins[0].shape[1:3]),  # type: ignore[arg-type]
+    transpose=lambda i, ct, v: pool_put(ct, v.ins[1], *v.attrs, v.ins[0].shape[1:3]),
     samples=(
         ("f(2,4,6,3) i4(2,2,3,3)", ((2, 2), (2, 2))), ("f(1,5,7,2) i6(1,2,3,2)", ((2, 3), (2, 2))),
         ("f(2,5,5,3) i4(2,2,2,3)", ((2, 2), (3, 3))), ("f(2,3,3,1) i9(2,1,1,1)", ((3, 3), (3, 3))),
