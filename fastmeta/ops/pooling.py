@@ -93,7 +93,7 @@ POOL_INDEX = Primitive(
 )  # fmt: skip
 POOL_TAKE = Primitive(
     "pool_take", _take, _np_take, linear=(0,),
-    transpose=lambda i, ct, v: pool_put(ct, v.ins[1], *v.attrs, v.ins[0].shape[1:3]),
+    transpose=lambda i, ct, v: pool_put(ct, v.ins[1], v.attrs[0], v.attrs[1], v.ins[0].shape[1:3]),
     samples=(
         ("f(2,4,6,3) i4(2,2,3,3)", ((2, 2), (2, 2))), ("f(1,5,7,2) i6(1,2,3,2)", ((2, 3), (2, 2))),
         ("f(2,5,5,3) i4(2,2,2,3)", ((2, 2), (3, 3))), ("f(2,3,3,1) i9(2,1,1,1)", ((3, 3), (3, 3))),
