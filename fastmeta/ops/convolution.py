@@ -15,7 +15,7 @@ from fastmeta.errors import expected
 from fastmeta.program import FLOATS, Primitive, Shape, Var
 
 Pair = Shape  # of two: rows, columns
-Padding = tuple[Pair, Pair]
+Padding = tuple[Pair, ...]  # of two: (top, bottom), (left, right)
 
 
 def convolve(x: Var, w: Var, stride: Pair, padding: Padding) -> Var:

@@ -6,12 +6,14 @@ not fit as a whole are dropped.  Taking and putting are linear, and each is the 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 
 from fastmeta.errors import expected
 from fastmeta.ops.convolution import Pair, positions, windows
+from fastmeta.ops.shape import cut
 from fastmeta.program import Primitive, Shape, Var
 
 
@@ -40,6 +42,15 @@ def pooled(where: str, x: Shape, window: Pair, stride: Pair) -> Shape:
     if min(out) < 1:
         raise expected(where, f"images of at least {window}", x)
     return (x[0], *out, x[3])
+
+
+def slices(x: Var, window: Pair, stride: Pair, out: Shape) -> Iterator[Var]:
+    """For each tap of the window, in order, what it sees of x [N, H, W, C]: views [N, OH, OW, C]."""
+    n, _, _, c = x.shape
+    (sh, sw), (oh, ow) = stride, out
+    for i in range(window[0]):
+        for j in range(window[1]):
+            yield cut(x, (0, i, j, 0), (n, i + (oh - 1) * sh + 1, j + (ow - 1) * sw + 1, c), (1, sh, sw, 1))
 
 
 # -- rules

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 
 from fastmeta.ops import elementwise as ew
 from fastmeta.ops.convolution import Pair
-from fastmeta.ops.pooling import POOL_INDEX, POOL_PUT, POOL_TAKE
-from fastmeta.ops.shape import broadcast, cast, cut, pad, reshape
+from fastmeta.ops.pooling import POOL_INDEX, POOL_PUT, POOL_TAKE, slices
+from fastmeta.ops.shape import broadcast, cast, pad, reshape
 from fastmeta.ops.structure import LOOP, loop, rebuild
-from fastmeta.program import DTYPES, FLOATS, Graph, Program, Shape, Var
+from fastmeta.program import DTYPES, FLOATS, Graph, Program, Var
 
 
 def expand(p: Program) -> Program:
@@ -39,15 +38,6 @@ def _body(p: Program) -> Program:
     if done is None:
         done = p.memo["expanded"] = expand(p)
     return done
-
-
-def slices(x: Var, window: Pair, stride: Pair, out: Shape) -> Iterator[Var]:
-    """For each tap of the window, in order, what it sees of x [N, H, W, C]: views [N, OH, OW, C]."""
-    n, _, _, c = x.shape
-    (sh, sw), (oh, ow) = stride, out
-    for i in range(window[0]):
-        for j in range(window[1]):
-            yield cut(x, (0, i, j, 0), (n, i + (oh - 1) * sh + 1, j + (ow - 1) * sw + 1, c), (1, sh, sw, 1))
 
 
 def maximum(x: Var, window: Pair, stride: Pair) -> tuple[Var, Var]:
