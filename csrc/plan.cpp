@@ -16,6 +16,7 @@ constexpr int64_t kMaxCount = 1 << 16;  // of arrays, bases, blocks, instruction
 constexpr int kMaxBlocks = 1 << 10;
 constexpr int kMaxPhases = 64, kMaxLoads = 64, kMaxMicroOps = 256, kMaxStores = 32;
 constexpr int64_t kMaxDim = int64_t{1} << 40;
+constexpr int64_t kMaxBand = int64_t{1} << 31;  // dims of CONV, and elements of what one row of its result reads
 
 // The words in order; every read is within the array, every value within the range that its reader names.
 class Reader {
@@ -137,7 +138,7 @@ class Decoder {
   }
 
   Instr read_instr() {
-    const int64_t opcode = in_.next("opcode", 1, 7);
+    const int64_t opcode = in_.next("opcode", 1, 8);
     const int64_t n_words = in_.next("words of instruction", 3, int64_t(n_words_));
     Instr instr;
     const int64_t outer = in_.enter(n_words - 2, "words of instruction");
@@ -150,7 +151,8 @@ class Decoder {
       case 4: instr.body = read_scatter(); break;
       case 5: instr.body = read_cumsum(); break;
       case 6: instr.body = read_argreduce(); break;
-      default: instr.body = read_loop(); break;
+      case 7: instr.body = read_loop(); break;
+      default: instr.body = read_conv(); break;
     }
     in_.leave(outer, "instruction");
     return instr;
@@ -314,6 +316,60 @@ class Decoder {
       if (phase.rowwise && (phase.rank != rank || !std::equal(phase.dims, phase.dims + rank, gemm.dims)))
         refuse(where("rowwise phase"), "the dims of the GEMM", "others");
     return gemm;
+  }
+
+  ConvSpec read_conv() {
+    ConvSpec conv{};
+    conv.dtype = DType(in_.next("dtype of CONV", 0, 1));
+    conv.kind = int(in_.next("kind of CONV", 0, 2));
+    for (int64_t* dim : {&conv.n, &conv.in[0], &conv.in[1], &conv.c, &conv.taps[0], &conv.taps[1], &conv.o, &conv.out[0], &conv.out[1], &conv.stride[0], &conv.stride[1]})
+      *dim = in_.next("dim of CONV", 1, kMaxBand);
+    for (int64_t& pad : conv.pad) pad = in_.next("padding", 0, kMaxBand);
+    Checked band = std::max(conv.c, conv.o);
+    for (int d : {0, 1}) {
+      // Of the padded map less than a stride is left over at its end: so every part of the work is bounded by its count.
+      const int64_t rest = conv.in[d] + conv.pad[d] - conv.taps[d] - (conv.out[d] - 1) * conv.stride[d];
+      if (rest >= conv.stride[d]) refuse(where("CONV"), "windows up to the end of the map", std::to_string(rest) + " more in dim " + std::to_string(d));
+      band = band * conv.taps[d];
+    }
+    band = band * (conv.out[1] + 2);
+    if (!band.within(0, kMaxBand)) refuse(where("CONV"), "at most 2^31 elements read for one row", "more");
+    const auto x = conv.x_dims(), w = conv.w_dims(), y = conv.y_dims(), target = conv.target_dims();
+    const int n_products = int(in_.next("products", 1, 4));
+    const Checked cells = product(y.data(), 4);
+    for (int p = 0; p < n_products; ++p) {
+      const Operand a = read_map(conv.kind == 1 ? y : x, conv.dtype, "A");
+      const Operand b = conv.kind == 2 ? read_map(y, conv.dtype, "B") : read_dense(w, Access::Read, conv.dtype, "B");
+      conv.products.emplace_back(a, b);
+      count(cells * conv.taps[0] * conv.taps[1] * conv.c);
+    }
+    conv.target = read_dense(target, Access::Write, conv.dtype, "OUT");
+    conv.has_cin = in_.flag("has CIN");
+    if (conv.has_cin) conv.cin = read_dense(target, Access::Read, conv.dtype, "CIN");
+    count(cells);
+    conv.phases = read_phases(0);
+    for (const Phase& phase : conv.phases)
+      if (phase.rowwise && (phase.rank != 4 || !std::equal(target.begin(), target.end(), phase.dims)))
+        refuse(where("rowwise phase"), "the dims of OUT", "others");
+    return conv;
+  }
+
+  // [images, rows, columns, channels] whose channels have unit stride.
+  Operand read_map(const std::array<int64_t, 4>& dims, DType dtype, const char* what) {
+    const Operand operand = read_operand(4, dims.data(), Access::Read, dtype, what);
+    if (dims[3] > 1 && operand.stride[3] != 1) refuse(where(what), "channels with unit stride", std::to_string(operand.stride[3]));
+    return operand;
+  }
+
+  Operand read_dense(const std::array<int64_t, 4>& dims, Access access, DType dtype, const char* what) {
+    const Operand operand = read_operand(4, dims.data(), access, dtype, what);
+    Checked stride = 1;
+    for (int d = 3; d >= 0; --d) {
+      if (dims[d] > 1 && operand.stride[d] != stride.value()) refuse(where(what), "a dense array", "stride " + std::to_string(operand.stride[d]) + " in dim " + std::to_string(d));
+      stride = stride * dims[d];
+      if (!stride.within(0, kMaxDim)) refuse(where(what), "at most 2^40 elements", "more");
+    }
+    return operand;
   }
 
   GatherSpec read_gather() {

@@ -3,6 +3,7 @@
 // `decode` is the only maker of these structs. Whatever it returns can be run without looking again: every address an
 // instruction touches lies within its base, every write goes to memory that may be written, and the work is bounded.
 #pragma once
+#include <array>
 #include <cstddef>
 #include <cstdint>
 #include <stdexcept>
@@ -95,6 +96,24 @@ struct GemmSpec {
   std::vector<Phase> phases;
 };
 
+// Two dims of a map at a time, [0] down and [1] across.
+struct ConvSpec {
+  DType dtype;
+  int kind;  // 0 forward, 1 input gradient, 2 weight gradient
+  int64_t n, c, o;
+  int64_t in[2], taps[2], out[2], stride[2], pad[2];  // x [n, in, c], w [taps, c, o], y [n, out, o]
+  std::vector<std::pair<Operand, Operand>> products;  // kind 0: x w; 1: y w; 2: x y
+  Operand target;
+  bool has_cin;
+  Operand cin;
+  std::vector<Phase> phases;
+
+  std::array<int64_t, 4> x_dims() const { return {n, in[0], in[1], c}; }
+  std::array<int64_t, 4> w_dims() const { return {taps[0], taps[1], c, o}; }
+  std::array<int64_t, 4> y_dims() const { return {n, out[0], out[1], o}; }
+  std::array<int64_t, 4> target_dims() const { return kind == 0 ? y_dims() : kind == 1 ? x_dims() : w_dims(); }
+};
+
 struct GatherSpec {
   DType dtype;
   int64_t o, n, j, i;
@@ -141,7 +160,7 @@ struct LoopSpec {
 
 struct Instr {
   int tag;
-  std::variant<PassSpec, GemmSpec, GatherSpec, ScatterSpec, CumsumSpec, ArgReduceSpec, LoopSpec> body;
+  std::variant<PassSpec, GemmSpec, GatherSpec, ScatterSpec, CumsumSpec, ArgReduceSpec, LoopSpec, ConvSpec> body;
 };
 
 struct Block {

@@ -12,7 +12,7 @@ from fastmeta.ops.microops import CAST, MICROOPS
 
 MAGIC = 0x464D504C
 OPS = {op.name: number for number, op in enumerate(MICROOPS)} | {"cast": CAST}
-PASS, GEMM, GATHER, SCATTER, CUMSUM, ARGREDUCE, LOOP = range(1, 8)
+PASS, GEMM, GATHER, SCATTER, CUMSUM, ARGREDUCE, LOOP, CONV = range(1, 9)
 STORE, SUM, MAX, MIN, ACCUMULATE = range(5)
 DTYPES = [np.dtype(name) for name in ("float32", "float64", "int32", "bool")]
 
@@ -130,6 +130,12 @@ class Builder:
             words += [k, *a.words, *b.words]
         words += [*c.words, cin is not None, *(cin.words if cin is not None else ()), len(phases)]
         self.emit(GEMM, words + [word for words in phases for word in words], block=block, tag=tag)
+
+    def conv(self, dtype, kind, sizes, products, out, *, cin=None, phases=(), block=0, tag=0) -> None:
+        """sizes: N, H, W, C, KH, KW, O, OH, OW, strides, paddings; products: (a, b)."""
+        words = [code(dtype), kind, *sizes, len(products), *(word for pair in products for operand in pair for word in operand.words)]
+        words += [*out.words, cin is not None, *(cin.words if cin is not None else ()), len(phases)]
+        self.emit(CONV, words + [word for words in phases for word in words], block=block, tag=tag)
 
     def loop(self, inner, length, *, parallel=0, reverse=0, slices=(), swaps=(), sums=(), block=0, tag=0) -> None:
         """sums: (base, dtype, count, target base, target offset)."""

@@ -11,14 +11,14 @@ import numpy as np
 import pytest
 
 import fastmeta as fm
-from fastmeta.ops import elementwise, index, product, reduce, shape
+from fastmeta.ops import convolution, elementwise, index, pooling, product, reduce, shape
 from fastmeta.program import DTYPES, FLOATS, Primitive
 from fastmeta.testing import check_grads
 from fastmeta.trace import Tracer, running
 
 ROWS = {
     op.name: op
-    for module in (elementwise, index, product, reduce, shape)
+    for module in (convolution, elementwise, index, pooling, product, reduce, shape)
     for op in [*vars(module).values(), *getattr(module, "REGISTRY", {}).values()]
     if isinstance(op, Primitive) and op.name not in ("const", "array", "input")
 }

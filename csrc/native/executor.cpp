@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "convolution.hpp"
 #include "index.hpp"
 #include "loop.hpp"
 #include "pass.hpp"
@@ -32,6 +33,10 @@ std::unique_ptr<Instruction> bind(const Instr& instr, const Kernels& kernels, co
           [&](const GemmSpec& s) -> std::unique_ptr<Instruction> {
             if (s.dtype == F32) return std::make_unique<Gemm<float>>(tag, s, kernels);
             return std::make_unique<Gemm<double>>(tag, s, kernels);
+          },
+          [&](const ConvSpec& s) -> std::unique_ptr<Instruction> {
+            if (s.dtype == F32) return std::make_unique<Convolution<float>>(tag, s, kernels);
+            return std::make_unique<Convolution<double>>(tag, s, kernels);
           },
           [&](const GatherSpec& s) -> std::unique_ptr<Instruction> { return std::make_unique<Gather>(tag, s); },
           [&](const ScatterSpec& s) -> std::unique_ptr<Instruction> { return std::make_unique<Scatter>(tag, s); },

@@ -1,5 +1,6 @@
 """Models: ``init(seed) -> params`` and ``model(params, x, mode="batch", step=None) -> output``, without hidden state."""
 
+from fastmeta.models.conv4 import Conv4
 from fastmeta.models.mlp import MLP
 
-__all__ = ["MLP"]
+__all__ = ["MLP", "Conv4"]

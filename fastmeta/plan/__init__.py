@@ -1,9 +1,10 @@
-"""Plans: what backends run.  A program is unrolled, simplified, laid out, hoisted, fused and encoded."""
+"""Plans: what backends run.  A program is unrolled, simplified, expanded, laid out, hoisted, fused and encoded."""
 
 from __future__ import annotations
 
 from fastmeta import config
 from fastmeta.plan.encode import Encoder, Plan
+from fastmeta.plan.expand import expand
 from fastmeta.plan.hoist import hoist
 from fastmeta.plan.layout import lay_out
 from fastmeta.program import Program, check
@@ -14,7 +15,7 @@ from fastmeta.transforms.unroll import unroll
 def prepare(p: Program) -> Program:
     """The program as it will be encoded."""
     verify = config.debug()
-    for step in (simplify, unroll, simplify, lay_out, hoist):
+    for step in (simplify, unroll, simplify, expand, lay_out, hoist):
         p = check(step(p)) if verify else step(p)
     return p
 

@@ -11,11 +11,13 @@ import numpy as np
 
 from fastmeta.ops import elementwise as ew
 from fastmeta.ops.index import GATHER, SCATTER_ADD
+from fastmeta.ops.product import MATMUL
 from fastmeta.ops.reduce import ARGMAX, ARGMIN, CUMSUM
 from fastmeta.ops.shape import CONCAT, PAD
 from fastmeta.ops.structure import LOOP, PROJECT, Loop
+from fastmeta.plan.convolution import flops, geometry
 from fastmeta.plan.fuse import REDUCTIONS, Group, Phase, fuse, root, through
-from fastmeta.plan.layout import View, dense, folded, view_of
+from fastmeta.plan.layout import View, dense, folded, in_order, view_of
 from fastmeta.plan.lifetimes import Lifetimes
 from fastmeta.plan.memory import Arena, aligned
 from fastmeta.plan.phases import CODES, REDUCE, PhaseCode, Place
@@ -23,7 +25,7 @@ from fastmeta.program import ARRAY, CONST, DTYPES, Program, Shape, Var
 
 MAGIC, VERSION = 0x464D504C, 1
 B_INPUT, B_OUTPUT, B_CONST, B_SHARED, B_ARENA, B_SLICE, B_SUM, B_CARRY = range(8)
-PASS, GEMM, I_GATHER, I_SCATTER, I_CUMSUM, I_ARGREDUCE, I_LOOP = range(1, 8)
+PASS, GEMM, I_GATHER, I_SCATTER, I_CUMSUM, I_ARGREDUCE, I_LOOP, I_CONV = range(1, 9)
 SIZE = {0: 4, 1: 8, 2: 4, 3: 1}
 
 
@@ -304,37 +306,44 @@ class Block:
             self.spots[core.id] = self.spots[tail.id]
         at = self.spot(core)
         code = CODES[core.dtype]
-        batch = first.shape[:-2]
-        m, n = first.shape[-2:]
         c_place = Place(at.base, at.offset, code, dense(first.shape))
-        payload = [code, len(batch), *batch, m, n, _bits(alpha), len(operands)]
+        matrices = first.op is MATMUL
+        payload = [code, len(first.shape) - 2, *first.shape, _bits(alpha)] if matrices else [code, *geometry(first)]
+        payload.append(len(operands))
         work = 0
         for w, (a, b) in zip(g.products, operands, strict=True):
-            k = w.ins[0].shape[-1]
-            payload += [k, *_operand(a), *_operand(b)]
-            work += 2 * m * n * k * prod(batch)
+            inner = w.ins[0].shape[-1]
+            payload += [*([inner] if matrices else []), *_operand(a), *_operand(b)]
+            work += 2 * first.size * inner if matrices else flops(w)
         self.e.flops += work * self.times
         payload += _operand(c_place)
         payload += [0] if cin_place is None else [1, *_operand(cin_place)]
         todo = [epilogue, *rest] if epilogue.members or core.id in self.sums else rest
         words, extra = self.phases(g, todo, core)
-        self.instruction(GEMM, core, [*payload, len(todo), *words], 2 * work + prod(first.shape) * 4 + extra)
+        self.instruction(GEMM if matrices else I_CONV, core, [*payload, len(todo), *words], 2 * work + prod(first.shape) * 4 + extra)
 
     def absorb(self, g: Group, rows: Phase | None) -> tuple[float, Var | None, Var, set[int]]:
-        """alpha and the addend of C = alpha * sum A B + CIN, taken from the first equations that follow the products."""
+        """alpha and the addend of C = alpha * sum A B + CIN, taken from the first equations that follow the products.
+
+        A convolution has no alpha, and its addend is dense.
+        """
         core = g.core
         assert core is not None
+        matrices = g.products[0].op is MATMUL
         alpha, cin, absorbed = 1.0, None, set()
         for v in rows.members if rows else ():
             if not self.lives.only(core, v) or v.id in self.virtual or core.id in self.sums:
                 break
             x, y = v.ins if len(v.ins) == 2 else (None, None)
-            if v.op is ew.MULTIPLY and cin is None and x is not None and y is not None and (x if y is core else y).op is CONST:
+            if v.op is ew.MULTIPLY and matrices and cin is None and x is not None and y is not None and (x if y is core else y).op is CONST:
                 alpha *= (x if y is core else y).attrs[0]
             elif v.op is ew.ADD and x is not None and y is not None and x is not y and (x is core or y is core):
                 other = y if x is core else x
                 r = root(other)
                 if r.id in g.phase_of or r.id in self.virtual or other.dtype != core.dtype:
+                    break
+                view = view_of(other, self.views)
+                if not matrices and (view is None or not in_order(other.shape, view.strides)):
                     break
                 cin = other
             else:

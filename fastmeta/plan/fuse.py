@@ -1,6 +1,6 @@
 """Fusion: groups of equations that run as one instruction.
 
-A group is a sum of matrix products with what follows it, or one or more passes over elements.  Groups are totally
+A group is a sum of products (of matrices, or convolutions of one kind) with what follows it, or one or more passes over elements.  Groups are totally
 ordered by ``at``; an equation may join a group only if everything else it reads stands before that group (or the group
 can move to the end because nothing has read it yet), so no cycle can arise and no search for one is needed.
 """
@@ -14,6 +14,7 @@ from fastmeta.ops.product import MATMUL
 from fastmeta.ops.reduce import MAX, MIN, SUM
 from fastmeta.ops.shape import RESHAPE, STOP_GRADIENT
 from fastmeta.ops.structure import PROJECT
+from fastmeta.plan.layout import PRODUCTS
 from fastmeta.program import ARRAY, CONST, INPUT, Program, Shape, Var
 
 REDUCTIONS = (SUM, MAX, MIN)
@@ -109,7 +110,7 @@ class _Fuser:
         return len(self.readers.get(v.id, ())) == 1 and v.id not in self.outputs
 
     def place(self, v: Var) -> None:
-        if v.op is MATMUL:
+        if v.op in PRODUCTS:
             g = self.new()
             g.products.append(v)
             g.core = v
@@ -161,6 +162,8 @@ class _Fuser:
             return False
         if not (self.alone(x) and self.alone(y)) or len(a.products) + len(b.products) > MAX_PRODUCTS:
             return False
+        if not self.alike(a.products[0], b.products[0]):
+            return False
         if a.at > b.at:
             a, b = b, a
         b.products = a.products + b.products
@@ -170,6 +173,11 @@ class _Fuser:
             self.of[w.id] = b
         self.of[x.id] = self.of[y.id] = self.of[v.id] = b
         return True
+
+    def alike(self, a: Var, b: Var) -> bool:
+        """One instruction can add up both: products of matrices, or convolutions that differ in their operands' values only."""
+        same = a.attrs == b.attrs and all(i.shape == j.shape for i, j in zip(a.ins, b.ins, strict=True))
+        return a.op is b.op and (a.op is MATMUL or same)
 
     def elementwise(self, v: Var) -> None:
         best = None

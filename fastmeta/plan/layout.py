@@ -9,6 +9,7 @@ from __future__ import annotations
 from math import prod
 from typing import Any, NamedTuple
 
+from fastmeta.ops.convolution import CONV_WEIGHT, TRIO
 from fastmeta.ops.index import GATHER, SCATTER_ADD
 from fastmeta.ops.product import MATMUL
 from fastmeta.ops.reduce import ARGMAX, ARGMIN, CUMSUM
@@ -16,6 +17,7 @@ from fastmeta.ops.shape import BROADCAST, COPY, FLIP, PERMUTE, RESHAPE, SLICE, S
 from fastmeta.ops.structure import LOOP, PROJECT, Loop, loop
 from fastmeta.program import ARRAY, CONST, INPUT, Graph, Program, Var
 
+PRODUCTS = (MATMUL, *TRIO)
 INDEXED = (GATHER, SCATTER_ADD, CUMSUM, ARGMAX, ARGMIN)
 SHARED_TRANSPOSE = 1 << 14  # elements: a transposed right factor up to this size is copied once and shared
 
@@ -121,6 +123,11 @@ def restride(old: tuple[int, ...], strides: tuple[int, ...], new: tuple[int, ...
     return tuple(0 if n == 1 else next(rest) for n in new)
 
 
+def in_order(shape: tuple[int, ...], strides: tuple[int, ...]) -> bool:
+    """The elements follow each other in memory."""
+    return restride(shape, strides, (prod(shape),)) == ((1,) if prod(shape) > 1 else (0,))
+
+
 def folded(shape: tuple[int, ...], strides: tuple[int, ...], axis: int) -> tuple[int, int, int] | None:
     """One stride for the axes before ``axis``, its own, and one for those after; None where axes do not continue each other."""
     out = []
@@ -152,8 +159,7 @@ def lay_out(p: Program, of: Loop | None = None) -> Program:
             return x
         view = view_of(x, known)
         whole = view is not None and view.offset == 0 and view.root.size == x.size and view.root.op not in (CONST, ARRAY)
-        in_order = view is not None and restride(x.shape, view.strides, (x.size,)) == ((1,) if x.size > 1 else (0,))
-        return x if whole and in_order and x.op.view else g.emit(COPY, (x,))
+        return x if whole and view is not None and in_order(x.shape, view.strides) and x.op.view else g.emit(COPY, (x,))
 
     for v in live:
         if env[v.id] is not None:
@@ -164,6 +170,8 @@ def lay_out(p: Program, of: Loop | None = None) -> Program:
             ins = (g.emit(COPY, ins),)
         elif v.op is MATMUL:
             ins = (ins[0], _right_factor(g, ins[1], uses[v.ins[1].id], known, copies))
+        elif v.op in TRIO:
+            ins = _convolved(g, v, ins, known)
         elif v.op in INDEXED:
             ins = _foldable(g, v, ins, known)
         elif v.op is LOOP:
@@ -187,7 +195,7 @@ def results(g: Graph, outs: list[Var], of: Loop | None) -> list[Var]:
     done: list[Var] = []
     summed = len(outs) if of is None else len(outs) - of.summed
     for k, x in enumerate(outs):
-        adds = k < summed or x.op.elementwise or x.op is MATMUL
+        adds = k < summed or x.op.elementwise or x.op in PRODUCTS
         if x.op.view or x.op in (INPUT, CONST, ARRAY) or x.op is PROJECT and of is not None or not adds or x in done:
             x = Var(COPY, (x,), (), x.shape, x.dtype, g)  # not merged with another copy of the same value
         done.append(x)
@@ -209,6 +217,18 @@ def _foldable(g: Graph, v: Var, ins: tuple[Var, ...], known: dict[int, View]) ->
         ins = (ins[0], broadcast_to(ins[1], whole))
     views = [view_of(x, known) for x in ins]
     return tuple([x if w and folded(x.shape, w.strides, axis) else g.emit(COPY, (x,)) for x, w in zip(ins, views, strict=True)])
+
+
+def _convolved(g: Graph, v: Var, ins: tuple[Var, ...], known: dict[int, View]) -> tuple[Var, ...]:
+    """The operands of a convolution: channels of maps side by side, weights dense."""
+    done = []
+    for k, x in enumerate(ins):
+        view = view_of(x, known)
+        assert view is not None
+        is_map = k == 0 or v.op is CONV_WEIGHT
+        ready = view.strides[-1] == 1 or x.shape[-1] == 1 if is_map else in_order(x.shape, view.strides)
+        done.append(x if ready else g.emit(COPY, (x,)))
+    return tuple(done)
 
 
 def _right_factor(g: Graph, x: Var, rows: int, known: dict[int, View], copies: dict[int, Var]) -> Var:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from fastmeta.ops import elementwise as ew
 from fastmeta.ops.structure import PROJECT
 from fastmeta.plan.fuse import Group, Phase, root, squeezed, through
+from fastmeta.plan.layout import PRODUCTS
 from fastmeta.program import ARRAY, CONST, INPUT, Program, Var
 
 if TYPE_CHECKING:
@@ -60,7 +61,7 @@ class Lifetimes:
         k = g.phase_of.get(v.id, 0)
         here = self.group_of[v.id]
         for u in self.readers.get(v.id, ()):
-            if self.group_of.get(u.id) != here or g.phase_of.get(u.id, -1 if u.op.name == "matmul" else 0) != k:
+            if self.group_of.get(u.id) != here or g.phase_of.get(u.id, -1 if u.op in PRODUCTS else 0) != k:
                 return True
         return False
 

@@ -14,8 +14,10 @@ from typing import Any
 import numpy as np
 
 from fastmeta.ops import elementwise as ew
+from fastmeta.ops.convolution import TRIO
 from fastmeta.ops.index import GATHER, SCATTER_ADD
-from fastmeta.ops.product import MATMUL, matmul
+from fastmeta.ops.pooling import POOL_PUT, POOL_TAKE
+from fastmeta.ops.product import MATMUL
 from fastmeta.ops.reduce import CUMSUM, SUM, total
 from fastmeta.ops.shape import (
     BROADCAST,
@@ -386,10 +388,16 @@ def _sum_of_factors(g: Graph, x: Var, axes: tuple[int, ...]) -> Var | None:
     return None
 
 
-@rewrite(MATMUL)
-def _matmul(g: Graph, ins: tuple[Var, ...], at: tuple[Any, ...]) -> Var | None:
-    (cx, bx), (cy, by) = _split(ins[0]), _split(ins[1])
-    return scaled(matmul(bx, by), cx * cy) if cx != 1.0 or cy != 1.0 else None
+def _bilinear(op: Primitive) -> Rule:
+    def rule(g: Graph, ins: tuple[Var, ...], at: tuple[Any, ...]) -> Var | None:
+        (cx, bx), (cy, by) = _split(ins[0]), _split(ins[1])
+        return scaled(g.emit(op, (bx, by), at), cx * cy) if cx != 1.0 or cy != 1.0 else None
+
+    return rule
+
+
+for _op in (MATMUL, *TRIO):
+    rewrite(_op)(_bilinear(_op))
 
 
 def _linear(op: Primitive) -> Rule:
@@ -402,5 +410,5 @@ def _linear(op: Primitive) -> Rule:
     return rule
 
 
-for _op in (GATHER, SCATTER_ADD, CUMSUM):
+for _op in (GATHER, SCATTER_ADD, CUMSUM, POOL_TAKE, POOL_PUT):
     rewrite(_op)(_linear(_op))

@@ -1,8 +1,6 @@
-"""Neural building blocks: linear weights are [in, out], labels are integers, losses are means."""
+"""Linear layers, dropout, and losses, which are means."""
 
 from __future__ import annotations
-
-from typing import Any
 
 import numpy as np
 
@@ -10,23 +8,33 @@ from fastmeta import array as fa
 from fastmeta.errors import expected
 from fastmeta.trace import Array, located
 
-relu = fa.relu
-sigmoid = fa.sigmoid
-tanh = fa.tanh
-softmax = fa.softmax
-log_softmax = fa.log_softmax
-
 
 def linear(x: Array, w: Array, b: Array | None = None) -> Array:
     """x [..., in] @ w [in, out] (+ b [out])."""
     y = fa.matmul(x, w)
     if b is None:
         return y
-    _like("linear", "b", b, y.shape[-1:])
+    like("linear", "b", b, y.shape[-1:])
     return fa.add(y, b)
 
 
-def _like(where: str, name: str, x: Array, shape: tuple[int, ...]) -> None:
+def dropout(x: Array, mask: Array, rate: float) -> Array:
+    """x / (1 - rate) where the bool ``mask``, of x's shape, is True, and 0 elsewhere; ``rate`` in [0, 1) is the share dropped.
+
+    The mask is an argument, so that the function has no hidden state.
+
+    >>> dropout(np.ones(4, np.float32), np.array([True, False, True, True]), 0.5)
+    array([2., 0., 2., 2.], dtype=float32)
+    """
+    if isinstance(rate, bool) or not isinstance(rate, (int, float)) or not 0 <= rate < 1:
+        raise located(expected("dropout", "a rate in [0, 1)", repr(rate)))
+    like("dropout", "a mask", mask, np.shape(x))
+    if getattr(mask, "dtype", None) != np.bool_:
+        raise located(expected("dropout", "a mask of bools", getattr(mask, "dtype", type(mask).__name__), TypeError))
+    return fa.where(mask, fa.multiply(x, 1.0 / (1.0 - rate)), 0.0)
+
+
+def like(where: str, name: str, x: Array, shape: tuple[int, ...]) -> None:
     """Refuses an array of another shape, where broadcasting would hide a mistake."""
     if tuple(np.shape(x)) != tuple(shape):
         raise located(expected(where, f"{name} of shape {tuple(shape)}", tuple(np.shape(x))))
@@ -35,7 +43,7 @@ def _like(where: str, name: str, x: Array, shape: tuple[int, ...]) -> None:
 def _labels(where: str, logits: Array, labels: Array) -> None:
     if len(np.shape(logits)) < 1:
         raise located(expected(where, "logits of at least one axis", logits))
-    _like(where, "labels", labels, np.shape(logits)[:-1])
+    like(where, "labels", labels, np.shape(logits)[:-1])
     if np.dtype(getattr(labels, "dtype", int)).kind not in "iu":
         raise located(expected(where, "integer labels", labels.dtype, TypeError))
 
@@ -47,7 +55,7 @@ def mse(prediction: Array, target: Array) -> Array:
     >>> mse(np.zeros(2, np.float32), np.array([1, 3], np.float32))
     array(5., dtype=float32)
     """
-    _like("mse", "a target", target, np.shape(prediction))
+    like("mse", "a target", target, np.shape(prediction))
     return fa.mean(fa.square(fa.subtract(prediction, target)))
 
 
@@ -65,34 +73,3 @@ def accuracy(logits: Array, labels: Array) -> Array:
     """The share of rows of logits [n, classes] whose first largest entry is at the label [n]."""
     _labels("accuracy", logits, labels)
     return fa.mean(fa.astype(fa.equal(fa.argmax(logits, axis=-1), labels), dtype="float32"))
-
-
-def batch_norm(
-    x: Array, scale: Array | None = None, shift: Array | None = None, *, eps: float = 1e-5,
-    statistics: tuple[Array, Array] | None = None, return_statistics: bool = False,
-) -> Any:  # fmt: skip
-    """x [..., channels] normalised over all axes but the last, by the batch's (mean, variance) unless given.
-
-    Source: Ioffe and Szegedy 2015.  With ``return_statistics``: (y, (mean, variance)).
-    """
-    if len(np.shape(x)) < 2:
-        raise located(expected("batch_norm", "an array of at least two axes", np.shape(x)))
-    axes = tuple(range(x.ndim - 1))
-    if statistics is None:
-        if x.size == x.shape[-1]:
-            raise located(expected("batch_norm", "more than one element per channel (or given statistics)", x.shape))
-        mean = fa.mean(x, axis=axes)
-        centred = fa.subtract(x, mean)
-        variance = fa.mean(fa.square(centred), axis=axes)
-    else:
-        mean, variance = statistics
-        _like("batch_norm", "a mean", mean, x.shape[-1:])
-        _like("batch_norm", "a variance", variance, x.shape[-1:])
-        centred = fa.subtract(x, mean)
-    for name, value in (("scale", scale), ("shift", shift)):
-        if value is not None:
-            _like("batch_norm", name, value, x.shape[-1:])
-    y = fa.multiply(centred, fa.rsqrt(fa.add(variance, eps)))
-    y = y if scale is None else fa.multiply(y, scale)
-    y = y if shift is None else fa.add(y, shift)
-    return (y, (mean, variance)) if return_statistics else y

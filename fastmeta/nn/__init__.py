@@ -1,0 +1,14 @@
+"""Neural building blocks: images are [n, h, w, channels], convolution weights [kh, kw, in, out], linear weights [in, out].
+
+Labels are integers, losses are means.
+"""
+
+from fastmeta.array import log_softmax, relu, sigmoid, softmax, tanh
+from fastmeta.nn.images import avg_pool2d, conv2d, depthwise_conv2d, global_average_pool, max_pool2d
+from fastmeta.nn.layers import accuracy, cross_entropy, dropout, linear, mse
+from fastmeta.nn.normalization import batch_norm, group_norm, layer_norm
+
+__all__ = [
+    "accuracy", "avg_pool2d", "batch_norm", "conv2d", "cross_entropy", "depthwise_conv2d", "dropout", "global_average_pool",
+    "group_norm", "layer_norm", "linear", "log_softmax", "max_pool2d", "mse", "relu", "sigmoid", "softmax", "tanh",
+]  # fmt: skip
