@@ -2,10 +2,11 @@
 
 from fastmeta.algorithms.anil import ANIL
 from fastmeta.algorithms.imaml import IMAML
+from fastmeta.algorithms.inner import InnerLoop
 from fastmeta.algorithms.learner import Learner, summary
 from fastmeta.algorithms.maml import FOMAML, MAML
 from fastmeta.algorithms.maml_plus_plus import MAMLPlusPlus
 from fastmeta.algorithms.meta_sgd import MetaSGD
 from fastmeta.algorithms.reptile import Reptile
 
-__all__ = ["ANIL", "FOMAML", "IMAML", "MAML", "Learner", "MAMLPlusPlus", "MetaSGD", "Reptile", "summary"]
+__all__ = ["ANIL", "FOMAML", "IMAML", "MAML", "InnerLoop", "Learner", "MAMLPlusPlus", "MetaSGD", "Reptile", "summary"]

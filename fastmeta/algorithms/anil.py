@@ -59,4 +59,7 @@ class ANIL(MAML):
                 raise expected(self._name, "parameters in a list of layers", type(params).__name__, TypeError, hint)
             head = [False] * (len(params) - 1) + [True]
         adapts = prefix(f"{self._name} head", head, params)
-        return [rate if on else 0.0 for rate, on in zip(super()._rates(params), adapts, strict=True)]
+        rates = [rate if on else 0.0 for rate, on in zip(super()._rates(params), adapts, strict=True)]
+        if not any(rates):
+            raise expected(self._name, "inner_lr above 0 for the head", self.inner_lr)
+        return rates

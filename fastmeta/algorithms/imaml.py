@@ -126,7 +126,9 @@ def conjugate_gradients(product: Callable[[Any], Any], b: Any, iterations: int) 
 
 
 def _dot(a: Any, b: Any) -> Array:
-    total, *rest = [fa.sum(fa.multiply(x, y)) for x, y in zip(optree.tree_leaves(a), optree.tree_leaves(b), strict=True)]
+    total, *rest = [
+        fa.sum(fa.multiply(x, y)) for x, y in zip(optree.tree_leaves(a), optree.tree_leaves(b), strict=True)
+    ]
     for part in rest:
         total = fa.add(total, part)
     return total

@@ -24,7 +24,8 @@ Loss = tuple[Any, dict[str, Any]]
 class Learner(ABC):
     """A function from (meta-parameters, episode) to a loss, with what follows from it.
 
-    A subclass writes `init`, `loss`, `adapt`, `predict` and `measure`.  Episodes are ``fm.data.Episode`` or any tuple
+    A subclass writes `init`, `loss`, `adapt`, `predict` and `measure`; one with a meta-gradient of its own `task_gradient`
+    too, and one whose loss changes with the meta-step `phase`.  Episodes are ``fm.data.Episode`` or any tuple
     (support_x, support_y, query_x, query_y): [tasks, n, ...] for `value_and_grad`, `measure` and `evaluate`, [n, ...] for
     `loss`.  Labels are integers for classification; targets are floats for regression.
 
