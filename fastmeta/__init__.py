@@ -78,7 +78,13 @@ from fastmeta.tree import tree_map
 __version__ = "0.1.0"
 
 _LAZY = {  # loaded at first use, so that importing the engine stays fast
+    "ANIL": "fastmeta.algorithms",
+    "FOMAML": "fastmeta.algorithms",
+    "IMAML": "fastmeta.algorithms",
     "MAML": "fastmeta.algorithms",
+    "MAMLPlusPlus": "fastmeta.algorithms",
+    "MetaSGD": "fastmeta.algorithms",
+    "Reptile": "fastmeta.algorithms",
     "data": "fastmeta.data",
     "kernels": "fastmeta.kernels",
     "models": "fastmeta.models",

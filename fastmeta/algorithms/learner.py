@@ -24,7 +24,8 @@ Loss = tuple[Any, dict[str, Any]]
 class Learner(ABC):
     """A function from (meta-parameters, episode) to a loss, with what follows from it.
 
-    A subclass writes `init`, `loss`, `adapt`, `predict` and `measure`.  Episodes are ``fm.data.Episode`` or any tuple
+    A subclass writes `init`, `loss`, `adapt`, `predict` and `measure`; one with a meta-gradient of its own `task_gradient`
+    too, and one whose loss changes with the meta-step `phase`.  Episodes are ``fm.data.Episode`` or any tuple
     (support_x, support_y, query_x, query_y): [tasks, n, ...] for `value_and_grad`, `measure` and `evaluate`, [n, ...] for
     `loss`.  Labels are integers for classification; targets are floats for regression.
 
@@ -50,10 +51,10 @@ class Learner(ABC):
 
     @functools.cached_property
     def _mapped(self) -> Callable[..., Any]:
-        def task(params: Any, episode: Any) -> Loss:
-            return self.loss(params, episode)
+        def task(params: Any, episode: Any, phase: tuple[Any, ...]) -> tuple[Loss, Any]:
+            return self.task_gradient(params, episode, *phase)
 
-        return map_tasks(value_and_grad(task, has_aux=True), in_axes=(None, 0), reduce=(("mean", None), "mean"))
+        return map_tasks(task, in_axes=(None, 0, None), reduce=(("mean", None), "mean"))
 
     @abstractmethod
     def init(self, seed: int = 0) -> Any:
@@ -79,12 +80,25 @@ class Learner(ABC):
     def measure(self, params: Any, episodes: Any, steps: int | None = None) -> dict[str, NDArray[Any]]:
         """Per task and number of inner steps: "losses" [tasks, steps + 1] on the query set, and "accuracies" alike."""
 
-    def value_and_grad(self, params: Any, episodes: Any) -> tuple[Loss, Any]:
+    def phase(self, step: int) -> tuple[Any, ...]:
+        """Further arguments of `loss` and `value_and_grad` at meta-step ``step``; none unless a learner says otherwise.
+
+        Numbers and arrays among them are data; anything else that hashes is compiled for, once for each value.
+        """
+        return ()
+
+    def task_gradient(self, params: Any, episode: Any, *phase: Any) -> tuple[Loss, Any]:
+        """((loss, aux), gradient) of one task, traced: the gradient of `loss`, unless a learner has its own."""
+        result: tuple[Loss, Any] = value_and_grad(lambda p: self.loss(p, episode, *phase), has_aux=True)(params)
+        return result
+
+    def value_and_grad(self, params: Any, episodes: Any, *phase: Any) -> tuple[Loss, Any]:
         """((loss, aux), gradient): loss and gradient as means over tasks, ``aux`` with a leading task axis.
 
-        Also inside a trace, so that a whole meta-step can be one compiled function.
+        ``phase`` is what `phase` gives for the meta-step at hand.  Also inside a trace, so that a whole meta-step can be
+        one compiled function.
         """
-        result: tuple[Loss, Any] = self._mapped(params, quadruple(type(self).__name__, episodes))
+        result: tuple[Loss, Any] = self._mapped(params, quadruple(type(self).__name__, episodes), phase)
         return result
 
     def evaluate(self, params: Any, episodes: Any, steps: int | None = None) -> dict[str, Any]:

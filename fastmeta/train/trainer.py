@@ -169,11 +169,11 @@ class Trainer:
         return run.end(interrupted=run.now[0] < total)
 
     def _make_step(self) -> Callable[..., Any]:
-        """(params, state, episodes) -> (params, state, [loss, health(, accuracy)]); health is finite iff all is."""
+        """(params, state, episodes, phase) -> (params, state, [loss, health(, accuracy)]); health is finite iff all is."""
         learner, optimizer = self.learner, self.optimizer
 
-        def meta_step(params: Any, state: Any, episodes: Any) -> Any:
-            (loss, aux), grads = learner.value_and_grad(params, episodes)
+        def meta_step(params: Any, state: Any, episodes: Any, phase: tuple[Any, ...]) -> Any:
+            (loss, aux), grads = learner.value_and_grad(params, episodes, *phase)
             # Sums of absolute values: an infinity or a NaN anywhere makes the sum one.
             health = fa.add(loss, fa.sum(aux["inner_losses"]))
             for g in optree.tree_leaves(grads):
@@ -188,14 +188,15 @@ class Trainer:
 
     def diverged(self, params: Any, episodes: Any, step: int) -> DivergedError:
         """The exception that names the first task and inner step whose loss is not finite."""
-        name = type(self.learner).__name__
+        name, phase = type(self.learner).__name__, self.learner.phase(step)
         with np.errstate(all="ignore"):
-            (_, aux), _ = self.learner.value_and_grad(params, episodes)
+            (_, aux), _ = self.learner.value_and_grad(params, episodes, *phase)
             losses = np.concatenate([aux["inner_losses"], np.asarray(aux["loss"])[:, None]], axis=1)
             for task, inner in np.argwhere(~np.isfinite(losses)):
                 return DivergedError(name, int(task), int(inner), float(losses[task, inner]), step)
             for task in range(len(losses)):  # all losses are finite: a gradient is not
-                _, grads = self.learner.value_and_grad(params, tree_map(lambda x, k=task: x[k : k + 1], episodes))
+                alone = tree_map(lambda x, k=task: x[k : k + 1], episodes)
+                _, grads = self.learner.value_and_grad(params, alone, *phase)
                 for g in optree.tree_leaves(grads):
                     if not np.isfinite(g).all():
                         bad = float(g[~np.isfinite(g)][0])
@@ -216,7 +217,7 @@ class _Run:
     def loop(self, stop: Callable[[], bool]) -> None:
         t = self.trainer
         batches: Any = Prefetch(t.sampler, t.prefetch, start=self.now[0]) if t.prefetch else t.sampler
-        batch, meta_step, isfinite = batches.batch, t._meta_step, math.isfinite
+        batch, phase, meta_step, isfinite = batches.batch, t.learner.phase, t._meta_step, math.isfinite
         chunk, row, shown = 1, _Mean(), _Mean()
         told = time.perf_counter()
         step, params, state = self.now
@@ -227,7 +228,7 @@ class _Run:
                 share: list[float] = []
                 while step < end:
                     episodes = batch(step)
-                    new, new_state, numbers = meta_step(params, state, episodes)
+                    new, new_state, numbers = meta_step(params, state, episodes, phase(step))
                     loss, health, *share = numbers.tolist()
                     if not isfinite(health):
                         raise t.diverged(params, episodes, step)
