@@ -1,4 +1,4 @@
-// The CONV instruction: a convolution, its transpose in x or in w, and the phases that follow.
+// The CONV instruction: maps padded into scratch a unit at a time, sums over windows, and the phases that follow.
 #pragma once
 #include <vector>
 
@@ -12,14 +12,66 @@ class Convolution final : public Instruction {
  public:
   Convolution(int tag, const ConvSpec& spec, const Kernels& kernels);
   void run(Worker& worker) const override;
-  int64_t scratch_bytes() const override { return phase_scratch_; }
+  int64_t scratch_bytes() const override { return scratch_.end; }
 
  private:
-  void multiply(Worker& worker) const;
+  // A dim of the map that is read, and of its padded copy: place `at` of the copy holds place source(at) of the map.
+  // Where windows do not overlap, what lies between them is left out of the copy.
+  struct Axis {
+    int64_t size;        // of the map
+    int64_t step, kept;  // from window to window, in the map and in the copy
+    int64_t pad;
+    int64_t source(int64_t at) const { return at / kept * step + at % kept - pad; }
+  };
+  // Kind 1 splits the pixels by their place within a stride: those of one class see the same taps.
+  struct Class {
+    int64_t taps[2];      // number of them
+    int64_t residue[2];   // the first
+    int64_t weights = 0;  // where its own begin, elements
+  };
+  // Images x rows of the target (of y in kind 2).
+  struct Unit {
+    int64_t image, images, row, rows;
+  };
+  struct Following {
+    bool rowwise;
+    int rank;  // 2: images, rows and columns are one dim; 3: rows and columns
+    BoundPhase phase;
+  };
+  struct Scratch {  // of a worker, byte offsets; the phases' tiles come first
+    int64_t x_at = 0, y_at = 0, sources = 0, maps = 0, weights = 0, end = 0;
+  };
+
+  void choose_units(double work);
+  void bind_phases(const Kernels& kernels, double work);
+  void lay_out_scratch();
+  Unit unit(int64_t number) const;
+  int64_t copied_rows(int64_t rows) const;
+  void pad_maps(Worker& worker, const Unit& unit) const;
+  void pad_map(const char* from, const Operand& strides, T* to, int64_t first_row, int64_t rows) const;
+  void turn_weights(Worker& worker) const;
+  void run_unit(Worker& worker, const T* weights, int64_t number) const;
+  void sum_pixels(Worker& worker, const T* weights, const Unit& unit, const Class& one) const;
+  void sum_taps(Worker& worker, int64_t part) const;
+  T* at(Worker& worker, const Operand& operand) const { return reinterpret_cast<T*>(worker.bases[operand.base] + operand.offset); }
+  template <class U>
+  U* scratch(Worker& worker, int64_t offset) const { return reinterpret_cast<U*>(worker.scratch + offset); }
 
   ConvSpec spec_;
-  int64_t phase_scratch_ = 0;
-  std::vector<BoundPhase> phases_;
+  void (*kernel_)(const ConvArgs<T>&);
+  void (*transpose_)(const void*, int64_t, void*, int64_t, int64_t, int64_t);
+  int64_t maps_[2];               // rows and columns that units are made of
+  int64_t depth_, width_;         // channels of what is read, and of the target
+  Axis axes_[2];
+  int64_t columns_;               // of the padded copy
+  int64_t row_size_, image_size_, map_size_;  // of the copy: elements of a row, an image, all images of a unit
+  std::vector<Class> classes_;
+  int64_t unit_images_ = 1, unit_rows_ = 1, units_ = 1, bands_ = 1;
+  int64_t parts_ = 1;             // kind 2: blocks of rows of the target
+  bool team_ = false, long_ = false;
+  std::vector<Following> phases_;
+  bool any_rowwise_ = false;
+  Scratch scratch_;
 };
 
 }  // namespace fastmeta

@@ -25,6 +25,7 @@ namespace FASTMETA_TARGET {
 
 #include "simd.hpp"
 #include "gemm.hpp"
+#include "conv.hpp"
 #include "vmath.hpp"
 #include "tiles.hpp"
 #include "../generated/elementwise.hpp"
@@ -34,6 +35,8 @@ constexpr Kernels make_kernels() {
   k.name = FASTMETA_STRING(FASTMETA_TARGET);
   k.gemm_f32 = gemm<float>;
   k.gemm_f64 = gemm<double>;
+  k.conv_f32 = conv<float>;
+  k.conv_f64 = conv<double>;
   fill_elementwise(k);
   fill_tiles(k);
   return k;

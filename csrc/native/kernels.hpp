@@ -30,6 +30,29 @@ struct GemmArgs {
   int64_t c_m;
 };
 
+// Sums over windows: all that a convolution and its two transposes come to, once their maps are padded.
+//   y[y_at[m] + n] = start[y_at[m] + n] + sum over sources, segments s, elements k of
+//                    x[x_at[m] + source.x + s * x_segment + k * x_step] * source.b[s * b_segment + k * b_step + n]
+// Rows m are pixels, sources products, segments rows of taps and elements columns of taps and channels (kinds 0 and 1); or
+// rows m are taps and channels, sources images, segments rows and elements columns of a map (kind 2).
+template <class T>
+struct ConvSource {
+  int64_t x;
+  const T* b;
+};
+template <class T>
+struct ConvArgs {
+  int64_t m, n;
+  const T* x;
+  const int64_t *x_at, *y_at;  // [m]
+  const ConvSource<T>* sources;
+  int64_t n_sources;
+  int64_t segments, x_segment, b_segment;
+  int64_t elements, x_step, b_step;
+  const T* start;  // nullptr: zeros; may be y
+  T* y;
+};
+
 // One micro-op on a tile of `rows` x `cols`: dst(r, c) = op(x(r, c), y(r, c), z(r, c)).
 // dst has unit column stride; each argument has column stride 1, or 0 where the variant says so.
 struct TileArgs {
@@ -60,6 +83,8 @@ struct Kernels {
   const char* name;    // "baseline", "avx2", "avx512"
   void (*gemm_f32)(const GemmArgs<float>&);
   void (*gemm_f64)(const GemmArgs<double>&);
+  void (*conv_f32)(const ConvArgs<float>&);
+  void (*conv_f64)(const ConvArgs<double>&);
   TileFn tile[kMaxOps][3][kVariants];  // [micro-op][F32, F64, I32][variant]; nullptr where the op has no such type
   TileFn cast[4][4];                   // [source dtype][target dtype], unit column strides
   ReduceFn reduce[4][3];               // [mode][F32, F64, I32]
