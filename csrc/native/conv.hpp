@@ -43,7 +43,7 @@ __attribute__((noinline)) void conv_tile(const ConvArgs<T>& g, int64_t m, int64_
     for (int64_t segment = 0; segment < g.segments; segment++) {
       int64_t at = g.sources[source].x + segment * g.x_segment;
       const T* b = g.sources[source].b + segment * g.b_segment + n0;
-      FASTMETA_UNROLL_4
+      FASTMETA_UNROLL_2
       for (int64_t k = g.elements; k > 0; k--, at += x_step, b += b_step) {
         V w[NV];
         FASTMETA_UNROLL

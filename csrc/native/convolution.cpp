@@ -263,13 +263,12 @@ void Convolution<T>::run_unit(Worker& worker, const T* weights, int64_t number) 
   if (long_) worker.poll();
 }
 
-// Kind 2: a block of rows of the target, over all units.
+// Kind 2: rows first .. last of the target, over all units.
 template <class T>
-void Convolution<T>::sum_taps(Worker& worker, int64_t part) const {
+void Convolution<T>::sum_taps(Worker& worker, int64_t first, int64_t last) const {
   int64_t* const x_at = scratch<int64_t>(worker, scratch_.x_at);
   int64_t* const y_at = scratch<int64_t>(worker, scratch_.y_at);
-  const int64_t row = spec_.taps[1] * spec_.c, all = spec_.taps[0] * row, parts = worker.team || part > 0 ? parts_ : parts_;
-  const int64_t first = all * part / parts, last = all * (part + 1) / parts;
+  const int64_t row = spec_.taps[1] * spec_.c;
   for (int64_t m = first; m < last; ++m) {
     x_at[m - first] = m / row * row_size_ + m % row;
     y_at[m - first] = m * width_;
@@ -298,17 +297,18 @@ void Convolution<T>::run(Worker& worker) const {
   struct Context {
     const Convolution* self;
     const T* weights;
-  } context{this, scratch<T>(worker, scratch_.weights)};
+    int64_t parts;
+  } context{this, scratch<T>(worker, scratch_.weights), spec_.kind != 2 ? units_ : team_ && worker.team ? parts_ : 1};
   if (spec_.kind == 1) turn_weights(worker);
   auto part = [](const void* c, Worker& w, int64_t k) {
-    const Context& context = *static_cast<const Context*>(c);
-    if (context.self->spec_.kind == 2) context.self->sum_taps(w, k);
-    else context.self->run_unit(w, context.weights, k);
+    const auto& [self, weights, parts] = *static_cast<const Context*>(c);
+    const int64_t rows = self->spec_.taps[0] * self->spec_.taps[1] * self->spec_.c;
+    if (self->spec_.kind == 2) self->sum_taps(w, rows * k / parts, rows * (k + 1) / parts);
+    else self->run_unit(w, weights, k);
   };
-  const int64_t parts = spec_.kind == 2 ? parts_ : units_;
-  if (team_) run_parts(worker, parts, part, &context);
+  if (team_ && worker.team) run_parts(worker, context.parts, part, &context);
   else
-    for (int64_t k = 0; k < parts && !worker.stopped(); ++k) part(&context, worker, k);
+    for (int64_t k = 0; k < context.parts && !worker.stopped(); ++k) part(&context, worker, k);
   if (worker.stopped()) return;
   for (const Following& f : phases_)
     if (!f.rowwise) f.phase.run(worker);

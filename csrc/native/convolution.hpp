@@ -52,7 +52,7 @@ class Convolution final : public Instruction {
   void turn_weights(Worker& worker) const;
   void run_unit(Worker& worker, const T* weights, int64_t number) const;
   void sum_pixels(Worker& worker, const T* weights, const Unit& unit, const Class& one) const;
-  void sum_taps(Worker& worker, int64_t part) const;
+  void sum_taps(Worker& worker, int64_t first, int64_t last) const;
   T* at(Worker& worker, const Operand& operand) const { return reinterpret_cast<T*>(worker.bases[operand.base] + operand.offset); }
   template <class U>
   U* scratch(Worker& worker, int64_t offset) const { return reinterpret_cast<U*>(worker.scratch + offset); }
@@ -67,7 +67,7 @@ class Convolution final : public Instruction {
   int64_t row_size_, image_size_, map_size_;  // of the copy: elements of a row, an image, all images of a unit
   std::vector<Class> classes_;
   int64_t unit_images_ = 1, unit_rows_ = 1, units_ = 1, bands_ = 1;
-  int64_t parts_ = 1;             // kind 2: blocks of rows of the target
+  int64_t parts_ = 1;             // kind 2: blocks of rows of the target, for a team
   bool team_ = false, long_ = false;
   std::vector<Following> phases_;
   bool any_rowwise_ = false;

@@ -47,8 +47,9 @@ def maximum(x: Var, window: Pair, stride: Pair) -> tuple[Var, Var]:
     best = next(taps)
     at = x.graph.const(0.0, out, x.dtype if x.dtype in FLOATS else "i32")
     for k, tap in enumerate(taps, 1):
-        keep = ew.apply(ew.LOGICAL_OR, ew.apply(ew.LESS_EQUAL, tap, best), ew.apply(ew.NOT_EQUAL, best, best))  # nothing beats NaN
-        best, at = ew.where(keep, best, tap), ew.where(keep, at, x.graph.const(k, out, at.dtype))
+        top = ew.apply(ew.MAXIMUM, best, tap)
+        keep = ew.apply(ew.LOGICAL_OR, ew.apply(ew.EQUAL, best, top), ew.apply(ew.NOT_EQUAL, best, best))  # nothing beats NaN
+        best, at = top, ew.where(keep, at, x.graph.const(k, out, at.dtype))
     return best, at
 
 

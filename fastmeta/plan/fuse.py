@@ -144,11 +144,11 @@ class _Fuser:
                 yield r
 
     def recomputed(self, v: Var) -> bool:
-        """Comparisons with a constant cost less to compute again than to store."""
+        """Comparisons with a constant, or of a value with itself, cost less to compute again than to store."""
         return (
             v.op in COMPARISONS
             and v.id not in self.outputs
-            and any(i.op is CONST for i in v.ins)
+            and (any(i.op is CONST for i in v.ins) or v.ins[0] is v.ins[1])
             and all(u.op.elementwise and any(through(i) is v for i in u.ins) for u in self.readers.get(v.id, ()))
         )
 
