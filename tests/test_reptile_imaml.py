@@ -10,8 +10,9 @@ from regression_tasks import TASKS, W, check, linear, regression, slope, vector
 
 import fastmeta as fm
 from fastmeta.algorithms.imaml import conjugate_gradients
-from fastmeta.data import Episode
+from fastmeta.data import Episode, Sinusoid
 from fastmeta.models import MLP
+from fastmeta.plan import make_plan
 
 
 @pytest.mark.parametrize("rule", ["sgd", "adam"])
@@ -101,6 +102,23 @@ def test_imaml_stops_a_task_without_curvature_and_no_other(backend):
     np.testing.assert_allclose(aux["residual"], [0, 1, 0], atol=1e-10)
     others = Episode(*(v[[0, 2]] for v in e))
     check(vector(g) * 3, vector(learner.value_and_grad(W, others)[1]) * 2)
+
+
+def test_imaml_needs_no_memory_for_inner_steps():
+    def arena(steps):
+        learner = fm.IMAML(MLP((1, 40, 40, 1)), loss=fm.nn.mse, inner_steps=steps)
+        return make_plan(fm.jit(learner.value_and_grad).program(learner.init(0), Sinusoid(tasks=2).batch(0))).arena
+
+    assert arena(64) <= 1.01 * arena(16)
+
+
+def test_conjugate_gradients_stay_when_they_have_arrived():
+    rng = np.random.default_rng(0)
+    a = rng.normal(size=(3, 3)).astype(np.float32)
+    a, b = a @ a.T + np.eye(3, dtype=np.float32), np.ones(3, np.float32)
+    z, residual = conjugate_gradients(lambda v: fm.matmul(a, v), b, 50)
+    np.testing.assert_allclose(z, np.linalg.solve(a, b), rtol=1e-5)
+    assert residual < 1e-6
 
 
 def test_conjugate_gradients_of_nothing_and_of_nan():
