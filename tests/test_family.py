@@ -8,65 +8,14 @@ from pathlib import Path
 import numpy as np
 import optree
 import pytest
+from regression_tasks import TASKS, W, by_hand, check, linear, regression, slope, vector
 
 import fastmeta as fm
-from fastmeta.algorithms.imaml import conjugate_gradients
 from fastmeta.data import Episode, Sinusoid
 from fastmeta.errors import DivergedError
 from fastmeta.models import MLP
 from fastmeta.plan import make_plan
 from fastmeta.train.trainer import Trainer
-
-TASKS = 3
-W = {"a": np.array([0.3, -1.0]), "b": np.array([2.0])}  # of `linear`; as one vector: [a, a, b]
-
-
-def linear(params, x):
-    return x[:, :2] @ params["a"] + x[:, 2:] @ params["b"]
-
-
-def regression(seed=0, n=6):
-    rng = np.random.default_rng(seed)
-    x, xq = rng.normal(size=(2, TASKS, n, 3))
-    y, yq = rng.normal(size=(2, TASKS, n))
-    return Episode(x, y, xq, yq)
-
-
-def vector(params):
-    return np.concatenate([params["a"], params["b"]])
-
-
-def slope(w, x, y):
-    return 2 * x.T @ (x @ w - y) / len(x)
-
-
-def by_hand(rates, e, loss_weights=None, order=2):
-    """Mean loss, its gradient in the weights [3] and in the rates [steps, 3] of w <- w - rates[k] * slope(w).
-
-    The reverse pass: with u the gradient after step k, that of rates[k] is -u * slope and u becomes u - H (rates[k] * u).
-    """
-    steps = len(rates)
-    loss_weights = [0.0] * (steps - 1) + [1.0] if loss_weights is None else loss_weights
-    total, d_w, d_rates = 0.0, np.zeros(3), np.zeros((steps, 3))
-    for x, y, xq, yq in zip(*e, strict=True):
-        path = [vector(W)]
-        for rate in rates:
-            path.append(path[-1] - rate * slope(path[-1], x, y))
-        u = np.zeros(3)
-        for k in reversed(range(steps)):
-            w = path[k + 1]
-            total += loss_weights[k] * np.mean((xq @ w - yq) ** 2) / TASKS
-            u = u + loss_weights[k] * slope(w, xq, yq)
-            d_rates[k] -= u * slope(path[k], x, y) / TASKS
-            if order == 2:
-                u = u - 2 * x.T @ (x @ (rates[k] * u)) / len(x)
-        d_w += u / TASKS
-    return total, d_w, d_rates
-
-
-def check(got, want):
-    np.testing.assert_allclose(got, want, rtol=1e-9, atol=1e-12)
-
 
 # ------------------------------------------------------------------------------------------------- FOMAML and ANIL
 
@@ -184,108 +133,6 @@ def test_maml_plus_plus_repeats_its_last_rate():
     for rate in ([0.05, 0.05, 0.2], [0.1, 0.1, 0.02], [0.1, 0.1, 0.02]):
         w = w - np.array(rate) * slope(w, x, y)
     check(vector(learner.adapt(params, x, y, steps=3)), w)
-
-
-# ------------------------------------------------------------------------------------------------ Reptile and iMAML
-
-
-@pytest.mark.parametrize("rule", ["sgd", "adam"])
-@pytest.mark.parametrize("steps", [1, 4])
-def test_reptile_is_the_way_back_from_the_adapted_weights(steps, rule, backend):
-    e = regression()
-    learner = fm.Reptile(linear, loss=fm.nn.mse, inner_lr=0.05, inner_steps=steps, inner_rule=rule)
-    (loss, aux), g = learner.value_and_grad(W, e)
-    ends = []
-    for x, y in zip(*e[:2], strict=True):
-        w, square = vector(W), np.zeros(3)
-        for k in range(steps):
-            move = slope(w, x, y)
-            square = 0.999 * square + 0.001 * move**2
-            w = w - 0.05 * (move if rule == "sgd" else move / (np.sqrt(square / (1 - 0.999 ** (k + 1))) + 1e-8))
-        ends.append(w)
-    check(vector(g), vector(W) - np.mean(ends, axis=0))
-    check(aux["loss"], [np.mean((xq @ w - yq) ** 2) for w, xq, yq in zip(ends, *e[2:], strict=True)])
-    check(loss, aux["loss"].mean())
-    assert aux["inner_losses"].shape == (TASKS, steps)
-    # with plain descent at rate 1, the parameters land on the mean of the adapted ones
-    rule = fm.optim.sgd(1.0)
-    check(vector(fm.optim.apply_updates(W, rule.update(g, rule.init(W), W)[0])), np.mean(ends, axis=0))
-
-
-def hessian(x):
-    return 2 * x.T @ x / len(x)
-
-
-@pytest.mark.parametrize("steps", [1, 7])
-def test_imaml_solves_the_papers_system(steps, backend):
-    """On a quadratic three iterations solve it, wherever the inner loop ends."""
-    e = regression()
-    learner = fm.IMAML(linear, loss=fm.nn.mse, inner_lr=0.1, inner_steps=steps, damping=0.7, iterations=3)
-    (loss, aux), g = learner.value_and_grad(W, e)
-    grads, losses = [], []
-    for x, y, xq, yq in zip(*e, strict=True):
-        w = vector(W)
-        for _ in range(steps):
-            w = w - 0.1 * (slope(w, x, y) + 0.7 * (w - vector(W)))
-        losses.append(np.mean((xq @ w - yq) ** 2))
-        grads.append(np.linalg.solve(np.eye(3) + hessian(x) / 0.7, slope(w, xq, yq)))
-    check(aux["loss"], losses)
-    check(vector(g), np.mean(grads, axis=0))
-    assert (aux["residual"] < 1e-10).all()
-
-
-def test_imaml_at_the_solution_is_the_derivative_of_the_solution():
-    e = regression()
-
-    def solved(w):  # mean query loss at the minimum of the inner problem
-        total = 0.0
-        for x, y, xq, yq in zip(*e, strict=True):
-            best = np.linalg.solve(hessian(x) + 2 * np.eye(3), 2 * x.T @ y / len(x) + 2 * w)
-            total += np.mean((xq @ best - yq) ** 2) / TASKS
-        return total
-
-    learner = fm.IMAML(linear, loss=fm.nn.mse, inner_lr=0.1, inner_steps=200, damping=2.0, iterations=3)
-    (loss, _), g = learner.value_and_grad(W, e)
-    check(loss, solved(vector(W)))
-    ends = [(solved(vector(W) + d), solved(vector(W) - d)) for d in 1e-5 * np.eye(3)]
-    np.testing.assert_allclose(vector(g), [(a - b) / 2e-5 for a, b in ends], rtol=1e-8)
-
-
-def test_imaml_reports_what_is_not_solved():
-    e = regression()
-    learner = fm.IMAML(linear, loss=fm.nn.mse, inner_lr=0.1, inner_steps=3, damping=0.5, iterations=1)
-    (_, aux), _ = learner.value_and_grad(W, e)
-    want = []
-    for x, y, xq, yq in zip(*e, strict=True):
-        b = slope(vector(learner.adapt(W, x, y)), xq, yq)
-        a = np.eye(3) + hessian(x) / 0.5
-        want.append(np.linalg.norm(b - a @ b * (b @ b) / (b @ a @ b)) / np.linalg.norm(b))
-    check(aux["residual"], want)
-    assert (aux["residual"] > 1e-3).all()
-
-
-def test_imaml_stops_a_task_without_curvature_and_no_other(backend):
-    def bowl(outputs, sign):  # the support problem of task 1 opens downwards
-        return fm.mean(sign * fm.square(outputs))
-
-    e = regression()
-    sign = np.ones((TASKS, 6)) * np.array([1.0, -5.0, 1.0])[:, None]
-    e = Episode(e.support_x, sign, e.query_x, np.ones((TASKS, 6)))
-    learner = fm.IMAML(linear, loss=bowl, inner_lr=0.01, inner_steps=2, damping=0.1, iterations=3)
-    (_, aux), g = learner.value_and_grad(W, e)
-    np.testing.assert_allclose(aux["residual"], [0, 1, 0], atol=1e-10)
-    others = Episode(*(v[[0, 2]] for v in e))
-    check(vector(g) * 3, vector(learner.value_and_grad(W, others)[1]) * 2)
-
-
-def test_conjugate_gradients_of_nothing_and_of_nan():
-    a = np.diag([1.0, 2.0])
-    z, residual = conjugate_gradients(lambda v: fm.matmul(a, v), np.zeros(2), 3)
-    np.testing.assert_array_equal(z, np.zeros(2))
-    assert residual == 0.0
-    z, residual = conjugate_gradients(lambda v: fm.matmul(a, v), np.array([np.nan, 1.0]), 3)
-    assert np.isnan(z).any()
-    assert np.isnan(residual)
 
 
 # ---------------------------------------------------------------------------------------------------- every learner

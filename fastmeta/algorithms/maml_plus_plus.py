@@ -31,8 +31,8 @@ class MAMLPlusPlus(LearnedRates):
       straight line to the last step alone, over the first ``multi_loss`` meta-steps.
     - The first ``first_order`` meta-steps take inner gradients as constants.
 
-    `phase` says both for a meta-step: the loss weights, which are data, and the order, for which it is compiled; a
-    `fastmeta.train.Trainer` asks it at every step.  Without it, `loss` is that of the end of training.
+    `phase` says both for a meta-step: the loss weights, which are data, and the order, for which it is compiled; a trainer
+    asks it at every step.  Without it, `loss` is that of the end of training.
 
     Args:
         model: ``model(weights, x) -> outputs`` with ``model.init(seed)``, or any such function.
