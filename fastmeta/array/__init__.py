@@ -64,4 +64,4 @@ from fastmeta.array.reduction import (
 )
 from fastmeta.array.shaping import broadcast_to, concat, expand_dims, flip, pad, permute_dims, reshape, squeeze, stack
 from fastmeta.ops.structure import CALL  # noqa: F401  (the registry is complete once this package is imported)
-from fastmeta.transforms import rewrites  # noqa: F401  (attaches the rules to the rows)
+from fastmeta.transforms import pooling, rewrites  # noqa: F401  (attach the rules to the rows)

@@ -60,10 +60,10 @@ def depthwise_conv2d(x: Any, w: Any, *, stride: Size = 1, padding: str | int = "
     padded = sh.pad(x, (0, top, left, 0), (0, bottom, right, 0), (0,) * 4)
     out = pl.pooled(where, padded.shape, w.shape[:2], steps)
     y: Var | None = None
-    for k, seen in enumerate(pl.slices(padded, w.shape[:2], steps, out[1:3])):
+    for k, view in enumerate(pl.slices(out, w.shape[:2], steps)):
         i, j = divmod(k, w.shape[1])
         tap = sh.cut(w, (i, j, 0), (i + 1, j + 1, w.shape[2]), (1, 1, 1))
-        part = ew.multiply(seen, sh.broadcast(sh.reshape(tap, w.shape[2:]), out, (3,)))
+        part = ew.multiply(view(padded), sh.broadcast(sh.reshape(tap, w.shape[2:]), out, (3,)))
         y = part if y is None else ew.add(y, part)
     assert y is not None
     return y
@@ -100,9 +100,9 @@ def avg_pool2d(x: Any, *, window: Size = 2, stride: Size | None = None) -> Var:
         whole = sh.cut(x, (0,) * 4, (n, oh * kh, ow * kw, c), (1,) * 4)
         y = total(sh.reshape(whole, (n, oh, kh, ow, kw, c)), (2, 4))
     else:
-        y, *rest = pl.slices(x, size, steps, out[1:3])
-        for seen in rest:
-            y = ew.add(y, seen)
+        y, *rest = (view(x) for view in pl.slices(out, size, steps))
+        for tap in rest:
+            y = ew.add(y, tap)
     return ew.multiply(y, 1.0 / prod(size))
 
 

@@ -6,7 +6,7 @@ not fit as a whole are dropped.  Taking and putting are linear, and each is the 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -44,13 +44,14 @@ def pooled(where: str, x: Shape, window: Pair, stride: Pair) -> Shape:
     return (x[0], *out, x[3])
 
 
-def slices(x: Var, window: Pair, stride: Pair, out: Shape) -> Iterator[Var]:
-    """For each tap of the window, in order, what it sees of x [N, H, W, C]: views [N, OH, OW, C]."""
-    n, _, _, c = x.shape
-    (sh, sw), (oh, ow) = stride, out
-    for i in range(window[0]):
-        for j in range(window[1]):
-            yield cut(x, (0, i, j, 0), (n, i + (oh - 1) * sh + 1, j + (ow - 1) * sw + 1, c), (1, sh, sw, 1))
+def slices(out: Shape, window: Pair, stride: Pair) -> Iterator[Callable[[Var], Var]]:
+    """For each tap of the window, in order, the view of maps [N, H, W, C] that it sees: ``out`` [N, OH, OW, C]."""
+    (n, oh, ow, c), (sh, sw) = out, stride
+
+    def seen_by(i: int, j: int) -> Callable[[Var], Var]:
+        return lambda x: cut(x, (0, i, j, 0), (n, i + (oh - 1) * sh + 1, j + (ow - 1) * sw + 1, c), (1, sh, sw, 1))
+
+    return (seen_by(i, j) for i in range(window[0]) for j in range(window[1]))
 
 
 # -- rules

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -9,28 +10,57 @@ import numpy as np
 from fastmeta.ops import elementwise as ew
 from fastmeta.ops.convolution import Pair
 from fastmeta.ops.pooling import POOL_INDEX, POOL_PUT, POOL_TAKE, slices
+from fastmeta.ops.reduce import SUM
 from fastmeta.ops.shape import broadcast, cast, pad, reshape
 from fastmeta.ops.structure import LOOP, loop, rebuild
 from fastmeta.program import DTYPES, FLOATS, Graph, Program, Var
+from fastmeta.transforms.pooling import pointwise
 
 
 def expand(p: Program) -> Program:
     """The program without pooling equations, its loops' bodies included."""
+    tiled: dict[int, Var] = {}  # a map [N, H, W, C] that is a reshape of tiles -> the tiles [N, OH, KH, OW, KW, C]
 
     def visit(g: Graph, v: Var, ins: tuple[Any, ...], env: list[Any]) -> Any:
         if v.op is LOOP:
             return loop(g, v.attrs[0]._replace(body=_body(v.attrs[0].body)), ins)
         if v.op is POOL_INDEX:
-            return cast(maximum(ins[0], *v.attrs)[1], "i32")
+            return cast(where_maximum(ins[0], ins[0], *v.attrs)[1], "i32")
         if v.op is POOL_TAKE:
-            first = v.ins[1].op is POOL_INDEX and v.ins[1].ins[0] is v.ins[0] and v.ins[1].attrs == v.attrs
-            return maximum(ins[0], *v.attrs)[0] if first else take(*ins, *v.attrs)
-        return put(*ins, *v.attrs) if v.op is POOL_PUT else None
+            index = v.ins[1]
+            if index.op is POOL_INDEX and index.attrs == v.attrs:
+                return where_maximum(env[index.ins[0].id], ins[0], *v.attrs)[0]
+            return take(*ins, *v.attrs)
+        if v.op is POOL_PUT:
+            tiles = put_tiles(*ins, *v.attrs)
+            if tiles is None:
+                return put(*ins, *v.attrs)
+            y = reshape(tiles, v.shape)
+            tiled[y.id] = tiles
+            return y
+        shape = next((tiled[i.id].shape for i in ins if i.id in tiled), None) if v.op.elementwise or v.op is SUM else None
+        if shape is None:
+            return None
+        # What reads tiles goes on over tiles, so that it is the same pass.
+        parts = tuple(tiled[i.id] if i.id in tiled else seen(i, lambda x: reshape(x, shape)) for i in ins)
+        if v.op is SUM:
+            return g.emit(SUM, parts, (tuple(b for a in v.attrs[0] for b in ((0,), (1, 2), (3, 4), (5,))[a]),))
+        tiles = g.emit(v.op, parts, v.attrs)
+        y = reshape(tiles, v.shape)
+        tiled[y.id] = tiles
+        return y
 
     if not any(v.op in (LOOP, POOL_INDEX, POOL_TAKE, POOL_PUT) for v in p.live()):
         return p
     g, env = rebuild(p, visit)
     return Program([env[v.id] for v in p.inputs], [env[v.id] for v in p.outputs], g)
+
+
+def seen(x: Var, view: Callable[[Var], Var], depth: int = 4) -> Var:
+    """A view of x; where x is cheap to compute from one map, that is done again on the map's view: no pass, no memory."""
+    if depth and pointwise(x):
+        return x.graph.emit(x.op, tuple(seen(i, view, depth - 1) for i in x.ins), x.attrs)
+    return view(x)
 
 
 def _body(p: Program) -> Program:
@@ -40,39 +70,49 @@ def _body(p: Program) -> Program:
     return done
 
 
-def maximum(x: Var, window: Pair, stride: Pair) -> tuple[Var, Var]:
-    """The first maximum of each window and its position, as a number of a dtype in which comparing is free of conversions."""
-    out = POOL_INDEX.infer((x,), (window, stride))[0]
-    taps = slices(x, window, stride, out[1:3])
-    best = next(taps)
-    at = x.graph.const(0.0, out, x.dtype if x.dtype in FLOATS else "i32")
-    for k, tap in enumerate(taps, 1):
-        top = ew.apply(ew.MAXIMUM, best, tap)
-        keep = ew.apply(ew.LOGICAL_OR, ew.apply(ew.EQUAL, best, top), ew.apply(ew.NOT_EQUAL, best, best))  # nothing beats NaN
-        best, at = top, ew.where(keep, at, x.graph.const(k, out, at.dtype))
-    return best, at
+def where_maximum(z: Var, x: Var, window: Pair, stride: Pair) -> tuple[Var, Var]:
+    """x where z has the first maximum of each window, and its position, as a number of a dtype in which comparing is free of conversions."""
+    out = POOL_INDEX.infer((z,), (window, stride))[0]
+    views = list(slices(out, window, stride))
+    best, y = seen(z, views[0]), seen(x, views[0])
+    at = z.graph.const(0.0, out, z.dtype if z.dtype in FLOATS else "i32")
+    for k, view in enumerate(views[1:], 1):
+        tap = seen(z, view)
+        keep = ew.apply(ew.LOGICAL_OR, ew.apply(ew.LESS_EQUAL, tap, best), ew.apply(ew.NOT_EQUAL, best, best))  # nothing beats NaN
+        best, y, at = ew.where(keep, best, tap), ew.where(keep, y, seen(x, view)), ew.where(keep, at, z.graph.const(k, out, at.dtype))
+    return y, at
 
 
 def take(x: Var, index: Var, window: Pair, stride: Pair) -> Var:
     """The value at the given position of each window."""
     at = _number(index, x.dtype)
-    taps = slices(x, window, stride, index.shape[1:3])
-    y = next(taps)
-    for k, tap in enumerate(taps, 1):
+    taps = [seen(x, view) for view in slices(index.shape, window, stride)]
+    y = taps[0]
+    for k, tap in enumerate(taps[1:], 1):
         y = ew.where(ew.apply(ew.EQUAL, at, x.graph.const(k, at.shape, at.dtype)), tap, y)
     return y
 
 
-def put(g: Var, index: Var, window: Pair, stride: Pair, size: Pair) -> Var:
-    """g at the given positions in zeros: one pass over tiles where windows are tiles, else a sum over the taps."""
-    (n, oh, ow, c), (kh, kw), (sh, sw), (h, w) = g.shape, window, stride, size
+def put_tiles(g: Var, index: Var, window: Pair, stride: Pair, size: Pair) -> Var | None:
+    """g at the given positions of tiles [N, OH, KH, OW, KW, C] of zeros, if the windows are tiles that cover the map."""
+    (n, oh, ow, c), (kh, kw) = g.shape, window
+    if window != stride or size != (oh * kh, ow * kw):
+        return None
     at = _number(index, g.dtype)
+    tiles = (n, oh, kh, ow, kw, c)
+    taps = g.graph.array(np.arange(kh * kw, dtype=DTYPES[at.dtype]).reshape(kh, kw))
+    here = ew.apply(ew.EQUAL, broadcast(at, tiles, (0, 1, 3, 5)), broadcast(taps, tiles, (2, 4)))
+    return ew.where(here, broadcast(g, tiles, (0, 1, 3, 5)), 0.0)
+
+
+def put(g: Var, index: Var, window: Pair, stride: Pair, size: Pair) -> Var:
+    """g at the given positions in zeros: tiles and what they leave of the map, else a sum over the taps."""
+    (n, oh, ow, c), (kh, kw), (sh, sw), (h, w) = g.shape, window, stride, size
     if window == stride:
-        tiles = (n, oh, kh, ow, kw, c)
-        taps = g.graph.array(np.arange(kh * kw, dtype=DTYPES[at.dtype]).reshape(kh, kw))
-        here = ew.apply(ew.EQUAL, broadcast(at, tiles, (0, 1, 3, 5)), broadcast(taps, tiles, (2, 4)))
-        filled = ew.where(here, broadcast(g, tiles, (0, 1, 3, 5)), 0.0)
-        return pad(reshape(filled, (n, oh * kh, ow * kw, c)), (0,) * 4, (0, h - oh * kh, w - ow * kw, 0), (0,) * 4)
+        tiles = put_tiles(g, index, window, stride, (oh * kh, ow * kw))
+        assert tiles is not None
+        return pad(reshape(tiles, (n, oh * kh, ow * kw, c)), (0,) * 4, (0, h - oh * kh, w - ow * kw, 0), (0,) * 4)
+    at = _number(index, g.dtype)
     total = g.graph.const(0.0, (n, h, w, c), g.dtype)
     for k in range(kh * kw):
         i, j = divmod(k, kw)

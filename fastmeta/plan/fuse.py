@@ -39,7 +39,7 @@ class Phase:
 class Group:
     """Equations that run as one instruction: ``products`` (if any), then the phases."""
 
-    __slots__ = ("at", "products", "core", "phases", "phase_of", "single", "read")
+    __slots__ = ("at", "products", "core", "phases", "phase_of", "single", "readers")
 
     def __init__(self, at: int) -> None:
         self.at = at
@@ -48,7 +48,7 @@ class Group:
         self.phases: list[Phase] = []
         self.phase_of: dict[int, int] = {}
         self.single: Var | None = None  # an instruction of its own: gather, loop, concat, ...
-        self.read = False  # an equation of another group reads it
+        self.readers: set[Group] = set()  # other groups that read it
 
     @property
     def members(self) -> Iterator[Var]:
@@ -132,7 +132,7 @@ class _Fuser:
         for r in self.sources(v):
             h = self.of.get(r.id)
             if h is not None and h is not g:
-                h.read = True
+                h.readers.add(g)
 
     def sources(self, v: Var) -> Iterator[Var]:
         """What v reads from memory: the values behind its operands, and behind recomputed ones."""
@@ -192,6 +192,45 @@ class _Fuser:
             best = self.new()
             best.phases.append(Phase(squeezed(v.shape)))
         self.join(v, best)
+        for i in v.ins:
+            self.merge(self.of.get(through(i).id), best)
+
+    def merge(self, h: Group | None, g: Group) -> None:
+        """One pass instead of two over the same space, the second being the first one's only reader so far."""
+        if h is None or h is g or h.at > g.at or not (self.lone_pass(h) and self.lone_pass(g)) or h.readers - {g}:
+            return
+        a, b = h.phases[0], g.phases[0]
+        if not all(self.reads_in_place(u, h) for u in b.members):
+            return
+        if a.space != b.space or a.operations + b.operations > MAX_OPERATIONS or a.loads + b.loads > MAX_LOADS:
+            return
+        a.members += b.members
+        a.operations, a.loads = a.operations + b.operations, a.loads + b.loads
+        g.phases = [a]
+        h.phases = []
+        for v in a.members:
+            self.of[v.id], g.phase_of[v.id] = g, 0
+            for r in self.sources(v):
+                other = self.of.get(r.id)
+                if other is not None and h in other.readers:
+                    other.readers.remove(h)
+                    other.readers.add(g)
+        g.readers.discard(g)
+
+    def reads_in_place(self, u: Var, h: Group) -> bool:
+        """u reads each value of h, if any, only where it is written itself."""
+        for i in u.ins:
+            r = root(i)
+            if r.id in self.virtual:
+                if any(self.of.get(s.id) is h and not self.in_place(r, s) for s in self.sources(r)):
+                    return False
+            elif self.of.get(r.id) is h and (through(i) is not r or squeezed(i.shape) != squeezed(r.shape)):
+                return False
+        return True
+
+    def lone_pass(self, g: Group) -> bool:
+        """Nothing but one pass without reductions."""
+        return not g.products and g.single is None and len(g.phases) == 1 and not any(v.id in self.reduced for v in g.members)
 
     def fits(self, v: Var, g: Group) -> int | None:
         """The phase of g in which v can be computed (len(phases) for a new one), or None."""
@@ -215,7 +254,7 @@ class _Fuser:
                 k = max(k, g.phase_of.get(r.id, 0) + (r.id in self.reduced))
             elif h is not None and h.at > g.at:
                 later = True
-        if later and g.read:
+        if later and g.readers:
             return None
         if k < len(g.phases):
             return k if (g.phases[k].space == squeezed(v.shape) or g.phases[k].rowwise) and self.room(v, g.phases[k]) else None

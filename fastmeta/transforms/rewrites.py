@@ -16,7 +16,7 @@ import numpy as np
 from fastmeta.ops import elementwise as ew
 from fastmeta.ops.convolution import TRIO
 from fastmeta.ops.index import GATHER, SCATTER_ADD
-from fastmeta.ops.pooling import POOL_PUT, POOL_TAKE
+from fastmeta.ops.pooling import POOL_PUT
 from fastmeta.ops.product import MATMUL
 from fastmeta.ops.reduce import CUMSUM, SUM, total
 from fastmeta.ops.shape import (
@@ -400,7 +400,9 @@ for _op in (MATMUL, *TRIO):
     rewrite(_op)(_bilinear(_op))
 
 
-def _linear(op: Primitive) -> Rule:
+def linear(op: Primitive) -> Rule:
+    """Constant factors leave a primitive that is linear in its first operand."""
+
     def rule(g: Graph, ins: tuple[Var, ...], at: tuple[Any, ...]) -> Var | None:
         if ins[0].dtype not in FLOATS:
             return None
@@ -410,5 +412,5 @@ def _linear(op: Primitive) -> Rule:
     return rule
 
 
-for _op in (GATHER, SCATTER_ADD, CUMSUM, POOL_TAKE, POOL_PUT):
-    rewrite(_op)(_linear(_op))
+for _op in (GATHER, SCATTER_ADD, CUMSUM, POOL_PUT):
+    rewrite(_op)(linear(_op))
