@@ -55,7 +55,7 @@ CASES = [
     case("global_average_pool-empty", lambda x: fm.nn.global_average_pool(x), ones(2, 0, 3, 1), message=r"\[global_average_pool\] expected at least one image, pixel and channel, got \(2, 0, 3, 1\)"),
     # normalisation and dropout
     case("batch_norm-one-pixel", lambda x: fm.nn.batch_norm(x), ones(1, 1, 1, 3), message=r"\[batch_norm\] expected more than one element per channel \(or given statistics\), got \(1, 1, 1, 3\)"),
-    case("batch_norm-no-images", lambda x: fm.nn.batch_norm(x), ones(0, 4, 4, 3), message=r"\[mean\] expected at least one element, got \(0, 4, 4, 3\)"),
+    case("batch_norm-no-images", lambda x: fm.nn.batch_norm(x), ones(0, 4, 4, 3), message=r"\[batch_norm\] expected more than one element per channel \(or given statistics\), got \(0, 4, 4, 3\)"),
     case("layer_norm-scalar", lambda x: fm.nn.layer_norm(x), np.float32(1), message=r"\[layer_norm\] expected an array of at least one axis, got \(\)"),
     case("layer_norm-scale", lambda x, s: fm.nn.layer_norm(x, s), ones(2, 3), ones(2), message=r"\[layer_norm\] expected scale of shape \(3,\), got \(2,\)"),
     case("group_norm-groups", lambda x: fm.nn.group_norm(x, groups=2), X, message=r"\[group_norm\] expected a number of groups that divides 3 channels, got 2"),

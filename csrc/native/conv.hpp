@@ -1,7 +1,7 @@
 // Sums over windows (ConvArgs in kernels.hpp): one register tile serves convolutions and both their transposes.
 //
 // Included INSIDE the target's namespace, after kernels.hpp and simd.hpp (see there). Every element is one chain of FMAs,
-// sources in order, then segments, then elements: its bits do not depend on the tile that computes it.
+// sources in order, elements in order: its bits do not depend on the tile that computes it.
 #pragma once
 
 // Rows of a tile by its vectors: what fills the registers, and enough chains to hide the latency of an FMA.
@@ -13,8 +13,9 @@ struct ConvTiles {
   using Fn = void (*)(const ConvArgs<T>&, int64_t m, int64_t n0, int tail);
 };
 
+// Single: each source is one element, so the loop over sources has no other within.
 // Rows m .. m + MR, columns n0 .. n0 + (NV - 1) * lanes + tail.
-template <class T, int MR, int NV, bool Masked>
+template <class T, int MR, int NV, bool Masked, bool Single>
 __attribute__((noinline)) void conv_tile(const ConvArgs<T>& g, int64_t m, int64_t n0, int tail) {
   using S = Simd<T>;
   using V = typename S::V;
@@ -38,27 +39,33 @@ __attribute__((noinline)) void conv_tile(const ConvArgs<T>& g, int64_t m, int64_
       for (int j = 0; j < NV; j++) acc[i][j] = load(g.start + g.y_at[m + i] + n0, j);
     }
   }
-  const int64_t x_step = g.x_step, b_step = g.b_step;
-  for (int64_t source = 0; source < g.n_sources; source++) {
-    for (int64_t segment = 0; segment < g.segments; segment++) {
-      int64_t at = g.sources[source].x + segment * g.x_segment;
-      const T* b = g.sources[source].b + segment * g.b_segment + n0;
-      FASTMETA_UNROLL_2
-      for (int64_t k = g.elements; k > 0; k--, at += x_step, b += b_step) {
-        V w[NV];
-        FASTMETA_UNROLL
-        for (int j = 0; j < NV; j++) {
-          w[j] = load(b, j);
-          FASTMETA_PIN(w[j]);
-        }
-        FASTMETA_UNROLL
-        for (int i = 0; i < MR; i++) {
-          V v = S::splat(x[i][at]);
-          FASTMETA_PIN(v);
-          FASTMETA_UNROLL
-          for (int j = 0; j < NV; j++) acc[i][j] = S::fma(v, w[j], acc[i][j]);
-        }
-      }
+  auto add = [&](int64_t at, const T* b) __attribute__((always_inline)) {
+    V w[NV];
+    FASTMETA_UNROLL
+    for (int j = 0; j < NV; j++) {
+      w[j] = load(b, j);
+      FASTMETA_PIN(w[j]);
+    }
+    FASTMETA_UNROLL
+    for (int i = 0; i < MR; i++) {
+      V v = S::splat(x[i][at]);
+      FASTMETA_PIN(v);
+      FASTMETA_UNROLL
+      for (int j = 0; j < NV; j++) acc[i][j] = S::fma(v, w[j], acc[i][j]);
+    }
+  };
+  const ConvSource<T>* source = g.sources;
+  const ConvSource<T>* const end = source + g.n_sources;
+  if constexpr (Single) {
+    FASTMETA_UNROLL_4
+    for (; source < end; source++) add(source->x, source->b + n0);
+  } else {
+    const int64_t n = g.n;
+    for (; source < end; source++) {
+      int64_t at = source->x;
+      const T* b = source->b + n0;
+      FASTMETA_UNROLL_4
+      for (const int64_t last = at + g.elements; at < last; at++, b += n) add(at, b);
     }
   }
   FASTMETA_UNROLL
@@ -72,11 +79,11 @@ __attribute__((noinline)) void conv_tile(const ConvArgs<T>& g, int64_t m, int64_
   }
 }
 
-// The tiles, [masked][vectors][rows]; nullptr where the registers end.
+// The tiles, [single][masked][vectors][rows]; nullptr where the registers end.
 template <class T>
 struct ConvTable {
   using Tiles = ConvTiles<T>;
-  typename Tiles::Fn fn[2][Tiles::most_vectors + 1][Tiles::most_rows + 1] = {};
+  typename Tiles::Fn fn[2][2][Tiles::most_vectors + 1][Tiles::most_rows + 1] = {};
 
   constexpr ConvTable() { add_vectors<Tiles::most_vectors>(); }
   template <int NV>
@@ -86,8 +93,10 @@ struct ConvTable {
   }
   template <int NV, int MR>
   constexpr void add_rows() {
-    fn[0][NV][MR] = conv_tile<T, MR, NV, false>;
-    fn[1][NV][MR] = conv_tile<T, MR, NV, true>;
+    fn[0][0][NV][MR] = conv_tile<T, MR, NV, false, false>;
+    fn[0][1][NV][MR] = conv_tile<T, MR, NV, true, false>;
+    fn[1][0][NV][MR] = conv_tile<T, MR, NV, false, true>;
+    fn[1][1][NV][MR] = conv_tile<T, MR, NV, true, true>;
     if constexpr (MR > 1) add_rows<NV, MR - 1>();
   }
 };
@@ -105,7 +114,7 @@ inline void conv(const ConvArgs<T>& g) {
     const int tail = vectors > 0 ? L : int(g.n - n0) - (nv - 1) * L;
     const int64_t most_rows = ConvTiles<T>::rows(nv), tiles = (g.m + most_rows - 1) / most_rows;
     const int64_t low = tiles ? g.m / tiles : 0, tall = g.m - low * tiles;
-    const auto& fn = conv_table<T>.fn[tail < L][nv];
+    const auto& fn = conv_table<T>.fn[g.elements == 1][tail < L][nv];
     for (int64_t tile = 0, m = 0; tile < tiles; tile++) {
       const int64_t rows = low + (tile < tall);
       fn[rows](g, m, n0, tail);

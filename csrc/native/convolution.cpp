@@ -9,7 +9,8 @@ namespace {
 
 constexpr int64_t kUnitBytes = 16 << 10;   // of the target: what the phases after a unit find in L1
 constexpr int64_t kFewestPixels = 48;      // of a unit: tiles of a dozen pixels
-constexpr int64_t kTapPixels = 256;        // of a unit of kind 2: long chains, in a cache all the same
+constexpr int64_t kTapPixels = 128;        // of a unit of kind 2: long chains, but what they read stays in L1
+constexpr int64_t kShortRow = 16;          // elements of a row of taps
 constexpr double kSplitWork = 2e6;         // multiply-adds, about 20 us: less is not worth a team
 constexpr int64_t kMostParts = 16;
 constexpr int64_t kPartRows = 48;          // of kind 2's target
@@ -65,6 +66,7 @@ Convolution<T>::Convolution(int tag, const ConvSpec& spec, const Kernels& kernel
     }
   }
   columns_ = extent[1];
+  single_ = spec.kind == 2 || spec.taps[1] * depth_ < kShortRow;
   row_size_ = columns_ * depth_;
   int64_t weights = 0;
   for (int64_t k = 0; k < classes[0] * classes[1]; ++k) {
@@ -140,7 +142,8 @@ void Convolution<T>::lay_out_scratch() {
   const int64_t rows = spec_.kind == 2 ? spec_.taps[0] * spec_.taps[1] * spec_.c : unit_images_ * unit_rows_ * maps_[1];
   scratch_.y_at = scratch_.x_at + round_up(rows * 8);
   scratch_.sources = scratch_.y_at + round_up(rows * 8);
-  scratch_.maps = scratch_.sources + round_up(n_products * unit_images_ * int64_t(sizeof(ConvSource<T>)));
+  const int64_t sources = spec_.kind == 2 ? unit_images_ * unit_rows_ * maps_[1] : spec_.taps[0] * (single_ ? spec_.taps[1] * depth_ : 1);
+  scratch_.maps = scratch_.sources + round_up(n_products * sources * int64_t(sizeof(ConvSource<T>)));
   scratch_.weights = scratch_.maps + round_up(n_products * map_size_ * item);
   scratch_.end = scratch_.weights;
   if (spec_.kind == 1) scratch_.end += round_up(n_products * spec_.taps[0] * spec_.taps[1] * spec_.c * spec_.o * item);
@@ -240,11 +243,14 @@ void Convolution<T>::sum_pixels(Worker& worker, const T* weights, const Unit& un
       }
   ConvSource<T>* const sources = scratch<ConvSource<T>>(worker, scratch_.sources);
   const int64_t n_products = int64_t(spec_.products.size()), all = spec_.taps[0] * spec_.taps[1] * spec_.c * spec_.o;
-  for (int64_t p = 0; p < n_products; ++p)
-    sources[p] = {p * map_size_, transposed ? weights + p * all + one.weights : at(worker, spec_.products[size_t(p)].second)};
-  const int64_t elements = one.taps[1] * depth_;
-  kernel_({m, width_, scratch<T>(worker, scratch_.maps), x_at, y_at, sources, n_products, one.taps[0], row_size_, elements * width_,
-           elements, 1, width_, spec_.has_cin ? at(worker, spec_.cin) : nullptr, at(worker, spec_.target)});
+  const int64_t row_of_taps = one.taps[1] * depth_, elements = single_ ? 1 : row_of_taps;
+  int64_t n = 0;
+  for (int64_t p = 0; p < n_products; ++p) {
+    const T* w = transposed ? weights + p * all + one.weights : at(worker, spec_.products[size_t(p)].second);
+    for (int64_t i = 0; i < one.taps[0]; ++i)
+      for (int64_t k = 0; k < row_of_taps; k += elements, w += elements * width_) sources[n++] = {p * map_size_ + i * row_size_ + k, w};
+  }
+  kernel_({m, width_, scratch<T>(worker, scratch_.maps), x_at, y_at, sources, n, elements, spec_.has_cin ? at(worker, spec_.cin) : nullptr, at(worker, spec_.target)});
 }
 
 template <class T>
@@ -279,13 +285,18 @@ void Convolution<T>::sum_taps(Worker& worker, int64_t first, int64_t last) const
   for (int64_t number = 0; number < units_ && !worker.stopped(); ++number) {
     const Unit here = unit(number);
     pad_maps(worker, here);
-    for (size_t p = 0; p < spec_.products.size(); ++p) {
-      const Operand& y = spec_.products[p].second;
-      for (int64_t k = 0; k < here.images; ++k) sources[k] = {int64_t(p) * map_size_ + k * image_size_, at(worker, y) + (here.image + k) * y.stride[0] + here.row * y.stride[1]};
-      kernel_({last - first, width_, scratch<T>(worker, scratch_.maps), x_at, y_at, sources, here.images, here.rows, axes_[0].kept * row_size_, y.stride[1],
-               maps_[1], axes_[1].kept * depth_, y.stride[2], start, target});
-      start = target;
+    int64_t n = 0;
+    for (size_t product = 0; product < spec_.products.size(); ++product) {
+      const Operand& y = spec_.products[product].second;
+      for (int64_t k = 0; k < here.images; ++k)
+        for (int64_t p = 0; p < here.rows; ++p) {
+          const int64_t x_row = int64_t(product) * map_size_ + k * image_size_ + p * axes_[0].kept * row_size_, x_step = axes_[1].kept * depth_;
+          const T* const y_row = at(worker, y) + (here.image + k) * y.stride[0] + (here.row + p) * y.stride[1];
+          for (int64_t q = 0; q < maps_[1]; ++q) sources[n++] = {x_row + q * x_step, y_row + q * y.stride[2]};
+        }
     }
+    kernel_({last - first, width_, scratch<T>(worker, scratch_.maps), x_at, y_at, sources, n, 1, start, target});
+    start = target;
     if (long_) worker.poll();
   }
 }

@@ -63,6 +63,7 @@ class Convolution final : public Instruction {
   int64_t maps_[2];               // rows and columns that units are made of
   int64_t depth_, width_;         // channels of what is read, and of the target
   Axis axes_[2];
+  bool single_;                   // few elements follow each other in a row of taps: each is a source of its own
   int64_t columns_;               // of the padded copy
   int64_t row_size_, image_size_, map_size_;  // of the copy: elements of a row, an image, all images of a unit
   std::vector<Class> classes_;

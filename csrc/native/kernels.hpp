@@ -31,10 +31,9 @@ struct GemmArgs {
 };
 
 // Sums over windows: all that a convolution and its two transposes come to, once their maps are padded.
-//   y[y_at[m] + n] = start[y_at[m] + n] + sum over sources, segments s, elements k of
-//                    x[x_at[m] + source.x + s * x_segment + k * x_step] * source.b[s * b_segment + k * b_step + n]
-// Rows m are pixels, sources products, segments rows of taps and elements columns of taps and channels (kinds 0 and 1); or
-// rows m are taps and channels, sources images, segments rows and elements columns of a map (kind 2).
+//   y[y_at[m] + n] = start[y_at[m] + n] + sum over sources and elements k of x[x_at[m] + source.x + k] * source.b[k * N + n]
+// Rows m are pixels, sources rows of taps and elements their columns and channels (kinds 0 and 1); or rows m are taps and
+// channels and sources pixels, of one element each (kind 2).
 template <class T>
 struct ConvSource {
   int64_t x;
@@ -42,13 +41,12 @@ struct ConvSource {
 };
 template <class T>
 struct ConvArgs {
-  int64_t m, n;
+  int64_t m, n;  // of them: M, N
   const T* x;
   const int64_t *x_at, *y_at;  // [m]
   const ConvSource<T>* sources;
   int64_t n_sources;
-  int64_t segments, x_segment, b_segment;
-  int64_t elements, x_step, b_step;
+  int64_t elements;
   const T* start;  // nullptr: zeros; may be y
   T* y;
 };

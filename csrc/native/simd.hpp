@@ -21,11 +21,9 @@
 // Loops over the rows and columns of a register tile must vanish: their arrays are registers.
 #if defined(__clang__)
 #define FASTMETA_UNROLL _Pragma("clang loop unroll(full)")
-#define FASTMETA_UNROLL_2 _Pragma("clang loop unroll_count(2)")
 #define FASTMETA_UNROLL_4 _Pragma("clang loop unroll_count(4)")
 #else
 #define FASTMETA_UNROLL _Pragma("GCC unroll 32")
-#define FASTMETA_UNROLL_2 _Pragma("GCC unroll 2")
 #define FASTMETA_UNROLL_4 _Pragma("GCC unroll 4")
 #endif
 

@@ -1,8 +1,9 @@
 """Fusion: groups of equations that run as one instruction.
 
-A group is a sum of products (of matrices, or convolutions of one kind) with what follows it, or one or more passes over elements.  Groups are totally
-ordered by ``at``; an equation may join a group only if everything else it reads stands before that group (or the group
-can move to the end because nothing has read it yet), so no cycle can arise and no search for one is needed.
+A group is a sum of products (of matrices, or convolutions of one kind) with what follows it, or one or more passes
+over elements.  Groups are totally ordered by ``at``; an equation may join a group only if everything else it reads
+stands before that group (or the group can move to the end because nothing has read it yet), so no cycle can arise and
+no search for one is needed.
 """
 
 from __future__ import annotations
