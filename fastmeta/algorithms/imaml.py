@@ -28,7 +28,7 @@ class IMAML(InnerLoop):
     not grow with the inner steps.  A task stops, alone, when it is solved or meets a direction of no positive curvature.
 
     ``aux["residual"]`` tells per task how well its system was solved: ||g - (I + H / damping) z|| / ||g||, 0 for an exact
-    solution, 1 for none; NaN or above 1 if the iterations diverged.
+    solution z, 1 for z = 0.  It may exceed 1 on the way where H / damping is large: take more iterations or damping.
 
     Args:
         model: ``model(params, x) -> outputs`` with ``model.init(seed)``, or any such function.
