@@ -10,6 +10,8 @@
 // depend on the tile that computes it.  So a caller may split M as it likes and gets the same bits.
 #pragma once
 
+#include "transpose.hpp"
+
 // ---------------------------------------------------------------------------------------------------------------
 // What stays in which cache: chosen on a core with 48 KB and 2 MB, mild enough for 32 KB and 512 KB.
 constexpr int64_t kLargeBytes = 128 << 10;  // from here on B is packed, if there are rows enough to pay for it
@@ -33,64 +35,6 @@ struct Scratch {
     return data;
   }
 };
-
-// ---------------------------------------------------------------------------------------------------------------
-// dst[c * dst_row + r] = src[r * src_row + c]
-
-// A block of 32 bytes x 32 bytes.  Rows r and r + half are loaded as the halves of one vector, which saves the
-// expensive third stage (across halves) of the usual transposition.
-template <class T>
-FASTMETA_INLINE void transpose_block(const T* src, int64_t src_row, T* dst, int64_t dst_row) {
-  typedef T H __attribute__((vector_size(16)));
-  typedef T W __attribute__((vector_size(32)));
-  constexpr int h = 16 / sizeof(T);
-  FASTMETA_UNROLL
-  for (int c = 0; c < 2 * h; c += h) {  // columns c .. c + h
-    W x[h];
-    FASTMETA_UNROLL
-    for (int r = 0; r < h; r++) {
-      H lo, hi;
-      __builtin_memcpy(&lo, src + r * src_row + c, sizeof lo);
-      __builtin_memcpy(&hi, src + (r + h) * src_row + c, sizeof hi);
-      if constexpr (h == 4) x[r] = __builtin_shufflevector(lo, hi, 0, 1, 2, 3, 4, 5, 6, 7);
-      else x[r] = __builtin_shufflevector(lo, hi, 0, 1, 2, 3);
-    }
-    W y[h];
-    if constexpr (h == 4) {
-      const W a = __builtin_shufflevector(x[0], x[1], 0, 8, 1, 9, 4, 12, 5, 13);
-      const W b = __builtin_shufflevector(x[2], x[3], 0, 8, 1, 9, 4, 12, 5, 13);
-      const W d = __builtin_shufflevector(x[0], x[1], 2, 10, 3, 11, 6, 14, 7, 15);
-      const W e = __builtin_shufflevector(x[2], x[3], 2, 10, 3, 11, 6, 14, 7, 15);
-      y[0] = __builtin_shufflevector(a, b, 0, 1, 8, 9, 4, 5, 12, 13);
-      y[1] = __builtin_shufflevector(a, b, 2, 3, 10, 11, 6, 7, 14, 15);
-      y[2] = __builtin_shufflevector(d, e, 0, 1, 8, 9, 4, 5, 12, 13);
-      y[3] = __builtin_shufflevector(d, e, 2, 3, 10, 11, 6, 7, 14, 15);
-    } else {
-      y[0] = __builtin_shufflevector(x[0], x[1], 0, 4, 2, 6);
-      y[1] = __builtin_shufflevector(x[0], x[1], 1, 5, 3, 7);
-    }
-    FASTMETA_UNROLL
-    for (int r = 0; r < h; r++) __builtin_memcpy(dst + (c + r) * dst_row, &y[r], sizeof y[r]);
-  }
-}
-
-template <class T>
-inline void transpose(const T* src, int64_t src_row, T* dst, int64_t dst_row, int64_t rows, int64_t cols) {
-  constexpr int64_t s = 32 / sizeof(T);
-  if (rows < s || cols < s) {
-    for (int64_t r = 0; r < rows; r++)
-      for (int64_t c = 0; c < cols; c++) dst[c * dst_row + r] = src[r * src_row + c];
-    return;
-  }
-  // The last block of a row or column of blocks overlaps the one before.
-  for (int64_t r = 0;; r = r + 2 * s <= rows ? r + s : rows - s) {
-    for (int64_t c = 0;; c = c + 2 * s <= cols ? c + s : cols - s) {
-      transpose_block(src + r * src_row + c, src_row, dst + c * dst_row + r, dst_row);
-      if (c + s == cols) break;
-    }
-    if (r + s == rows) break;
-  }
-}
 
 // ---------------------------------------------------------------------------------------------------------------
 // chain: a tile of MR rows x NV vectors of C in registers.

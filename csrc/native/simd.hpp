@@ -34,6 +34,9 @@
 #define FASTMETA_PIN(v) (void)(v)
 #endif
 
+// Hides from the compiler where an integer comes from.
+#define FASTMETA_HIDE(i) asm("" : "+r"(i))
+
 template <int Bytes> struct IntegerOf;
 template <> struct IntegerOf<4> { using type = int32_t; };
 template <> struct IntegerOf<8> { using type = int64_t; };

@@ -5,6 +5,8 @@
 // overlaps its neighbour; its arguments are loaded before anything is stored, so that dst may be an argument.
 #pragma once
 
+#include "transpose.hpp"
+
 // ---- pieces of fewer than one vector: n elements, 0 < n < lanes.  Lanes beyond hold 1 or elements of the piece again
 // (load_repeating: surely the latter).
 
@@ -418,91 +420,10 @@ template <class R> constexpr void fill_reduce(ReduceFn (&fn)[3]) {
   fn[I32] = reduce<R, int32_t>;
 }
 
-// ---- transposes.  dst[c * dst_col + r] = src[r * src_row + c]
+// ---- transposes
 
-// A square of B x B elements in registers, B = 16 bytes.
-FASTMETA_INLINE void transpose_square_16(const float* s, int64_t src_row, float* d, int64_t dst_col) {
-  typedef float H __attribute__((vector_size(16)));
-  H p[4];
-  FASTMETA_UNROLL for (int r = 0; r < 4; ++r) __builtin_memcpy(&p[r], s + r * src_row, 16);
-  const H a = __builtin_shufflevector(p[0], p[1], 0, 4, 1, 5), b = __builtin_shufflevector(p[0], p[1], 2, 6, 3, 7);
-  const H e = __builtin_shufflevector(p[2], p[3], 0, 4, 1, 5), f = __builtin_shufflevector(p[2], p[3], 2, 6, 3, 7);
-  const H t[4] = {__builtin_shufflevector(a, e, 0, 1, 4, 5), __builtin_shufflevector(a, e, 2, 3, 6, 7),
-                  __builtin_shufflevector(b, f, 0, 1, 4, 5), __builtin_shufflevector(b, f, 2, 3, 6, 7)};
-  FASTMETA_UNROLL for (int c = 0; c < 4; ++c) __builtin_memcpy(d + c * dst_col, &t[c], 16);
-}
-FASTMETA_INLINE void transpose_square_16(const double* s, int64_t src_row, double* d, int64_t dst_col) {
-  typedef double H __attribute__((vector_size(16)));
-  H a, b;
-  __builtin_memcpy(&a, s, 16);
-  __builtin_memcpy(&b, s + src_row, 16);
-  const H lo = __builtin_shufflevector(a, b, 0, 2), hi = __builtin_shufflevector(a, b, 1, 3);
-  __builtin_memcpy(d, &lo, 16);
-  __builtin_memcpy(d + dst_col, &hi, 16);
-}
-#if FASTMETA_LANES_BYTES >= 32
-// B = 32 bytes
-FASTMETA_INLINE void transpose_square_32(const float* s, int64_t src_row, float* d, int64_t dst_col) {
-  typedef float W __attribute__((vector_size(32)));
-  const float* s4 = s + 4 * src_row;
-  FASTMETA_UNROLL for (int c = 0; c < 8; c += 4) {
-    W p[4];  // four elements of row r below four of row r + 4
-    FASTMETA_UNROLL for (int r = 0; r < 4; ++r)
-      p[r] = (W)_mm256_insertf128_ps(_mm256_castps128_ps256(_mm_loadu_ps(s + r * src_row + c)), _mm_loadu_ps(s4 + r * src_row + c), 1);
-    const W a = __builtin_shufflevector(p[0], p[1], 0, 8, 1, 9, 4, 12, 5, 13), b = __builtin_shufflevector(p[0], p[1], 2, 10, 3, 11, 6, 14, 7, 15);
-    const W e = __builtin_shufflevector(p[2], p[3], 0, 8, 1, 9, 4, 12, 5, 13), f = __builtin_shufflevector(p[2], p[3], 2, 10, 3, 11, 6, 14, 7, 15);
-    const W t[4] = {__builtin_shufflevector(a, e, 0, 1, 8, 9, 4, 5, 12, 13), __builtin_shufflevector(a, e, 2, 3, 10, 11, 6, 7, 14, 15),
-                    __builtin_shufflevector(b, f, 0, 1, 8, 9, 4, 5, 12, 13), __builtin_shufflevector(b, f, 2, 3, 10, 11, 6, 7, 14, 15)};
-    FASTMETA_UNROLL for (int k = 0; k < 4; ++k) __builtin_memcpy(d + (c + k) * dst_col, &t[k], 32);
-  }
-}
-FASTMETA_INLINE void transpose_square_32(const double* s, int64_t src_row, double* d, int64_t dst_col) {
-  typedef double W __attribute__((vector_size(32)));
-  const double* s2 = s + 2 * src_row;
-  FASTMETA_UNROLL for (int c = 0; c < 4; c += 2) {
-    W p[2];
-    FASTMETA_UNROLL for (int r = 0; r < 2; ++r)
-      p[r] = (W)_mm256_insertf128_pd(_mm256_castpd128_pd256(_mm_loadu_pd(s + r * src_row + c)), _mm_loadu_pd(s2 + r * src_row + c), 1);
-    const W lo = __builtin_shufflevector(p[0], p[1], 0, 4, 2, 6), hi = __builtin_shufflevector(p[0], p[1], 1, 5, 3, 7);
-    __builtin_memcpy(d + c * dst_col, &lo, 32);
-    __builtin_memcpy(d + (c + 1) * dst_col, &hi, 32);
-  }
-}
-#endif
-
-// In squares of so many bytes; rows and cols are no fewer than the square's side.  The last square of a line ends with
-// it and overlaps its neighbour.  Large matrices go in bands of rows that fill whole cache lines of dst.
-template <class T, int Bytes>
-FASTMETA_INLINE void transpose_by_squares(const T* s, int64_t src_row, T* d, int64_t dst_col, int64_t rows, int64_t cols) {
-  constexpr int64_t size = sizeof(T), B = Bytes / size;
-  const int64_t band = rows * cols * size <= 16384 ? rows : 64 / size;
-  for (int64_t r0 = 0; r0 < rows; r0 += band) {
-    const int64_t r1 = r0 + band < rows ? r0 + band : rows;
-    for (int64_t c0 = 0; c0 < cols; c0 += B) {
-      const int64_t c = c0 + B <= cols ? c0 : cols - B;
-      for (int64_t q = r0; q < r1; q += B) {
-        const int64_t r = q + B <= rows ? q : rows - B;
-        const T* from = s + r * src_row + c;
-        T* to = d + c * dst_col + r;
-#if FASTMETA_LANES_BYTES >= 32
-        if constexpr (Bytes == 32) transpose_square_32(from, src_row, to, dst_col);
-        else
-#endif
-          transpose_square_16(from, src_row, to, dst_col);
-      }
-    }
-  }
-}
 template <class T> void transpose_tile(const void* src, int64_t src_row, void* dst, int64_t dst_col, int64_t rows, int64_t cols) {
-  const T* s = static_cast<const T*>(src);
-  T* d = static_cast<T*>(dst);
-  const int64_t least = (rows < cols ? rows : cols) * int64_t(sizeof(T));
-#if FASTMETA_LANES_BYTES >= 32
-  if (least >= 32) return transpose_by_squares<T, 32>(s, src_row, d, dst_col, rows, cols);
-#endif
-  if (least >= 16) return transpose_by_squares<T, 16>(s, src_row, d, dst_col, rows, cols);
-  for (int64_t c = 0; c < cols; ++c)
-    for (int64_t r = 0; r < rows; ++r) d[c * dst_col + r] = s[r * src_row + c];
+  transpose(static_cast<const T*>(src), src_row, static_cast<T*>(dst), dst_col, rows, cols);
 }
 
 constexpr void fill_tiles(Kernels& k) {
