@@ -21,20 +21,30 @@ def expand(p: Program) -> Program:
     """The program without pooling equations, its loops' bodies included."""
     tiled: dict[int, Var] = {}  # a map [N, H, W, C] that is a reshape of tiles -> the tiles [N, OH, KH, OW, KW, C]
 
+    numbers: dict[int, Var] = {}  # positions as int32 -> the same as numbers of the map's dtype
+
+    def number(index: Var, dtype: str) -> Var:
+        at = numbers.get(index.id)
+        return at if at is not None and at.dtype == dtype else cast(index, dtype) if dtype in FLOATS else index
+
     def visit(g: Graph, v: Var, ins: tuple[Any, ...], env: list[Any]) -> Any:
         if v.op is LOOP:
             return loop(g, v.attrs[0]._replace(body=_body(v.attrs[0].body)), ins)
         if v.op is POOL_INDEX:
-            return cast(where_maximum(ins[0], ins[0], *v.attrs)[1], "i32")
+            at = where_maximum(ins[0], ins[0], *v.attrs)[1]
+            y = cast(at, "i32")
+            numbers[y.id] = at
+            return y
         if v.op is POOL_TAKE:
             index = v.ins[1]
             if index.op is POOL_INDEX and index.attrs == v.attrs:
                 return where_maximum(env[index.ins[0].id], ins[0], *v.attrs)[0]
-            return take(*ins, *v.attrs)
+            return take(ins[0], number(ins[1], v.dtype), *v.attrs)
         if v.op is POOL_PUT:
-            tiles = put_tiles(*ins, *v.attrs)
+            at = number(ins[1], v.dtype)
+            tiles = put_tiles(ins[0], at, *v.attrs)
             if tiles is None:
-                return put(*ins, *v.attrs)
+                return put(ins[0], at, *v.attrs)
             y = reshape(tiles, v.shape)
             tiled[y.id] = tiles
             return y
@@ -83,36 +93,33 @@ def where_maximum(z: Var, x: Var, window: Pair, stride: Pair) -> tuple[Var, Var]
     return y, at
 
 
-def take(x: Var, index: Var, window: Pair, stride: Pair) -> Var:
+def take(x: Var, at: Var, window: Pair, stride: Pair) -> Var:
     """The value at the given position of each window."""
-    at = _number(index, x.dtype)
-    taps = [seen(x, view) for view in slices(index.shape, window, stride)]
+    taps = [seen(x, view) for view in slices(at.shape, window, stride)]
     y = taps[0]
     for k, tap in enumerate(taps[1:], 1):
         y = ew.where(ew.apply(ew.EQUAL, at, x.graph.const(k, at.shape, at.dtype)), tap, y)
     return y
 
 
-def put_tiles(g: Var, index: Var, window: Pair, stride: Pair, size: Pair) -> Var | None:
+def put_tiles(g: Var, at: Var, window: Pair, stride: Pair, size: Pair) -> Var | None:
     """g at the given positions of tiles [N, OH, KH, OW, KW, C] of zeros, if the windows are tiles that cover the map."""
     (n, oh, ow, c), (kh, kw) = g.shape, window
     if window != stride or size != (oh * kh, ow * kw):
         return None
-    at = _number(index, g.dtype)
     tiles = (n, oh, kh, ow, kw, c)
     taps = g.graph.array(np.arange(kh * kw, dtype=DTYPES[at.dtype]).reshape(kh, kw))
     here = ew.apply(ew.EQUAL, broadcast(at, tiles, (0, 1, 3, 5)), broadcast(taps, tiles, (2, 4)))
     return ew.where(here, broadcast(g, tiles, (0, 1, 3, 5)), 0.0)
 
 
-def put(g: Var, index: Var, window: Pair, stride: Pair, size: Pair) -> Var:
+def put(g: Var, at: Var, window: Pair, stride: Pair, size: Pair) -> Var:
     """g at the given positions in zeros: tiles and what they leave of the map, else a sum over the taps."""
     (n, oh, ow, c), (kh, kw), (sh, sw), (h, w) = g.shape, window, stride, size
     if window == stride:
-        tiles = put_tiles(g, index, window, stride, (oh * kh, ow * kw))
+        tiles = put_tiles(g, at, window, stride, (oh * kh, ow * kw))
         assert tiles is not None
         return pad(reshape(tiles, (n, oh * kh, ow * kw, c)), (0,) * 4, (0, h - oh * kh, w - ow * kw, 0), (0,) * 4)
-    at = _number(index, g.dtype)
     total = g.graph.const(0.0, (n, h, w, c), g.dtype)
     for k in range(kh * kw):
         i, j = divmod(k, kw)
@@ -120,8 +127,3 @@ def put(g: Var, index: Var, window: Pair, stride: Pair, size: Pair) -> Var:
         rest = (0, h - i - (oh - 1) * sh - 1, w - j - (ow - 1) * sw - 1, 0)
         total = ew.add(total, pad(part, (0, i, j, 0), rest, (0, sh - 1, sw - 1, 0)))
     return total
-
-
-def _number(index: Var, dtype: str) -> Var:
-    """Positions in the dtype of the values, if that is a float."""
-    return cast(index, dtype) if dtype in FLOATS else index
