@@ -199,7 +199,8 @@ def _reproduce(
     data: Data = None,
     out: Annotated[str, typer.Option(help="Folder for results, checkpoints and logs.")] = "runs/reproduce",
     minutes: Annotated[
-        float | None, typer.Option(help="Time limit of each training [default: the configuration's].", show_default=False)
+        float | None,
+        typer.Option(help="Time limit of each training [default: the configuration's].", show_default=False),
     ] = None,
     list_names: Annotated[bool, typer.Option("--list", help="Show the configurations.")] = False,
     threads: Threads = None,

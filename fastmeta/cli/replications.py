@@ -113,7 +113,7 @@ REPLICATIONS: Mapping[str, Replication] = MappingProxyType(
         "omniglot-anil-5w1s": Replication("ANIL", inner_lr=0.4, inner_steps=1, test_steps=3),
         "omniglot-reptile-5w1s": Replication(
             "Reptile", inner_lr=1e-3, inner_steps=5, test_steps=50, options={"inner_rule": "adam"}, train_shots=10,
-            tasks=5, steps=20_000, meta_rule="sgd", meta_lr=1.0, validation_episodes=100,
+            tasks=5, steps=20_000, meta_rule="sgd", meta_lr=1.0, validate_every=5000, validation_episodes=100,
         ),
         "omniglot-maml-plus-plus-5w1s": Replication(
             "MAMLPlusPlus", inner_lr=0.1, inner_steps=5, test_steps=5, options={"multi_loss": 1000}, meta_lr=1e-3,

@@ -43,6 +43,8 @@ def queue(
     for name in wanted:
         if name not in REPLICATIONS:
             raise Usage(str(expected("reproduce", f"a name of {', '.join(REPLICATIONS)}", repr(name))))
+    if minutes is not None and not minutes > 0:
+        raise Usage(str(expected("reproduce", "minutes above 0", minutes)))
     set_threads(threads)
     results: dict[str, Any] = {}
     for name in wanted:
