@@ -146,7 +146,7 @@ def test_bench_and_info():
 
 def test_help_names_every_command():
     text = run("--help").stdout
-    assert all(name in text for name in ("train", "eval", "bench", "info"))
+    assert all(name in text for name in ("train", "eval", "reproduce", "bench", "info"))
     assert "--inner-lr" in run("train", "omniglot", "--help").stdout
 
 

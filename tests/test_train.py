@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import threading
+import time
 
 import numpy as np
 import optree
@@ -241,3 +242,23 @@ BAD = [
 def test_bad_options_are_refused(call, kind, message):
     with pytest.raises(kind, match=message):
         call()
+
+
+def test_patience_ends_a_run_that_no_longer_improves():
+    options = {"learner": MAML(MLP((5, 8, 3)), inner_lr=1e-9), "validation": classes(1), "validation_episodes": 8}
+    rule = optim.sgd(1e-9)  # nothing is learned: the first validation stays the best
+    run = Trainer(options.pop("learner"), classes(), rule, validate_every=2, patience=3, **options).run(50)
+    assert (run.ended, run.step, run.best_step, run.interrupted) == ("patience", 8, 2, False)
+
+
+def test_a_time_limit_ends_a_run_with_a_validation_and_counts_resumed_time(tmp_path):
+    options = {"learner": MAML(MLP((5, 8, 3))), "validation": classes(1), "validation_episodes": 8, "out": tmp_path}
+    slow = Wrapped(classes(), before=lambda step: time.sleep(0.02))
+    run = trainer(slow, time_limit=0.1, **options).run(1000)
+    assert run.ended == "time limit" and 0 < run.step < 1000
+    assert run.validations[-1][0] == run.history[-1][0] == run.step
+    again = trainer(slow, time_limit=0.1, **options).run(1000, run.checkpoint)
+    assert (again.ended, again.step) == ("time limit", run.step)
+    assert again.validations == run.validations
+    with pytest.raises(ValueError, match="time_limit above 0"):
+        trainer(time_limit=0)

@@ -1,4 +1,4 @@
-"""The command line: ``fastmeta train sinusoid|omniglot``, ``fastmeta eval``, ``fastmeta bench``, ``fastmeta info``.
+"""The command line: ``fastmeta train sinusoid|omniglot``, ``eval``, ``reproduce``, ``bench``, ``info``.
 
 Exit codes: 0 done, 1 failed, 2 wrong usage, 130 interrupted.  An error is one line on standard error.
 """
@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from fastmeta import config
-from fastmeta.cli import commands
+from fastmeta.cli import commands, reproduce
 from fastmeta.cli.commands import Usage
 from fastmeta.cli.recipes import OMNIGLOT, SINUSOID
 
@@ -191,6 +191,30 @@ def _eval(
     commands.evaluate_checkpoint(
         checkpoint, data, episodes, steps, split, threads=threads, show=commands.Show(quiet, json)
     )
+
+
+@app.command("reproduce")
+def _reproduce(
+    names: Annotated[list[str] | None, typer.Argument(help="Configurations, trained one after another.")] = None,
+    data: Data = None,
+    out: Annotated[str, typer.Option(help="Folder for results, checkpoints and logs.")] = "runs/reproduce",
+    minutes: Annotated[
+        float | None,
+        typer.Option(help="Time limit of each training [default: the configuration's].", show_default=False),
+    ] = None,
+    list_names: Annotated[bool, typer.Option("--list", help="Show the configurations.")] = False,
+    threads: Threads = None,
+    quiet: Quiet = False,
+    json: Json = False,
+) -> None:
+    """Train and test published experiments by name; the same command again goes on where it was interrupted."""
+    if list_names:
+        typer.echo(reproduce.names())
+        return
+    if not names:
+        raise Usage("reproduce: expected a name (see --list), got none.")
+    if not reproduce.queue(names, data, out, minutes, commands.Show(quiet, json), threads):
+        raise typer.Exit(130)
 
 
 @app.command("bench")

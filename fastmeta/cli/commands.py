@@ -69,7 +69,7 @@ def train(
 
     begun = time.perf_counter()
     with _usage():
-        _set_threads(threads)
+        set_threads(threads)
         _readable(given)
     settings = _settings(defaults, given, resume)
     with _usage():
@@ -141,7 +141,7 @@ def evaluate_checkpoint(
     begun = time.perf_counter()
     settings = _stored_settings(path)
     with _usage():
-        _set_threads(threads)
+        set_threads(threads)
         splits = ("test",) if settings["task"] == "sinusoid" else ("test", "validation", "train")
         if split not in splits:
             raise expected("eval", f"split {' or '.join(splits)} for {settings['task']}", repr(split))
@@ -178,7 +178,7 @@ def evaluate_checkpoint(
 def bench(tasks: int, inner_steps: int, seconds: float, *, show: Show, threads: int | None = None) -> None:
     """Time the meta-gradient of a batch of sinusoid tasks."""
     with _usage():
-        _set_threads(threads)
+        set_threads(threads)
         if not (math.isfinite(seconds) and 0 < seconds <= 600):
             raise expected("bench", "seconds above 0 and at most 600", seconds)
         learner = MAML(MLP((1, 40, 40, 1)), loss=fm.nn.mse, inner_lr=0.01, inner_steps=inner_steps)
@@ -281,7 +281,8 @@ def _usage() -> Iterator[None]:
         raise Usage(str(error)) from error
 
 
-def _set_threads(threads: int | None) -> None:
+def set_threads(threads: int | None) -> None:
+    """Sets the number of threads if one is given."""
     if threads is not None:
         fm.set_num_threads(threads)
 

@@ -55,19 +55,25 @@ class Trained:
 
     ``params`` are the best by validation accuracy if there was one, else the last; ``last_params`` and ``optimizer``
     the state after ``step`` steps.  ``history``: rows [step, loss, accuracy or None], means since the row before;
-    ``validations``: rows [step, loss, accuracy or None, its interval].
+    ``validations``: rows [step, loss, accuracy or None, its interval].  ``ended`` says why training stopped: "steps" (all
+    done), "patience", "time limit" or "interrupted".
     """
 
     params: Any
     last_params: Any
     optimizer: Any
     step: int
-    interrupted: bool
+    ended: str
     seconds: float
     history: list[list[Any]]
     validations: list[list[Any]]
     best_step: int | None
     checkpoint: Path | None
+
+    @property
+    def interrupted(self) -> bool:
+        """Whether Ctrl-C ended the run."""
+        return self.ended == "interrupted"
 
 
 @dataclass
@@ -91,6 +97,8 @@ class Trainer:
         validation: a sampler of validation tasks; with labels, the parameters of the best accuracy are kept.
         validate_every: steps between validations.
         validation_episodes, validation_steps: tasks and inner steps of a validation (the learner's own if None).
+        patience: validations in a row without a new best accuracy after which training stops; None for no such stop.
+        time_limit: seconds of training, resumed parts included, after which it stops; None for no limit.
         out: a folder for checkpoints, made when needed; None for no checkpoints.
         checkpoint_every: steps between checkpoints; at the end and after Ctrl-C there is always one.
         settings: JSON values kept in checkpoints, so that a run can be rebuilt from its file.
@@ -123,6 +131,8 @@ class Trainer:
         validate_every: int = 1000,
         validation_episodes: int = 200,
         validation_steps: int | None = None,
+        patience: int | None = None,
+        time_limit: float | None = None,
         out: str | os.PathLike[str] | None = None,
         checkpoint_every: int = 10_000,
         settings: Mapping[str, Any] | None = None,
@@ -141,6 +151,10 @@ class Trainer:
         self.validate_every = whole("Trainer", "validate_every", validate_every)
         self.validation_episodes = whole("Trainer", "validation_episodes", validation_episodes)
         self.validation_steps = validation_steps
+        self.patience = None if patience is None else whole("Trainer", "patience", patience)
+        if time_limit is not None and not time_limit > 0:
+            raise expected("Trainer", "time_limit above 0", time_limit)
+        self.time_limit = time_limit
         self.out = None if out is None else Path(out)
         self.checkpoint_every = whole("Trainer", "checkpoint_every", checkpoint_every)
         self.settings = dict(settings or {})
@@ -166,7 +180,7 @@ class Trainer:
         run = _Run(self, total, (step, params, state), best, log)
         with _interruptible() as stop:
             run.loop(stop)
-        return run.end(interrupted=run.now[0] < total)
+        return run.end()
 
     def _make_step(self) -> Callable[..., Any]:
         """(params, state, episodes, phase) -> (params, state, [loss, health(, accuracy)]); health is finite iff all is."""
@@ -222,7 +236,7 @@ class _Run:
         told = time.perf_counter()
         step, params, state = self.now
         try:
-            while step < self.total and not stop():
+            while not self._over() and not stop():
                 end = min(step + chunk, *(self._next(step, n) for n in self._periods()), self.total)
                 began, loss_sum, share_sum, count = time.perf_counter(), 0.0, 0.0, 0
                 share: list[float] = []
@@ -253,6 +267,8 @@ class _Run:
                     shown.clear()
             if row.count:
                 self.log.history.append([step, *row.values()])
+            if self._over() == "time limit" and t.validation is not None and self._validated() < step:
+                self.validate()
         except KeyboardInterrupt:  # the second Ctrl-C, or one raised by a sampler
             pass
         except DivergedError:
@@ -261,6 +277,21 @@ class _Run:
         finally:
             if t.prefetch:
                 batches.close()
+
+    def _over(self) -> str | None:
+        """Why training is over; None if it is not."""
+        t, log = self.trainer, self.log
+        if self.now[0] >= self.total:
+            return "steps"
+        if t.patience is not None and sum(row[0] > (log.best_step or 0) for row in log.validations) >= t.patience:
+            return "patience"
+        if t.time_limit is not None and time.perf_counter() - self.begun >= t.time_limit:
+            return "time limit"
+        return None
+
+    def _validated(self) -> int:
+        """The step of the last validation, 0 if there was none."""
+        return self.log.validations[-1][0] if self.log.validations else 0
 
     def _periods(self) -> list[int]:
         t = self.trainer
@@ -315,7 +346,7 @@ class _Run:
             self.saved = step
         return path
 
-    def end(self, interrupted: bool) -> Trained:
+    def end(self) -> Trained:
         path = self.save()
         step, params, state = self.now
         log = self.log
@@ -324,7 +355,7 @@ class _Run:
             last_params=params,
             optimizer=state,
             step=step,
-            interrupted=interrupted,
+            ended=self._over() or "interrupted",
             seconds=time.perf_counter() - self.begun,
             history=log.history,
             validations=log.validations,

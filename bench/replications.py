@@ -1,0 +1,105 @@
+"""Writes docs/replication.md from the result files: `python -m bench.replications`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from fastmeta.cli.display import duration
+from fastmeta.cli.replications import REPLICATIONS
+
+ROOT = Path(__file__).resolve().parents[1]
+RESULTS, PAGE = ROOT / "docs" / "results", ROOT / "docs" / "replication.md"
+
+# Accuracies of the papers in percent, as they print them.
+PUBLISHED = {
+    "omniglot-maml-5w1s": "98.7 ± 0.4 (Finn et al. 2017)",
+    "omniglot-fomaml-5w1s": "98.3 (Nichol et al. 2018)",
+    "omniglot-meta-sgd-5w1s": "99.53 ± 0.26 (Li et al. 2017)",
+    "omniglot-reptile-5w1s": "97.68 (Nichol et al. 2018)",
+    "omniglot-maml-plus-plus-5w1s": "99.47 (Antoniou et al. 2019)",
+    "omniglot-imaml-5w1s": "99.16 (Rajeswaran et al. 2019)",
+    "omniglot-maml-5w5s": "99.9 ± 0.1 (Finn et al. 2017)",
+    "omniglot-maml-20w1s": "95.8 ± 0.3 (Finn et al. 2017)",
+}
+ENDED = {
+    "steps": "trained to the end",
+    "patience": "stopped: validation no longer improved",
+    "time limit": "stopped by the time limit",
+}
+INTRODUCTION = """\
+# Published experiments
+
+`fastmeta reproduce NAME [NAME ...] --data DIR --out DIR` trains and tests configurations by name, one after another, and goes on where it was interrupted;
+`fastmeta reproduce --list` shows them, [fastmeta/cli/replications.py](../fastmeta/cli/replications.py) defines them. This page is written from the result
+files by `python -m bench.replications`; a test holds it to them.
+
+Training ends after the configured meta-steps, after a number of validations without a new best, or at the time limit, whichever comes first; the parameters
+of the best validation are tested once. The rates of MAML were picked from probes of 25 seconds scored on validation characters, those of the others are their
+papers' or MAML's. The papers train for 50,000 to 100,000 meta-steps; these configurations fit into minutes on two cores, so a difference from a published
+figure is not, by itself, one between methods. Intervals are 1.96 s / sqrt(n) over n test tasks.
+"""
+
+
+def results(folder: Path) -> dict[str, dict[str, Any]]:
+    """Results of `fastmeta reproduce` in a folder, by name, in the order of the configurations."""
+    found = [json.loads(path.read_text()) for path in folder.glob("*.json")]
+    by_name = {r["replication"]: r for r in found if "replication" in r}
+    return {name: by_name[name] for name in REPLICATIONS if name in by_name}
+
+
+def page(found: dict[str, dict[str, Any]]) -> str:
+    """The whole page."""
+    head = ["| configuration | accuracy, % | published, % | meta-steps | training | ended |", "|---|---|---|---|---|---|"]
+    rows = [_row(name, r) for name, r in found.items()]
+    conditions = [line for name, r in found.items() for line in _conditions(name, r)]
+    missing = [f"`{name}`" for name in REPLICATIONS if name not in found]
+    absent = ["", f"Configured, without a result here: {', '.join(missing)}."] if missing else []
+    return "\n".join([INTRODUCTION, *head, *rows, *absent, *conditions, ""])
+
+
+def _row(name: str, r: dict[str, Any]) -> str:
+    m = r["metrics"]
+    return _cells(
+        f"[{name}](results/{name}.json), version {r['config']['version']}",
+        f"**{100 * m['accuracy']:.2f} ± {100 * m['accuracy_interval']:.2f}** ({m['tasks']:,} tasks)",
+        PUBLISHED.get(name, ""),
+        f"{r['meta_steps']:,} of {r['config']['steps']:,}",
+        duration(r["train_seconds"]),
+        ENDED[r["ended"]],
+    )
+
+
+def _conditions(name: str, r: dict[str, Any]) -> list[str]:
+    """How a result was obtained."""
+    c, p, machine = r["config"], r["protocol"], r["machine"]
+    net = f"{'strided' if c['strided'] else 'pooled'}, {c['channels']} channels, {'spatial mean' if c['head'] == 'mean' else 'flattened'}"
+    return [
+        "",
+        f"## {name}",
+        "",
+        f"- {c['learner']}, Conv4 ({net}), {r['parameters']:,} meta-parameters; inner lr {c['inner_lr']:g}, {c['inner_steps']} inner steps in training and {c['test_steps']} in the test"
+        + "".join(f", {key} {value}" for key, value in c["options"].items()),
+        f"- {c['ways']}-way {c['shots']}-shot; training tasks: {c['train_shots']} support and {c['queries']} query images a class; test tasks: {c['test_queries']} queries a class",
+        f"- {c['tasks']} tasks a meta-step, {c['meta_rule']}, meta-lr {c['meta_lr']:g} falling over {c['steps']:,} meta-steps; limits: {c['minutes']:g} minutes, {c['patience']} validations "
+        f"({c['validation_episodes']} tasks every {c['validate_every']:,} meta-steps) without a new best; tested: meta-step {r['best_step'] or r['meta_steps']:,}",
+        f"- split: {p['split']}; rotations: {p['rotations']}",
+        f"- batch norm: {p['batch_norm']}; loss: {p['loss']}",
+        f"- accuracy after 0, 1, ... inner steps: {', '.join(f'{100 * a:.2f}' for a in r['metrics']['accuracies'])} %",
+        f"- seed {c['seed']}; fastmeta {r['versions']['fastmeta']}, {machine['backend']} backend, {machine['threads']} threads of {machine['cpu']} ({machine['isa']}); "
+        f"{duration(r['wall_seconds'])} with the test, {r['tasks_per_second']:,.0f} tasks/s on a machine that may have had other work",
+    ]
+
+
+def _cells(*cells: str) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def main() -> None:
+    """Writes the page."""
+    PAGE.write_text(page(results(RESULTS)))
+
+
+if __name__ == "__main__":
+    main()

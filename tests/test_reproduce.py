@@ -1,0 +1,124 @@
+"""`fastmeta reproduce`: results, resumption, refusals; and the page that is written from the results."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from omniglot_archive import write_archives
+from typer.testing import CliRunner
+
+from fastmeta.cli import app, replications, reproduce
+from fastmeta.cli.replications import REPLICATIONS, Replication
+from fastmeta.data import Omniglot
+from fastmeta.train import trainer
+
+# bench is beside the package and not installed with it
+_spec = importlib.util.spec_from_file_location("written", Path(__file__).parents[1] / "bench" / "replications.py")
+written = importlib.util.module_from_spec(_spec)
+_spec.loader.exec_module(written)
+
+TINY = Replication(
+    "MAML", inner_lr=0.4, inner_steps=1, test_steps=2, channels=4, ways=2, queries=2, test_queries=2, tasks=2, steps=6,
+    validate_every=2, validation_episodes=4, test_episodes=20,
+)  # fmt: skip
+
+
+def characters(root, *, split, **options):
+    """All of the few characters of the tests' archive, whatever the split."""
+    return Omniglot(root, split="all", **options)
+
+
+@pytest.fixture(autouse=True)
+def place(tmp_path, monkeypatch):
+    """Two tiny configurations, their own archive and cache, in an empty folder."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("FASTMETA_CACHE", str(tmp_path / "cache"))
+    monkeypatch.delenv("FASTMETA_DEBUG", raising=False)
+    monkeypatch.setattr(replications, "Omniglot", characters)
+    monkeypatch.setattr(reproduce, "REPLICATIONS", {"tiny": TINY, "other": replace(TINY, learner="ANIL", seed=1)})
+    write_archives(tmp_path / "data")
+
+
+def run(*args):
+    return CliRunner().invoke(app, ["reproduce", *map(str, args), "--data", "data", "--out", "o"])
+
+
+def result(name="tiny"):
+    with open(f"o/{name}.json") as file:
+        return json.load(file)
+
+
+def test_a_queue_writes_results_and_logs_and_leaves_what_is_there(tmp_path):
+    done = run("tiny", "other", "--json")
+    assert done.exit_code == 0, done.output
+    assert json.loads(done.stdout).keys() == {"tiny", "other"}
+    first = result()
+    assert (first["replication"], first["ended"], first["meta_steps"], first["metrics"]["tasks"]) == ("tiny", "steps", 6, 20)
+    assert len(first["metrics"]["accuracies"]) == 3 and first["best_step"] in (2, 4, 6)
+    assert first["config"] == TINY.settings() and result("other")["config"]["learner"] == "ANIL"
+    assert {"split", "rotations", "batch_norm", "loss"} == first["protocol"].keys()
+    assert {"versions", "machine", "wall_seconds", "train_seconds"} <= first.keys()
+    assert "ended by steps" in (tmp_path / "o" / "tiny" / "log.txt").read_text()
+    assert "is there" in run("tiny").stdout
+    assert result() == first
+
+
+def test_an_interrupted_run_goes_on_and_ends_the_same(tmp_path, monkeypatch):
+    run("tiny")
+    whole = result()
+    (tmp_path / "o").rename(tmp_path / "whole")
+
+    class Stopped(trainer.Trainer):
+        def run(self, steps, resume=None):
+            trained = super().run(3, resume)
+            trained.ended = "interrupted"
+            return trained
+
+    with monkeypatch.context() as patch:
+        patch.setattr(reproduce, "Trainer", Stopped)
+        stopped = run("tiny", "other")
+    assert stopped.exit_code == 130 and "goes on from there" in stopped.stdout
+    assert not list((tmp_path / "o").glob("*.json"))
+    assert "from meta-step 3" in run("tiny").stdout
+    assert result()["metrics"] == whole["metrics"]
+
+
+def test_the_time_limit_ends_a_run_with_a_result():
+    assert run("tiny", "--minutes", 1e-9).exit_code == 0
+    stopped = result()
+    assert (stopped["ended"], stopped["config"]["minutes"]) == ("time limit", 1e-9)
+    assert stopped["meta_steps"] < 6
+
+
+def test_refusals(tmp_path, monkeypatch):
+    assert "omniglot-maml" not in run("--list").stdout and "tiny" in run("--list").stdout
+    for args, code, message in [((), 2, "expected a name"), (("nothing",), 2, "'nothing'"), (("tiny", "--minutes", 0), 2, "minutes above 0")]:
+        refused = run(*args)
+        assert refused.exit_code == code and message in refused.stderr, refused.output
+    run("tiny")
+    (tmp_path / "o" / "tiny.json").unlink()
+    monkeypatch.setattr(reproduce, "REPLICATIONS", {"tiny": replace(TINY, version=2)})
+    refused = run("tiny")
+    assert refused.exit_code == 1 and "another one's" in refused.stderr
+
+
+@pytest.mark.parametrize("name", REPLICATIONS)
+def test_every_configuration_makes_its_learner_and_rule(name):
+    r = REPLICATIONS[name]
+    assert name == f"omniglot-{name.split('-', 1)[1].rsplit('-', 1)[0]}-{r.ways}w{r.shots}s"
+    assert r.make_learner().init(r.seed) is not None and r.optimizer()
+    assert json.loads(json.dumps(r.settings())) == r.settings()
+
+
+def test_the_page_is_what_the_results_say():
+    assert written.PAGE.read_text() == written.page(written.results(written.RESULTS))
+
+
+def test_the_page_tells_result_limit_and_what_is_missing():
+    run("tiny", "--minutes", 1e-9)
+    page = written.page({"omniglot-maml-5w1s": result()})
+    assert "stopped by the time limit" in page and "98.7 ± 0.4" in page and "`omniglot-anil-5w1s`" in page
