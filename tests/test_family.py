@@ -145,7 +145,7 @@ LEARNERS = [
     fm.MAMLPlusPlus(MODEL, loss=fm.nn.mse, inner_lr=0.05, inner_steps=3, multi_loss=100, first_order=50),
     fm.Reptile(MODEL, loss=fm.nn.mse, inner_lr=0.05, inner_steps=5),
     fm.Reptile(MODEL, loss=fm.nn.mse, inner_lr=0.02, inner_steps=5, inner_rule="adam"),
-    fm.IMAML(MODEL, loss=fm.nn.mse, inner_lr=0.05, inner_steps=5, damping=0.5),
+    fm.IMAML(MODEL, loss=fm.nn.mse, inner_lr=0.01, inner_steps=20, damping=2.0),
 ]
 NAMES = ["FOMAML", "ANIL", "MetaSGD", "MAMLPlusPlus", "Reptile", "Reptile-adam", "IMAML"]
 every_learner = pytest.mark.parametrize("learner", LEARNERS, ids=NAMES)
