@@ -135,8 +135,12 @@ class PhaseCode:
             self.values[v.id] = (self.emit(op.name, ctype, *[self.read(i, ctype) for i in ins]), ctype)
 
     def _gate(self, m: Var, ctype: int) -> int | None:
-        """y where m is y > 0: then where(m, x, 0) is one operation on x and y."""
-        if m.op is ew.GREATER and CODES[m.ins[0].dtype] == ctype and m.ins[1].op is CONST and m.ins[1].attrs[0] == 0.0:
+        """y where m is y > 0 and y is at hand here: then where(m, x, 0) is one operation on x and y.
+
+        If m comes from memory, y may no longer be there.
+        """
+        positive = m.op is ew.GREATER and m.ins[1].op is CONST and m.ins[1].attrs[0] == 0.0
+        if positive and m.ins[0].id in self.values and CODES[m.ins[0].dtype] == ctype:
             return self.read(m.ins[0], ctype)
         return None
 
