@@ -302,6 +302,22 @@ def test_flops_of_a_convolution() -> None:
     assert make_plan(fm.jit(fm.nn.conv2d).program(x, w)).flops == 2 * 2 * 8 * 8 * 4 * 27
 
 
+@pytest.mark.parametrize("shape", [(2, 8, 8, 3), (2, 9, 11, 2)])
+def test_poolings_of_one_map_meet(shape) -> None:
+    """Gradients in tiles of two sizes, in overlapping windows and of plain elementwise use, added up; and their products."""
+    x, v = np.random.default_rng(0).normal(size=(2, *shape))
+
+    def f(x):
+        y = fm.tanh(1.5 * x) * x
+        pooled = [fm.nn.max_pool2d(y, window=2), fm.nn.max_pool2d(y, window=4), fm.nn.max_pool2d(fm.nn.relu(y), window=3, stride=2)]
+        return sum((fm.sum(fm.sin(p)) for p in pooled), start=fm.sum(y * y))
+
+    for g in (fm.grad(f), lambda x: fm.hvp(f)(x, v)):
+        with fm.set_backend("numpy"):
+            want = fm.jit(g)(x)
+        np.testing.assert_allclose(fm.jit(g)(x), want, rtol=1e-9, atol=1e-12)
+
+
 def test_max_pooling_is_one_pass_and_so_is_its_gradient() -> None:
     x = np.ones((2, 8, 8, 3))
     assert opcodes(fm.jit(fm.nn.max_pool2d).program(x)) == {PASS: 1}

@@ -20,7 +20,6 @@ from fastmeta.transforms.pooling import pointwise
 def expand(p: Program) -> Program:
     """The program without pooling equations, its loops' bodies included."""
     tiled: dict[int, Var] = {}  # a map [N, H, W, C] that is a reshape of tiles -> the tiles [N, OH, KH, OW, KW, C]
-
     numbers: dict[int, Var] = {}  # positions as int32 -> the same as numbers of the map's dtype
 
     def number(index: Var, dtype: str) -> Var:
@@ -52,7 +51,8 @@ def expand(p: Program) -> Program:
         if shape is None:
             return None
         # What reads tiles goes on over tiles, so that it is the same pass.
-        parts = tuple(tiled[i.id] if i.id in tiled else seen(i, lambda x: reshape(x, shape)) for i in ins)
+        same = {i.id: tiled[i.id] for i in ins if i.id in tiled and tiled[i.id].shape == shape}
+        parts = tuple(same[i.id] if i.id in same else seen(i, lambda x: reshape(x, shape)) for i in ins)
         if v.op is SUM:
             return g.emit(SUM, parts, (tuple(b for a in v.attrs[0] for b in ((0,), (1, 2), (3, 4), (5,))[a]),))
         tiles = g.emit(v.op, parts, v.attrs)
