@@ -7,7 +7,8 @@ a run that diverged and a checkpoint that cannot be used.
 
 from __future__ import annotations
 
-from typing import TypeVar
+import operator
+from typing import Any, TypeVar
 
 E = TypeVar("E", bound=Exception)
 
@@ -20,6 +21,20 @@ def expected(where: str, what: object, got: object, kind: type[E] = ValueError, 
     ValueError: [matmul] expected inner sizes to agree, got [2, 3] and [4, 5]
     """
     return kind(f"[{where}] expected {what}, got {got}" + (f". {hint}" if hint else ""))
+
+
+def whole(where: str, name: str, value: Any, least: int = 1, below: int = 2**31) -> int:
+    """Return `value` as an int in [least, below); TypeError or ValueError naming the argument otherwise."""
+    try:
+        if isinstance(value, bool):  # np.bool_ is refused by index()
+            raise TypeError
+        number = operator.index(value)
+    except TypeError:
+        raise expected(where, f"{name} a whole number", f"{value!r} ({type(value).__name__})", TypeError) from None
+    if not least <= number < below:
+        bound = f"at least {least}" if number < least else f"below {below}"
+        raise expected(where, f"{name} {bound}", number)
+    return number
 
 
 def bad_index(op: str, index: int, bound: int, task: int, line: tuple[str, int] | None) -> IndexError:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import fastmeta as fm
-from fastmeta import backends
+from fastmeta import _core, backends
 from fastmeta.transforms import unroll
 
 # Child processes import the fastmeta that is tested, the installed one, and not the source tree they are started in.
@@ -38,3 +38,25 @@ def loops(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> st
     if request.param == "loops":
         monkeypatch.setattr(unroll, "EQUATIONS", 0)
     return request.param
+
+
+def targets() -> list[str]:
+    """The instruction sets of this build that this processor has."""
+    before, found = _core.isa(), []
+    for name in ("baseline", "avx2", "avx512"):
+        try:
+            _core.set_isa(name)
+            found.append(name)
+        except ValueError as error:
+            assert "[set_isa]" in str(error)
+    _core.set_isa(before)
+    return found
+
+
+@pytest.fixture(params=targets())
+def isa(request: pytest.FixtureRequest) -> Iterator[str]:
+    """Each instruction set in turn."""
+    before = _core.isa()
+    _core.set_isa(request.param)
+    yield request.param
+    _core.set_isa(before)

@@ -1,4 +1,4 @@
-"""Builds native plans by hand, word by word as notes/PLAN_FORMAT.md has them, for tests of the core."""
+"""Builds native plans by hand, word by word as docs/plan.md has them, for tests of the core."""
 
 from __future__ import annotations
 
@@ -15,6 +15,28 @@ OPS = {op.name: number for number, op in enumerate(MICROOPS)} | {"cast": CAST}
 PASS, GEMM, GATHER, SCATTER, CUMSUM, ARGREDUCE, LOOP, CONV = range(1, 9)
 STORE, SUM, MAX, MIN, ACCUMULATE = range(5)
 DTYPES = [np.dtype(name) for name in ("float32", "float64", "int32", "bool")]
+
+
+FLOATS = [np.float32, np.float64]
+NUMBERS = [*FLOATS, np.int32]
+f32 = np.float32
+
+
+def sample(shape, dtype=f32, seed=0) -> np.ndarray:
+    """Random numbers of any dtype."""
+    rng = np.random.default_rng(seed)
+    if np.dtype(dtype) == np.int32:
+        return rng.integers(-9, 10, shape, dtype=np.int32)
+    if np.dtype(dtype) == np.bool_:
+        return rng.random(shape) < 0.5
+    return rng.standard_normal(shape).astype(dtype)
+
+
+def close(got, want, dtype=None) -> None:
+    """Asserts equality within what the dtype allows."""
+    kind = np.dtype(dtype or got.dtype)
+    tolerance = {"float32": 2e-5, "float64": 1e-12}.get(kind.name, 0)
+    np.testing.assert_allclose(got, want, rtol=tolerance, atol=tolerance * 10)
 
 
 def code(dtype) -> int:

@@ -6,8 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 import pytest
-from plan_tools import ACCUMULATE, MAX, STORE, SUM, Builder, phase, view
-from test_native_core import FLOATS, close, f32, isa, sample  # noqa: F401
+from plan_tools import ACCUMULATE, FLOATS, MAX, STORE, SUM, Builder, close, f32, phase, sample, view
 
 from fastmeta import _core
 
@@ -105,7 +104,7 @@ def terms(s: Sizes, kind: int) -> int:
 @pytest.mark.parametrize("dtype", FLOATS)
 @pytest.mark.parametrize("kind", [0, 1, 2])
 @pytest.mark.parametrize("name", SIZES)
-def test_kinds(isa, name, kind, dtype):  # noqa: F811
+def test_kinds(isa, name, kind, dtype):
     s = SIZES[name]
     *operands, target = s.shapes(kind)
     arrays = [sample(shape, dtype, k) for k, shape in enumerate(operands)]
@@ -122,7 +121,7 @@ def test_kinds(isa, name, kind, dtype):  # noqa: F811
 @pytest.mark.parametrize("dtype", FLOATS)
 @pytest.mark.parametrize("kind", [0, 1, 2])
 @pytest.mark.parametrize("name", ["3x3", "small map", "mixed strides", "tall"])
-def test_sums_cin_and_phases(isa, name, kind, dtype):  # noqa: F811
+def test_sums_cin_and_phases(isa, name, kind, dtype):
     """Two products and CIN, a relu and two reductions on each block of rows, a phase over all at the end."""
     s = SIZES[name]
     *operands, target = s.shapes(kind)
@@ -152,7 +151,7 @@ def test_sums_cin_and_phases(isa, name, kind, dtype):  # noqa: F811
 
 
 @pytest.mark.parametrize("kind", [0, 1, 2])
-def test_adds_to_itself_from_strided_maps(isa, kind):  # noqa: F811
+def test_adds_to_itself_from_strided_maps(isa, kind):
     """Maps broadcast over images, flipped, and cut out of wider ones; CIN is OUT; an accumulating phase by rows."""
     s = SIZES["stride 2"]
     *operands, target = s.shapes(kind)
@@ -170,7 +169,7 @@ def test_adds_to_itself_from_strided_maps(isa, kind):  # noqa: F811
     np.testing.assert_array_equal(doubled, 1 + got)
 
 
-def test_in_parallel_tasks(isa):  # noqa: F811
+def test_in_parallel_tasks(isa):
     s = SIZES["valid"]
     x, w = sample((40, *s.x)), sample(s.weight, seed=1)
     b = Builder([(f32, (-1, *s.x)), (f32, s.weight)], [(f32, (-1, *s.y))])

@@ -15,61 +15,25 @@ from plan_tools import (
     ACCUMULATE,
     ARGREDUCE,
     CUMSUM,
+    FLOATS,
     GATHER,
     MAX,
     MIN,
+    NUMBERS,
     SCATTER,
     STORE,
     SUM,
     Builder,
     View,
+    close,
     code,
+    f32,
     phase,
+    sample,
     view,
 )  # fmt: skip
 
 from fastmeta import _core
-
-FLOATS = [np.float32, np.float64]
-NUMBERS = [*FLOATS, np.int32]
-f32 = np.float32
-
-
-def sample(shape, dtype=f32, seed=0):
-    rng = np.random.default_rng(seed)
-    if np.dtype(dtype) == np.int32:
-        return rng.integers(-9, 10, shape, dtype=np.int32)
-    if np.dtype(dtype) == np.bool_:
-        return rng.random(shape) < 0.5
-    return rng.standard_normal(shape).astype(dtype)
-
-
-def close(got, want, dtype=None):
-    kind = np.dtype(dtype or got.dtype)
-    tolerance = {"float32": 2e-5, "float64": 1e-12}.get(kind.name, 0)
-    np.testing.assert_allclose(got, want, rtol=tolerance, atol=tolerance * 10)
-
-
-def targets():
-    """The instruction sets of this build that this processor has."""
-    before, found = _core.isa(), []
-    for name in ("baseline", "avx2", "avx512"):
-        try:
-            _core.set_isa(name)
-            found.append(name)
-        except ValueError as error:
-            assert "[set_isa]" in str(error)
-    _core.set_isa(before)
-    return found
-
-
-@pytest.fixture(params=targets())
-def isa(request):
-    before = _core.isa()
-    _core.set_isa(request.param)
-    yield request.param
-    _core.set_isa(before)
-
 
 # ---- PASS
 

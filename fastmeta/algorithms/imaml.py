@@ -9,9 +9,10 @@ import optree
 
 from fastmeta import array as fa
 from fastmeta import nn
-from fastmeta.algorithms.inner import InnerLoop, positive, whole
+from fastmeta.algorithms.inner import InnerLoop, positive
 from fastmeta.algorithms.learner import Loss
 from fastmeta.compile import hvp, scan, value_and_grad
+from fastmeta.errors import whole
 from fastmeta.optim import Optimizer, global_norm
 from fastmeta.trace import Array
 from fastmeta.tree import tree_map

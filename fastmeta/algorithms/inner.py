@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from fastmeta import array as fa
 from fastmeta.algorithms.learner import Learner, Loss, accuracy, examples, quadruple
 from fastmeta.compile import jit, map_tasks, scan, value_and_grad
-from fastmeta.errors import expected
+from fastmeta.errors import expected, whole
 from fastmeta.optim import Optimizer, apply_updates
 from fastmeta.trace import Array
 from fastmeta.tree import tree_map
@@ -56,7 +56,7 @@ class InnerLoop(Learner):
 
     def init(self, seed: int = 0) -> Any:
         """Fresh meta-parameters: those of the model."""
-        return self.model.init(seed)  # type: ignore[attr-defined]
+        return self.model.init(seed)  # type: ignore[attr-defined]  # our models have it; plain functions start elsewhere
 
     def loss(self, params: Any, episode: Any) -> Loss:
         """Query loss after ``inner_steps`` of one task, traced.
@@ -183,15 +183,6 @@ class InnerLoop(Learner):
 
 def _first_axis(x: Array) -> Array:
     return fa.expand_dims(x, axis=0)
-
-
-def whole(where: str, name: str, value: Any, least: int) -> int:
-    """``value`` as a whole number of at least ``least``."""
-    if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
-        raise expected(where, f"{name} a whole number", f"{value!r} ({type(value).__name__})", TypeError)
-    if value < least:
-        raise expected(where, f"{name} at least {least}", value)
-    return int(value)
 
 
 def positive(where: str, name: str, value: Any) -> float:

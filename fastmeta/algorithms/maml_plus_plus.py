@@ -9,10 +9,9 @@ import numpy as np
 
 from fastmeta import array as fa
 from fastmeta import nn
-from fastmeta.algorithms.inner import whole
 from fastmeta.algorithms.learner import Loss
 from fastmeta.algorithms.rates import LearnedRates, Shape
-from fastmeta.errors import expected
+from fastmeta.errors import expected, whole
 from fastmeta.optim import Optimizer
 from fastmeta.trace import Array
 from fastmeta.tree import tree_map

@@ -10,8 +10,8 @@ from fastmeta import nn, optim
 from fastmeta.algorithms import MAML
 from fastmeta.algorithms.learner import Learner
 from fastmeta.data import Omniglot, Sinusoid
-from fastmeta.data.sampler import Sampler, whole
-from fastmeta.errors import expected
+from fastmeta.data.sampler import Sampler
+from fastmeta.errors import expected, whole
 from fastmeta.models import MLP
 
 TEST_SEED, VALIDATION_SEED = 2**63, 2**62  # added to the run's seed: streams that training never meets

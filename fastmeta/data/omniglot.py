@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 
 from fastmeta.atomic import replacing
 from fastmeta.data.episode import Episode
-from fastmeta.data.sampler import ClassDraw, Sampler, seed_word, shuffled, stream, whole
-from fastmeta.errors import expected
+from fastmeta.data.sampler import ClassDraw, Sampler, seed_word, shuffled, stream
+from fastmeta.errors import expected, whole
 
 __all__ = ["Omniglot"]
 

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from fastmeta.data.episode import Episode
-from fastmeta.data.sampler import Sampler, seed_word, whole
-from fastmeta.errors import expected
+from fastmeta.data.sampler import Sampler, seed_word
+from fastmeta.errors import expected, whole
 
 if TYPE_CHECKING:
     from concurrent.futures import Future

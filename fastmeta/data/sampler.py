@@ -6,7 +6,6 @@ are used, because NumPy promises that these never change, while the methods of i
 
 from __future__ import annotations
 
-import operator
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -15,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastmeta.data.episode import Episode
-from fastmeta.errors import expected
+from fastmeta.errors import expected, whole
 
 __all__ = ["EpisodeSampler", "Sampler"]
 
@@ -41,20 +40,6 @@ class Sampler(ABC):
         while True:
             yield self.batch(step)
             step += 1
-
-
-def whole(where: str, name: str, value: Any, least: int = 1, below: int = 2**31) -> int:
-    """Return `value` as an int in [least, below); TypeError or ValueError naming the argument otherwise."""
-    try:
-        if isinstance(value, (bool, np.bool_)):
-            raise TypeError
-        number = operator.index(value)
-    except TypeError:
-        raise expected(where, f"{name} a whole number", f"{value!r} ({type(value).__name__})", TypeError) from None
-    if not least <= number < below:
-        bound = f"at least {least}" if number < least else f"below {below}"
-        raise expected(where, f"{name} {bound}", number)
-    return number
 
 
 def seed_word(where: str, value: Any, name: str = "seed") -> int:

@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastmeta.data.episode import Episode
-from fastmeta.data.sampler import Sampler, seed_word, stream, whole
-from fastmeta.errors import expected
+from fastmeta.data.sampler import Sampler, seed_word, stream
+from fastmeta.errors import expected, whole
 
 __all__ = ["Sinusoid"]
 

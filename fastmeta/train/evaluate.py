@@ -7,7 +7,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from fastmeta.algorithms.learner import Learner, summary
-from fastmeta.data.sampler import whole
+from fastmeta.errors import whole
 
 __all__ = ["evaluate"]
 

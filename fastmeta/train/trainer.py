@@ -23,8 +23,8 @@ from fastmeta import array as fa
 from fastmeta.algorithms.learner import Learner
 from fastmeta.compile import jit
 from fastmeta.data.prefetch import Prefetch
-from fastmeta.data.sampler import Sampler, whole
-from fastmeta.errors import DivergedError, expected
+from fastmeta.data.sampler import Sampler
+from fastmeta.errors import DivergedError, expected, whole
 from fastmeta.optim import Optimizer, apply_updates
 from fastmeta.train.checkpoint import load_checkpoint, save_checkpoint
 from fastmeta.train.evaluate import evaluate
