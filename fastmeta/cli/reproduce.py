@@ -98,6 +98,7 @@ def _one(name: str, r: Replication, data: str | None, path: Path, show: Show) ->
             report=report,
         )
         tell(f"{name}: {learner!r}, from meta-step {steps_done:,}, at most {r.minutes:g} minutes")
+        tell(display.memory(trainer))
         with lines[0]:
             trained = trainer.run(r.steps, resume)
         if trained.interrupted:

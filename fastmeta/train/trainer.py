@@ -25,6 +25,7 @@ from fastmeta.compile import jit
 from fastmeta.data.prefetch import Prefetch
 from fastmeta.data.sampler import Sampler
 from fastmeta.errors import DivergedError, expected, whole
+from fastmeta.memory import MemoryEstimate, memory_estimate
 from fastmeta.optim import Optimizer, apply_updates
 from fastmeta.train.checkpoint import load_checkpoint, save_checkpoint
 from fastmeta.train.evaluate import evaluate
@@ -181,6 +182,12 @@ class Trainer:
         with _interruptible() as stop:
             run.loop(stop)
         return run.end()
+
+    def memory_estimate(self) -> MemoryEstimate:
+        """The memory that a meta-step will take beside data, parameters and the optimiser's state (native backend only)."""
+        params = self.learner.init(self.seed)
+        state = self.optimizer.init(params)
+        return memory_estimate(self._meta_step, params, state, self.sampler.batch(0), self.learner.phase(0))
 
     def _make_step(self) -> Callable[..., Any]:
         """(params, state, episodes, phase) -> (params, state, [loss, health(, accuracy)]); health is finite iff all is."""
