@@ -29,7 +29,7 @@ TRAINERS = {"fastmeta": "bench.ours", "jax": "bench.peers_jax"}
 DOUBLE_TOLERANCE = 1e-9
 TURN = 0.05  # seconds of calls per contestant and round
 LONG = 0.4  # seconds of a call that needs no warming up
-SLOW, FEW = 1.5, 2  # seconds of a call from which a contestant takes part in so many rounds only
+BUDGET, FEW = 15.0, 2  # seconds of measured calls after which a contestant leaves, but not before so many rounds
 Thunk = Callable[[], Any]
 Record = dict[str, Any]
 
@@ -82,18 +82,18 @@ def turn(thunk: Thunk) -> float:
 
 
 def interleave(
-    thunks: dict[str, Thunk], rounds: int, measure: Callable[[Thunk], float] = turn, slow: Container[str] = ()
+    thunks: dict[str, Thunk], rounds: int, measure: Callable[[Thunk], float] = turn, patient: Container[str] = ()
 ) -> dict[str, list[float]]:
     """Seconds per round; every second round runs backwards, so that none always follows the same neighbour.
 
-    Those in ``slow`` leave after two rounds.
+    Slow ones leave early, those in ``patient`` never.
     """
     if rounds % 2:
         raise SystemExit(f"--rounds: expected an even number, got {rounds}")
     seconds: dict[str, list[float]] = {name: [] for name in thunks}
     for r in range(rounds):
         for name in list(thunks)[:: -1 if r % 2 else 1]:
-            if r < FEW or name not in slow:
+            if r < FEW or name in patient or sum(seconds[name]) < BUDGET:
                 seconds[name].append(measure(thunks[name]))
     return seconds
 
@@ -107,13 +107,8 @@ def compare(workload: Workload, names: Sequence[str], rounds: int) -> Record:
     """Microseconds per task of every contestant, and its ratio to the first one, round by round."""
     reference = importlib.import_module(workload.reference).reference
     truth = reference(workload, workload.params(), workload.episodes())
-    thunks, errors, slow = {n: build(n, workload) for n in names}, {}, set()
-    for name, thunk in thunks.items():
-        errors[name] = agreement(workload, name, thunk, truth)
-        start = time.perf_counter()
-        thunk()
-        if time.perf_counter() - start > SLOW and name != names[0]:
-            slow.add(name)
+    thunks = {n: build(n, workload) for n in names}
+    errors = {n: agreement(workload, n, thunk, truth) for n, thunk in thunks.items()}
     peaks: dict[str, list[float]] = {isa: [] for isa in peak()}
 
     def timed(thunk: Thunk) -> float:
@@ -122,7 +117,7 @@ def compare(workload: Workload, names: Sequence[str], rounds: int) -> Record:
                 peaks[isa].append(gflops)
         return turn(thunk)
 
-    seconds = interleave(thunks, rounds, timed, slow)
+    seconds = interleave(thunks, rounds, timed, names[:1])
     best_peak = {isa: round(max(values), 1) for isa, values in peaks.items()}
     rows = {}
     for name, values in seconds.items():
@@ -157,7 +152,7 @@ def compare_training(workload: Workload, names: Sequence[str], rounds: int, step
         losses[name] = runs[name]()
         return time.perf_counter() - start
 
-    seconds = interleave({n: functools.partial(once, n) for n in names}, rounds, lambda thunk: thunk())
+    seconds = interleave({n: functools.partial(once, n) for n in names}, rounds, lambda thunk: thunk(), names)
     for name, values in seconds.items():
         rows[name]["final_loss"] = round(float(losses[name][-max(1, steps // 10) :].mean()), 4)
         rows[name]["seconds_per_1000"] = spread([v / steps * 1e3 for v in values])
