@@ -129,7 +129,7 @@ def test_a_trainer_names_tasks_whose_system_is_unsolved_once_in_a_run(backend: s
         warnings.simplefilter("always")
         assert t.run(3).step == 3
     (warning,) = [w for w in caught if w.category is RuntimeWarning]
-    named = ", ".join(f"{aux['residual'][task]:.3g} in task {task}" for task in bad)
+    named = ", ".join(f"{aux['residual'][task]:.4g} in task {task}" for task in bad)
     assert re.match(rf"\[IMAML\] expected residuals below 1, got {re.escape(named)} \(meta-step 0\)\. Take more iterations", str(warning.message)), warning
 
 

@@ -30,6 +30,7 @@ class IMAML(InnerLoop):
 
     ``aux["residual"]`` tells per task how well its system was solved: ||g - (I + H / damping) z|| / ||g||, 0 for an exact
     solution z, 1 for z = 0.  It may exceed 1 on the way where H / damping is large: take more iterations or damping.
+    A trainer warns of tasks with 1 or more.
 
     Args:
         model: ``model(params, x) -> outputs`` with ``model.init(seed)``, or any such function.

@@ -231,7 +231,7 @@ class Trainer:
         (_, aux), _ = self.learner.value_and_grad(params, episodes, *self.learner.phase(step))
         residuals = np.asarray(aux["residual"])
         worst = np.flatnonzero(residuals >= min(1.0, residuals.max()))
-        got = ", ".join(f"{residuals[task]:.3g} in task {task}" for task in worst)
+        got = ", ".join(f"{residuals[task]:.4g} in task {task}" for task in worst)
         hint = "Take more iterations, more damping or a smaller inner rate; later meta-steps are not reported"
         where = type(self.learner).__name__
         warnings.warn(expected(where, "residuals below 1", f"{got} (meta-step {step})", RuntimeWarning, hint), stacklevel=4)
