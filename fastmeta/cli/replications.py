@@ -107,7 +107,7 @@ class Replication:
 REPLICATIONS: Mapping[str, Replication] = MappingProxyType(
     {
         "omniglot-maml-5w1s": Replication("MAML", inner_lr=0.4, inner_steps=1, test_steps=3, version=2, steps=24_000),
-        "omniglot-fomaml-5w1s": Replication("FOMAML", inner_lr=0.4, inner_steps=1, test_steps=3, version=2, steps=28_000),
+        "omniglot-fomaml-5w1s": Replication("FOMAML", inner_lr=0.4, inner_steps=1, test_steps=3, version=2, steps=20_000),
         "omniglot-meta-sgd-5w1s": Replication("MetaSGD", inner_lr=0.4, inner_steps=1, test_steps=1, version=2, steps=20_000),
         "omniglot-anil-5w1s": Replication("ANIL", inner_lr=0.4, inner_steps=1, test_steps=3),
         "omniglot-reptile-5w1s": Replication(
