@@ -234,7 +234,9 @@ class Trainer:
         got = ", ".join(f"{residuals[task]:.4g} in task {task}" for task in worst)
         hint = "Take more iterations, more damping or a smaller inner rate; later meta-steps are not reported"
         where = type(self.learner).__name__
-        warnings.warn(expected(where, "residuals below 1", f"{got} (meta-step {step})", RuntimeWarning, hint), stacklevel=4)
+        warnings.warn(
+            expected(where, "residuals below 1", f"{got} (meta-step {step})", RuntimeWarning, hint), stacklevel=4
+        )
 
 
 class _Run:
