@@ -11,8 +11,7 @@ from types import MappingProxyType
 from typing import Any
 
 from fastmeta import algorithms, nn, optim
-from fastmeta.algorithms.learner import Learner
-from fastmeta.cli.recipes import TEST_SEED, VALIDATION_SEED
+from fastmeta.cli.recipes import BATCH_NORM, TEST_SEED, VALIDATION_SEED
 from fastmeta.data import Omniglot
 from fastmeta.models import Conv4
 
@@ -67,10 +66,10 @@ class Replication:
         """As plain JSON values."""
         return asdict(self)
 
-    def make_learner(self) -> Learner:
+    def make_learner(self) -> algorithms.InnerLoop:
         """The learner around its net."""
         net = Conv4(self.channels, self.ways, strided=self.strided, head=self.head)
-        make: Callable[..., Learner] = getattr(algorithms, self.learner)
+        make: Callable[..., algorithms.InnerLoop] = getattr(algorithms, self.learner)
         return make(
             net, loss=nn.cross_entropy, inner_lr=self.inner_lr, inner_steps=self.inner_steps, **dict(self.options)
         )
@@ -100,7 +99,7 @@ class Replication:
         return {
             "split": f"1,100 training, 100 validation and 423 test characters, shuffled by seed {self.split_seed}",
             "rotations": "a multiple of 90 degrees drawn per class and task, in training and in tests",
-            "batch_norm": "batch (transductive): statistics of the batch at hand, in training and in tests",
+            "batch_norm": BATCH_NORM[self.options.get("batch_norm", "batch")],
             "loss": "mean cross-entropy over examples, mean over tasks",
         }
 
