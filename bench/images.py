@@ -138,7 +138,7 @@ def predict(workload: ImageWorkload, params: Params, x: Array, ops: Ops) -> Arra
     return (ops.mean(x) if workload.mean else ops.flat(x)) @ w + b
 
 
-FAST = ("fastmeta", "torch-loop", "torch-loop-nhwc")  # where the others take minutes
+FAST = ("fastmeta", "torch-loop")  # where the others take minutes, or are slower: nhwc
 OMNIGLOT: dict[str, Any] = {"net": "conv4", "channels": (64,) * 4, "input": (28, 28, 1), "steps": 1, "tasks": 8, "rate": 0.4, "queries": 25}
 WORKLOADS = {
     w.name: w
