@@ -12,7 +12,7 @@ from test_train import assert_same_bits, classes
 import fastmeta as fm
 from fastmeta import optim
 from fastmeta.data import Episode
-from fastmeta.models import MLP, Conv4
+from fastmeta.models import MLP, Conv4, ResNet12
 from fastmeta.testing import check_grads
 from fastmeta.train.checkpoint import load_checkpoint
 from fastmeta.train.evaluate import evaluate
@@ -65,10 +65,12 @@ def close(got, want, rtol=1e-10):
 
 
 @pytest.mark.parametrize(
-    "model", [NET, Conv4(3, 4, (16, 16, 2)), Conv4(3, 4, (8, 8, 1), strided=True, head="mean")], ids=repr
+    "model",
+    [NET, Conv4(3, 4, (16, 16, 2)), Conv4(3, 4, (8, 8, 1), strided=True, head="mean"), ResNet12((2, 3, 3, 4), 4, (16, 16, 2))],
+    ids=repr,
 )
 def test_a_models_own_statistics_as_state_change_nothing(model, backend):
-    x = np.random.default_rng(0).normal(size=(5, *(model.input if isinstance(model, Conv4) else (4,))))
+    x = np.random.default_rng(0).normal(size=(5, *getattr(model, "input", (4,))))
     params = wide(model.init(0))
     want = model(params, x)
     y, statistics = fm.jit(lambda p, x: model(p, x, mode="running", return_statistics=True))(params, x)
@@ -83,13 +85,13 @@ def test_a_models_own_statistics_as_state_change_nothing(model, backend):
     assert not np.allclose(by_step(params, x, table, 0), want)
 
 
-@pytest.mark.parametrize("model", [NET, Conv4(3, 4, (16, 16, 2))], ids=repr)
+@pytest.mark.parametrize("model", [NET, Conv4(3, 4, (16, 16, 2)), ResNet12((2, 3, 3, 4), 4, (16, 16, 2))], ids=repr)
 def test_a_scale_and_shift_for_every_step(model):
     rng = np.random.default_rng(0)
-    x = rng.normal(size=(5, *(model.input if isinstance(model, Conv4) else (4,))))
+    x = rng.normal(size=(5, *getattr(model, "input", (4,))))
     params = optree.tree_map(lambda p: p + rng.normal(size=p.shape), model.init(0, steps=2))
     for k in range(3):
-        row = [{n: p[k] if n in ("scale", "shift") else p for n, p in layer.items()} for layer in params]
+        row = optree.tree_map_with_path(lambda path, p, k=k: p[k] if path[-1] in ("scale", "shift") else p, params)
         y, _ = fm.jit(lambda p, x, k: model(p, x, mode="per_step", step=k, return_statistics=True))(params, x, k)
         close(y, model(row, x))
 

@@ -122,7 +122,7 @@ BAD = [
     (lambda: ResNet12(slope=1.0), ValueError, r"slope of at least 0 and below 1, got 1\.0"),
     (lambda: small()(small().init(), np.ones((2, 16, 16, 2), np.float32)), ValueError, r"x \[n, 17, 16, 2\], got shape \[2, 16, 16, 2\]"),
     (lambda: small()(small().init()[1:], np.ones((2, 17, 16, 2), np.float32)), ValueError, "5 layers of parameters, got 4"),
-    (lambda: small()(small().init(), np.ones((2, 17, 16, 2), np.float32), mode="running"), ValueError, "mode 'batch', got 'running'"),
+    (lambda: small()(small().init(), np.ones((2, 17, 16, 2), np.float32), mode="training"), ValueError, "mode 'batch' or 'running' or 'per_step', got 'training'"),
 ]  # fmt: skip
 
 

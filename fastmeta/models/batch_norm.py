@@ -15,7 +15,7 @@ from fastmeta.trace import Array, Tracer
 __all__ = ["MODES", "BatchNorm", "affine", "statistics"]
 
 MODES = ("batch", "running", "per_step")
-EPS = 1e-3  # as in the released code of MAML
+EPS = 1e-3  # as in the released code of MAML; a model may have another
 
 
 class BatchNorm:
@@ -34,7 +34,9 @@ class BatchNorm:
     ([[-1.0], [1.0]], [{'mean': array([2.]), 'variance': array([1.])}])
     """
 
-    def __init__(self, where: str, layers: int, mode: str, step: Any = None, state: Any = None, measure: bool = False):
+    def __init__(
+        self, where: str, layers: int, mode: str, step: Any = None, state: Any = None, measure: bool = False, eps: float = EPS
+    ):  # fmt: skip
         if mode not in list(MODES):
             raise expected(where, f"mode {' or '.join(map(repr, MODES))}", repr(mode))
         if mode == "batch" and state is not None:
@@ -50,7 +52,7 @@ class BatchNorm:
         if state is not None and (not isinstance(state, list) or len(state) != layers):
             got = len(state) if isinstance(state, list) else type(state).__name__
             raise expected(where, f"state, a list of {layers} layers", got)
-        self.where, self.step, self.state = where, step if mode == "per_step" else None, state
+        self.where, self.step, self.state, self.eps = where, step if mode == "per_step" else None, state, eps
         self.statistics: list[dict[str, Array]] = []
 
     def __call__(self, x: Array, scale: Array, shift: Array) -> Array:
@@ -61,7 +63,7 @@ class BatchNorm:
             given = (self._at("mean", layer["mean"]), self._at("variance", layer["variance"]))
         if self.step is not None and len(np.shape(scale)) == 2:
             scale, shift = self._at("scale", scale), self._at("shift", shift)
-        y, (mean, variance) = nn.batch_norm(x, scale, shift, eps=EPS, statistics=given, return_statistics=True)
+        y, (mean, variance) = nn.batch_norm(x, scale, shift, eps=self.eps, statistics=given, return_statistics=True)
         self.statistics.append({"mean": mean, "variance": variance})
         return y
 

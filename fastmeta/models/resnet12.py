@@ -11,12 +11,13 @@ import numpy as np
 from fastmeta import array as fa
 from fastmeta import nn
 from fastmeta.errors import expected, whole
+from fastmeta.models.batch_norm import BatchNorm, affine, statistics
 from fastmeta.trace import Array
 
 __all__ = ["ResNet12"]
 
 BLOCKS, DEPTH = 4, 3  # convolutions on the path of a block
-MODES = ("batch",)
+NORMS = DEPTH + 1  # and that of the shortcut
 EPS = 1e-5  # of batch norm, as in the released code of MetaOptNet
 
 
@@ -32,7 +33,8 @@ class ResNet12:
     Convolutions are normal with variance 2 / (k k channels) (He et al. 2015, fan out), the linear layer with 1 / channels;
     scales are 1, shifts and biases 0.
 
-    The only mode is "batch": statistics of the batch at hand, in training and in evaluation (transductive).
+    State of modes "running" and "per_step": a list with {"mean", "variance"} for each batch norm, by block that of the
+    shortcut and those of the path.
     Errors: TypeError or ValueError naming the argument; ValueError for images of another size or an unknown mode.
     Source: Oreshkin, Rodriguez, Lacoste 2018 (the block); Lee, Maji, Ravichandran, Soatto 2019 (these widths and slope).
 
@@ -68,13 +70,13 @@ class ResNet12:
             raise expected("ResNet12", "slope of at least 0 and below 1", slope)
         self.slope = float(slope)
 
-    def init(self, seed: int = 0) -> list[dict[str, Any]]:
-        """Fresh parameters of ``seed``, NumPy float32."""
+    def init(self, seed: int = 0, steps: int | None = None) -> list[dict[str, Any]]:
+        """Fresh parameters of ``seed``, NumPy float32; with ``steps``, scales and shifts are [steps + 1, channels]."""
         rng = np.random.default_rng(seed)
 
         def layer(k: int, n: int, m: int) -> dict[str, np.ndarray]:
             w = rng.standard_normal((k, k, n, m), dtype=np.float32) * np.float32(math.sqrt(2 / (k * k * m)))
-            return {"w": w, "scale": np.ones(m, np.float32), "shift": np.zeros(m, np.float32)}
+            return {"w": w} | affine("ResNet12", m, steps)
 
         blocks: list[dict[str, Any]] = []
         n = self.input[2]
@@ -84,21 +86,35 @@ class ResNet12:
         w = rng.standard_normal((n, self.classes), dtype=np.float32) * np.float32(1 / math.sqrt(n))
         return [*blocks, {"w": w, "b": np.zeros(self.classes, np.float32)}]
 
-    def __call__(self, params: Any, x: Array, *, mode: str = "batch", step: Any = None) -> Array:
-        """x [n, height, width, in] through the blocks: [n, classes].  ``step`` has no meaning for this model."""
-        if mode not in MODES:
-            raise expected("ResNet12", f"mode {' or '.join(map(repr, MODES))}", repr(mode))
+    def init_state(self, steps: int | None = None) -> list[dict[str, Any]]:
+        """Statistics before any training, [channels], or with ``steps`` [steps + 1, channels]."""
+        return statistics("ResNet12", [m for m in self.channels for _ in range(NORMS)], steps)
+
+    def __call__(
+        self, params: Any, x: Array, *, mode: str = "batch", step: Any = None, state: Any = None, return_statistics: bool = False
+    ) -> Any:
+        """x [n, height, width, in] through the blocks: [n, classes], or with ``return_statistics`` (that, x's own statistics).
+
+        ``mode`` "batch" normalises by x's own statistics (transductive), "running" by ``state``, "per_step" by the set of
+        ``state`` for ``step``; see `fastmeta.models.batch_norm.BatchNorm`.
+        """
+        norm = BatchNorm("ResNet12", BLOCKS * NORMS, mode, step, state, return_statistics, EPS)
         if len(params) != BLOCKS + 1:
             raise expected("ResNet12", f"{BLOCKS + 1} layers of parameters", len(params))
         if len(x.shape) != 4 or tuple(x.shape[1:]) != self.input:
             raise expected("ResNet12", f"x [n, {', '.join(map(str, self.input))}]", f"shape {list(x.shape)}")
+
+        def convolution(x: Array, layer: Any) -> Array:
+            return norm(nn.conv2d(x, layer["w"]), layer["scale"], layer["shift"])
+
         for block in params[:-1]:
-            shortcut = _convolution(x, block["shortcut"])
+            shortcut = convolution(x, block["shortcut"])
             for layer in block["path"][:-1]:
-                x = self._activation(_convolution(x, layer))
-            x = fa.add(_convolution(x, block["path"][-1]), shortcut)
+                x = self._activation(convolution(x, layer))
+            x = fa.add(convolution(x, block["path"][-1]), shortcut)
             x = nn.max_pool2d(self._activation(x))
-        return nn.linear(nn.global_average_pool(x), params[-1]["w"], params[-1]["b"])
+        y = nn.linear(nn.global_average_pool(x), params[-1]["w"], params[-1]["b"])
+        return (y, norm.statistics) if return_statistics else y
 
     def _activation(self, x: Array) -> Array:
         if not self.slope:
@@ -107,7 +123,3 @@ class ResNet12:
 
     def __repr__(self) -> str:
         return f"ResNet12(channels={self.channels}, classes={self.classes}, input={self.input}, slope={self.slope:g})"
-
-
-def _convolution(x: Array, layer: Any) -> Array:
-    return nn.batch_norm(nn.conv2d(x, layer["w"]), layer["scale"], layer["shift"], eps=EPS)
