@@ -66,7 +66,7 @@ SIZES = {
     "large window": Sizes(1, 12, 12, 3, 7, 5, 20, stride=(1, 2), low=(3, 2), high=(3, 2)),
     "wide": Sizes(1, 3, 90, 20, 3, 3, 100, low=(1, 1), high=(1, 1)),
     "tall": Sizes(1, 120, 40, 16, 3, 3, 24, low=(1, 1), high=(1, 1)),
-    "small and even": Sizes(2, 6, 6, 16, 3, 3, 16, low=(1, 1), high=(1, 1)),
+    "small and even": Sizes(6, 6, 6, 16, 3, 3, 16, low=(1, 1), high=(1, 1)),
     "much padding": Sizes(1, 3, 2, 3, 2, 2, 4, low=(9, 7), high=(8, 5)),
 }
 
@@ -172,13 +172,13 @@ def test_adds_to_itself_from_strided_maps(isa, name, kind):
 
 
 WINOGRAD = {
-    "7x7": Sizes(5, 7, 7, 64, 3, 3, 64, low=(1, 1), high=(1, 1)),
-    "14x14": Sizes(3, 14, 14, 32, 3, 3, 64, low=(1, 1), high=(1, 1)),
+    "7x7": Sizes(7, 7, 7, 64, 3, 3, 64, low=(1, 1), high=(1, 1)),
+    "even": Sizes(4, 14, 14, 32, 3, 3, 64, low=(1, 1), high=(1, 1)),
     "15x13": Sizes(4, 15, 13, 33, 3, 3, 47, low=(1, 1), high=(1, 1)),
     "28x28": Sizes(2, 28, 28, 17, 3, 3, 20, low=(1, 1), high=(1, 1)),
     "bands": Sizes(1, 61, 57, 64, 3, 3, 32, low=(1, 1), high=(1, 1)),
     "valid": Sizes(3, 11, 12, 40, 3, 3, 24),
-    "uneven padding": Sizes(2, 9, 10, 36, 3, 3, 18, low=(4, 0), high=(0, 3)),
+    "uneven padding": Sizes(4, 9, 10, 36, 3, 3, 18, low=(4, 0), high=(0, 3)),
     "many channels": Sizes(6, 6, 8, 200, 3, 3, 130, low=(1, 1), high=(1, 1)),
 }
 

@@ -11,6 +11,7 @@ namespace fastmeta {
 
 class Winograd final : public Instruction {
  public:
+  // Is it allowed here, and faster than the sum over windows? A function of shapes.
   static bool pays(const ConvSpec& spec);
   Winograd(int tag, const ConvSpec& spec, const Kernels& kernels);
   void run(Worker& worker) const override;
