@@ -2,7 +2,7 @@
 
 ``FASTMETA_BACKEND`` (native or numpy), ``FASTMETA_NUM_THREADS`` (a positive integer), ``FASTMETA_DEBUG`` (0 or 1: check
 every program before it is planned), ``FASTMETA_WINOGRAD`` (1 or 0: may float32 convolutions with windows of 3 x 3 and
-stride 1 use Winograd's algorithm, which is about twice as fast and rounds a little differently?).
+stride 1 use Winograd's algorithm, which is up to 1.8 times as fast and rounds a little differently?).
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ constexpr int64_t kPlaneBytes = 192 << 10;  // of a unit's sixteen matrices: the
 constexpr int64_t kFewestTiles = 24;        // of a unit: rows of a matrix product
 constexpr int64_t kPartChannels = 16;       // of kind 2, a multiple of all vectors
 
-// What decides, from shapes alone. Measured with AVX-512 and AVX2 on maps of 2 x 2 to 14 x 14 and 16 to 128 channels, in the
+// What decides, from shapes alone. Fitted to times with AVX-512 on maps of 2 x 2 to 14 x 14 and 16 to 128 channels, in the
 // time of a multiply-add: what the transforms of a tile cost for each of its channels, and those of nine taps.
 constexpr double kTileWork = 104, kTapsWork = 180;
 constexpr double kGain = 1.1;
