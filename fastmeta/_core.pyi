@@ -11,8 +11,8 @@ class BadIndex(IndexError):
 class Plan:
     """A plan, checked and decoded."""
 
-    def __init__(self, words: np.ndarray[Any, np.dtype[np.int64]], consts: bytes) -> None:
-        """Raises ValueError, "[plan] ...", for words that are no plan or not a safe one."""
+    def __init__(self, words: np.ndarray[Any, np.dtype[np.int64]], consts: bytes, winograd: bool = True) -> None:
+        """winograd: convolutions may use it. Raises ValueError, "[plan] ...", for words that are no plan or not a safe one."""
 
     def run(self, arrays: Sequence[Any], threads: int) -> tuple[np.ndarray[Any, Any], ...] | None:
         """The outputs; None where an array is not exactly what the plan takes."""

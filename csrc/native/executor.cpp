@@ -7,6 +7,7 @@
 #include "loop.hpp"
 #include "pass.hpp"
 #include "product.hpp"
+#include "winograd.hpp"
 
 #if defined(__x86_64__)
 #include <x86intrin.h>
@@ -35,6 +36,7 @@ std::unique_ptr<Instruction> bind(const Instr& instr, const Kernels& kernels, co
             return std::make_unique<Gemm<double>>(tag, s, kernels);
           },
           [&](const ConvSpec& s) -> std::unique_ptr<Instruction> {
+            if (program.winograd() && Winograd::pays(s)) return std::make_unique<Winograd>(tag, s, kernels);
             if (s.dtype == F32) return std::make_unique<Convolution<float>>(tag, s, kernels);
             return std::make_unique<Convolution<double>>(tag, s, kernels);
           },
@@ -100,7 +102,8 @@ void run_parts(Worker& worker, int64_t parts, PartFn fn, const void* context) {
   worker.team = true;
 }
 
-Program::Program(std::shared_ptr<const PlanSpec> plan, const char* consts, const Kernels* kernels) : plan_(std::move(plan)), consts_(consts), kernels_(kernels) {
+Program::Program(std::shared_ptr<const PlanSpec> plan, const char* consts, const Kernels* kernels, bool winograd)
+    : plan_(std::move(plan)), consts_(consts), kernels_(kernels), winograd_(winograd) {
   for (size_t k = 0; k < plan_->bases.size(); ++k)
     if (plan_->bases[k].kind == BaseKind::Arena) arenas_.push_back(int(k));
   for (const Block& block : plan_->blocks) {

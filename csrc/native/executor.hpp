@@ -20,11 +20,12 @@ struct Footprint {
 // A plan with kernels chosen for one instruction set. Immutable: any number of calls may run it at once.
 class Program {
  public:
-  Program(std::shared_ptr<const PlanSpec> plan, const char* consts, const Kernels* kernels);
+  Program(std::shared_ptr<const PlanSpec> plan, const char* consts, const Kernels* kernels, bool winograd);
   ~Program();
 
   const Kernels* kernels() const { return kernels_; }
   const PlanSpec& plan() const { return *plan_; }
+  bool winograd() const { return winograd_; }  // may convolutions use it?
 
   // `pointers`: one per input, then one per output; all as the plan says, with T = call.length. Afterwards `call` tells
   // of a bad index; other errors are thrown.
@@ -39,6 +40,7 @@ class Program {
   std::shared_ptr<const PlanSpec> plan_;
   const char* consts_;
   const Kernels* kernels_;
+  bool winograd_;
   std::vector<std::vector<std::unique_ptr<Instruction>>> blocks_;
   std::vector<int> arenas_;
   int64_t scratch_bytes_ = 0;

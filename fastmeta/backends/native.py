@@ -6,7 +6,7 @@ import os
 from collections.abc import Sequence
 from typing import Any
 
-from fastmeta import backends
+from fastmeta import backends, config
 from fastmeta.backends import Loaded
 from fastmeta.errors import bad_index
 from fastmeta.plan import make_plan
@@ -35,7 +35,7 @@ def default_threads() -> int:
 def load(p: Program) -> Loaded:
     """Plans the program; runs are one call into the core."""
     plan = make_plan(p)
-    core = _core.Plan(plan.words, plan.consts)
+    core = _core.Plan(plan.words, plan.consts, winograd=config.winograd())
     lines = plan.lines
     run_core = core.run
 
