@@ -83,7 +83,10 @@ def fuse(p: Program) -> tuple[list[Group], set[int]]:
             f.of[v.id] = f.of[v.ins[0].id]
         elif not (v.op.view or v.op in PASSIVE):
             f.place(v)
-    return sorted((g for g in f.groups if g.products or g.phases or g.single is not None), key=lambda g: g.at), f.virtual
+    groups = sorted((g for g in f.groups if g.products or g.phases or g.single is not None), key=lambda g: g.at)
+    for g in groups:
+        f.postpone(g)
+    return groups, f.virtual
 
 
 class _Fuser:
@@ -279,10 +282,13 @@ class _Fuser:
     def add(self, v: Var, g: Group, k: int) -> None:
         phase = g.phases[k]
         phase.members.append(v)
-        operations, loads = self.cost(v)
-        phase.operations, phase.loads = phase.operations + operations, phase.loads + loads
+        self.count(v, phase, 1)
         g.phase_of[v.id] = k
         self.own(v, g)
+
+    def count(self, v: Var, phase: Phase, sign: int) -> None:
+        operations, loads = self.cost(v)
+        phase.operations, phase.loads = phase.operations + sign * operations, phase.loads + sign * loads
 
     def in_place(self, mask: Var, s: Var) -> bool:
         return any(through(i) is s for i in mask.ins)
@@ -326,4 +332,40 @@ class _Fuser:
     def before(self, g: Group, r: Var, k: int) -> bool:
         return g.phase_of.get(r.id, 0) < k
 
+    def postpone(self, g: Group) -> None:
+        """Moves what only a later phase over the same space reads into that phase: there it needs no memory, or that of what it is made of."""
+        for k, phase in enumerate(g.phases):
+            space = squeezed(phase.space)
+            later = next((j for j in range(k + 1, len(g.phases)) if squeezed(g.phases[j].space) == space), None)
+            if later is None:
+                continue
+            for v in reversed(phase.members[:]):
+                if v.id not in self.reduced and self.postponable(v, g, k, later) and self.room(v, g.phases[later]):
+                    phase.members.remove(v)
+                    g.phases[later].members.insert(0, v)
+                    self.count(v, phase, -1)
+                    self.count(v, g.phases[later], 1)
+                    g.phase_of[v.id] = later
 
+    def postponable(self, v: Var, g: Group, k: int, later: int) -> bool:
+        readers = list(self.reading(v))
+        inside = [u for u in readers if self.of[u.id] is g]
+        if v.id in self.outputs or not inside or any(g.phase_of.get(u.id, 0) < later for u in inside):
+            return False
+        lost = len(inside) == len(readers)  # v needs no memory of its own then
+        for r in self.sources(v):
+            if self.of.get(r.id) is not g:
+                continue
+            others = [u for u in self.reading(r) if u is not v]
+            if not any(self.of[u.id] is not g or g.phase_of.get(u.id, k) != g.phase_of.get(r.id, k) for u in others):
+                return False  # r would need memory
+            lost |= r.size == v.size and all(self.of[u.id] is g for u in others)
+        return lost
+
+    def reading(self, v: Var) -> Iterator[Var]:
+        """What reads v, also by way of values that are computed again."""
+        for u in self.readers.get(v.id, ()):
+            if u.id in self.virtual:
+                yield from self.reading(u)
+            else:
+                yield u
