@@ -17,7 +17,7 @@ from fastmeta.ops.shape import CONCAT, PAD
 from fastmeta.ops.structure import LOOP, PROJECT, Loop
 from fastmeta.plan.convolution import flops, geometry
 from fastmeta.plan.fuse import REDUCTIONS, Group, Phase, fuse, root, through
-from fastmeta.plan.layout import View, dense, folded, in_order, view_of
+from fastmeta.plan.layout import View, dense, folded, in_order, restride, view_of
 from fastmeta.plan.lifetimes import Lifetimes
 from fastmeta.plan.memory import Addresses, Arena, aligned
 from fastmeta.plan.phases import CODES, REDUCE, PhaseCode, Place
@@ -219,7 +219,7 @@ class Block:
         if v.op is LOOP:
             self.loop(v)
         elif v.op is CONCAT or v.op is PAD:
-            self.joined(v)
+            self.joined(v, g)
         else:
             self.indexed(v)
 
@@ -357,8 +357,8 @@ class Block:
         """The rows' values between may be lost: nothing reads ``core`` in another instruction or phase."""
         return all(any(u is v for v in phase.members) for u in self.lives.readers.get(core.id, ())) and core.id not in self.sums
 
-    def joined(self, v: Var) -> None:
-        """concat and pad: copies into parts of the result."""
+    def joined(self, v: Var, g: Group) -> None:
+        """concat and pad: copies into parts of the result, or the passes that compute what is padded there."""
         self.allocate(v)
         spot = self.spot(v)
         strides = dense(v.shape)
@@ -381,6 +381,15 @@ class Block:
                 at += x.shape[axis]
         for x, offset, into in parts:
             if not x.size:
+                continue
+            if g.phases:
+                y = root(x)
+                strides = restride(x.shape, into, y.shape)
+                assert strides is not None
+                self.views[y.id], self.spots[y.id] = View(v, offset, strides), spot
+                more, extra = self.phases(g, g.phases)
+                words += more
+                count, work = count + len(g.phases), work + extra
                 continue
             pc = self.code(x.shape)
             pc.store(x, Place(spot.base, spot.offset + offset * SIZE[code], code, into))

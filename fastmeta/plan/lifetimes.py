@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from fastmeta.ops import elementwise as ew
 from fastmeta.ops.structure import PROJECT
-from fastmeta.plan.fuse import Group, Phase, root, squeezed, through
+from fastmeta.plan.fuse import MAX_REPLACED, Group, root, squeezed, through
 from fastmeta.plan.layout import PRODUCTS, in_order, view_of
 from fastmeta.program import ARRAY, CONST, INPUT, Program, Shape, Var
 
@@ -86,7 +86,7 @@ class Lifetimes:
     def dying_in_place(self, v: Var, g: Group, k: int) -> Var | None:
         """An operand of v's phase that dies in this instruction and is read element by element where v is written."""
         phase = g.phases[g.phase_of[v.id]]
-        if len(squeezed(v.shape)) != len(squeezed(phase.space)):
+        if len(squeezed(v.shape)) != len(squeezed(phase.space)) or phase.replaced == MAX_REPLACED:
             return None
         for u in phase.members:
             for i in self._read(u):
@@ -96,6 +96,7 @@ class Lifetimes:
                 if self.group_of.get(r.id) == k and g.phase_of.get(r.id, -1) >= g.phase_of[v.id]:
                     continue
                 if all(self._aligned_reader(w, r, v, g, k) for w in self.readers[r.id]):
+                    phase.replaced += 1
                     return r
         return None
 

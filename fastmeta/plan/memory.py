@@ -13,6 +13,7 @@ import numpy as np
 ALIGN = 64
 PROVISIONAL = 1 << 50  # addresses are in [PROVISIONAL, 2 PROVISIONAL): other words are far below (lengths, offsets) or far above (floats)
 LOSS = 1 << 20  # bytes between values that nothing uses: more are worth a second, slower search for places
+FEW = 256  # values, for which that search takes no time
 
 
 def aligned(n: int) -> int:
@@ -81,7 +82,7 @@ class Arena:
         for k, taken in self.moments:
             now += self.values[k].size if taken else -self.values[k].size
             most = max(most, now)
-        if size - most > LOSS:
+        if size - most > (LOSS if len(self.values) > FEW else 0):
             offsets, less = self._largest_first()
             if less < size:
                 self.offsets, size = offsets, less

@@ -175,6 +175,7 @@ class PhaseCode:
     # -- finishing
 
     def words(self, rowwise: bool) -> list[int]:
+        self.stores.sort(key=lambda s: s.mode == STORE)  # a sum may read what a value is then stored over
         self._prune()
         self._contract()
         self._compare()
