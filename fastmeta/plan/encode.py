@@ -384,9 +384,9 @@ class Block:
                 continue
             if g.phases:
                 y = root(x)
-                strides = restride(x.shape, into, y.shape)
-                assert strides is not None
-                self.views[y.id], self.spots[y.id] = View(v, offset, strides), spot
+                inner = restride(x.shape, into, y.shape)
+                assert inner is not None
+                self.views[y.id], self.spots[y.id] = View(v, offset, inner), spot
                 more, extra = self.phases(g, g.phases)
                 words += more
                 count, work = count + len(g.phases), work + extra

@@ -23,7 +23,7 @@ REDUCTIONS = (SUM, MAX, MIN)
 COMPARISONS = (ew.EQUAL, ew.NOT_EQUAL, ew.LESS, ew.LESS_EQUAL, ew.GREATER, ew.GREATER_EQUAL)
 PASSIVE = (INPUT, CONST, ARRAY)
 MAX_PRODUCTS = 4
-MAX_OPERATIONS, MAX_LOADS, MAX_PHASES = 200, 60, 60  # of a phase and a group: below what the core takes
+MAX_OPERATIONS, MAX_LOADS, MAX_STORES, MAX_PHASES = 200, 60, 32, 60  # of a phase and a group: below what the core takes
 LARGE, LATER = 1 << 20, 128  # elements; equations
 MAX_REPLACED = 8  # values that a phase writes over values it reads: what is read once more has to wait in a register
 MAX_REGISTERS = 32 - MAX_REPLACED - 2  # values at once in a phase, two being left for conversions
@@ -179,9 +179,10 @@ class _Fuser:
                 yield r
 
     def recomputed(self, v: Var) -> bool:
-        """Comparisons with a constant, or of a value with itself, cost less to compute again than to store."""
+        """Comparisons with a constant, or of a value with itself, cost less to compute again than to store, unless that keeps a large value."""
         return (
             v.op in COMPARISONS
+            and v.size < LARGE
             and v.id not in self.outputs
             and (any(i.op is CONST for i in v.ins) or v.ins[0] is v.ins[1])
             and all(u.op.elementwise and any(through(i) is v for i in u.ins) for u in self.readers.get(v.id, ()))
@@ -304,7 +305,7 @@ class _Fuser:
         return phase.operations + self.cost(v) <= MAX_OPERATIONS and self.holds([*phase.members, v])
 
     def holds(self, members: list[Var]) -> bool:
-        """A pass can load what these read, and hold each value from the first operation that makes or converts it to the last that needs it."""
+        """A pass can load what these read, store what others read, and hold each value from its first operation to the last that needs it."""
         first: dict[int, int] = {}
         last: dict[int, int] = {}
         loads: set[int] = set()
@@ -331,7 +332,12 @@ class _Fuser:
             n = max(1, len(types.get(k, set()) - {"bool"}))
             change[first[k]] += n
             change[last[k] + 1] -= n
-        return len(loads) <= MAX_LOADS and max(accumulate(change)) <= MAX_REGISTERS
+        stores = sum(self.stores(v, first) for v in members)
+        return stores <= MAX_STORES and len(loads) <= MAX_LOADS and max(accumulate(change)) <= MAX_REGISTERS
+
+    def stores(self, v: Var, here: dict[int, int]) -> int:
+        """Where v goes at most in a pass with the values ``here``: to memory if others read it, and to a result or a sum."""
+        return (v.op in REDUCTIONS or any(u.id not in here for u in self.reading(v))) + (v.id in self.outputs)
 
     def cost(self, v: Var) -> int:
         """Operations, conversions from and to bool included, that v needs at most."""
