@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from itertools import accumulate
+from math import prod
 
 from fastmeta.ops import elementwise as ew
 from fastmeta.ops.product import MATMUL
@@ -25,6 +26,7 @@ PASSIVE = (INPUT, CONST, ARRAY)
 MAX_PRODUCTS = 4
 MAX_OPERATIONS, MAX_LOADS, MAX_STORES, MAX_PHASES = 200, 60, 32, 60  # of a phase and a group: below what the core takes
 LARGE, LATER = 1 << 20, 128  # elements; equations
+SMALL = 1 << 17  # elements: what is smaller may be held a little longer
 MAX_REPLACED = 8  # values that a phase writes over values it reads: what is read once more has to wait in a register
 MAX_REGISTERS = 32 - MAX_REPLACED - 2  # values at once in a phase, two being left for conversions
 
@@ -59,6 +61,10 @@ class Group:
     def members(self) -> Iterator[Var]:
         for p in self.phases:
             yield from p.members
+
+    @property
+    def elements(self) -> int:
+        return max(prod(p.space) for p in self.phases)
 
 
 def squeezed(shape: Shape) -> Shape:
@@ -102,7 +108,7 @@ def fuse(p: Program) -> tuple[list[Group], set[int]]:
     groups = sorted((g for g in f.groups if g.products or g.phases or g.single is not None), key=lambda g: g.at)
     for g in groups:
         f.postpone(g)
-    return groups, f.virtual
+    return f.together(groups), f.virtual
 
 
 class _Fuser:
@@ -394,6 +400,20 @@ class _Fuser:
 
     def before(self, g: Group, r: Var, k: int) -> bool:
         return g.phase_of.get(r.id, 0) < k
+
+    def together(self, groups: list[Group]) -> list[Group]:
+        """Passes in a row that do not read each other become one instruction: the scaled gradients of all parameters, say."""
+        done: list[Group] = []
+        for g in groups:
+            h = done[-1] if done else g
+            passes = h is not g and not any(x.products or x.single is not None or x.elements > SMALL for x in (g, h))
+            if not passes or len(h.phases) + len(g.phases) > MAX_PHASES or any(self.of.get(r.id) is h for v in g.members for r in self.sources(v)):
+                done.append(g)
+                continue
+            for v in g.members:
+                self.of[v.id], h.phase_of[v.id] = h, g.phase_of[v.id] + len(h.phases)
+            h.phases += g.phases
+        return done
 
     def postpone(self, g: Group) -> None:
         """Moves what only a later phase over the same space reads into that phase: there it needs no memory, or that of what it is made of."""
