@@ -148,7 +148,7 @@ class _Fuser:
                 self.virtual.add(v.id)
             elif not self.product_sum(v):
                 self.elementwise(v)
-        elif not self.padded(v):
+        elif v.op is not PAD or not self.padded(v):
             g = self.new()
             g.single = v
             self.own(v, g)
@@ -159,7 +159,7 @@ class _Fuser:
         while x.op in (RESHAPE, STOP_GRADIENT):
             x = x.ins[0]
         g = self.of.get(x.id)
-        if v.op is not PAD or g is None or not self.lone_pass(g) or g.readers or not self.alone(x):
+        if g is None or not self.lone_pass(g) or g.readers or not self.alone(x):
             return False
         if not splits(v.ins[0].shape, x.shape):
             return False
