@@ -11,9 +11,10 @@ from fastmeta.ops import elementwise as ew
 from fastmeta.ops.convolution import Pair
 from fastmeta.ops.pooling import POOL_INDEX, POOL_PUT, POOL_TAKE, slices
 from fastmeta.ops.reduce import SUM
-from fastmeta.ops.shape import broadcast, cast, pad, reshape
+from fastmeta.ops.shape import RESHAPE, broadcast, cast, pad, reshape
 from fastmeta.ops.structure import LOOP, loop, rebuild
-from fastmeta.program import DTYPES, FLOATS, Graph, Program, Var
+from fastmeta.plan.fuse import splits
+from fastmeta.program import DTYPES, FLOATS, Graph, Program, Shape, Var
 from fastmeta.transforms.pooling import pointwise
 
 
@@ -62,6 +63,27 @@ def expand(p: Program) -> Program:
 
     if not any(v.op in (LOOP, POOL_INDEX, POOL_TAKE, POOL_PUT) for v in p.live()):
         return p
+    g, env = rebuild(p, visit)
+    return reshaped(Program([env[v.id] for v in p.inputs], [env[v.id] for v in p.outputs], g))
+
+
+def reshaped(p: Program) -> Program:
+    """The program in which what is only read as tiles is computed as tiles."""
+    live = p.live()
+    seen_as: dict[int, set[Shape]] = {v.id: {v.shape} for v in p.outputs}
+    for v in reversed(live):
+        shapes = seen_as.get(v.id, set())
+        if not v.op.elementwise or len(shapes) != 1 or not splits(v.shape, *shapes):
+            seen_as[v.id] = {v.shape}
+        for i in v.ins:
+            seen_as.setdefault(i.id, set()).update({v.shape} if v.op is RESHAPE else seen_as[v.id] if v.op.elementwise else {i.shape})
+
+    def visit(g: Graph, v: Var, ins: tuple[Any, ...], env: list[Any]) -> Any:
+        (shape,) = seen_as[v.id]
+        if not v.op.elementwise or shape == v.shape:
+            return None
+        return reshape(g.emit(v.op, tuple(reshape(i, shape) for i in ins), v.attrs), v.shape)
+
     g, env = rebuild(p, visit)
     return Program([env[v.id] for v in p.inputs], [env[v.id] for v in p.outputs], g)
 
