@@ -62,6 +62,15 @@ def distance(x: Array, y: Array, scale: Array | None, *, metric: str) -> Array:
     return METRICS[metric](x, y, scale)
 
 
+def nearness(x: Array, y: Array, scale: Array | None, *, metric: str) -> Array:
+    """Minus the distances, transposed [m, n], but for a number per row of x: what a softmax over the rows of y needs."""
+    if metric != "sqeuclidean":
+        return fa.negative(fa.permute_dims(distance(x, y, scale, metric=metric), (1, 0)))
+    centre = fa.stop_gradient(fa.mean(y, axis=0))
+    x, y = fa.subtract(x, centre), fa.subtract(y, centre)
+    return fa.subtract(fa.multiply(fa.permute_dims(_products(x, y), (1, 0)), 2.0), fa.sum(fa.square(y), axis=1, keepdims=True))
+
+
 # -- metrics of one task: x [n, D], y [m, D], scale -> [n, m]
 
 

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from functools import partial
-
 import numpy as np
 
 from fastmeta import array as fa
 from fastmeta.errors import expected, whole
-from fastmeta.kernels.distance import check_metric, distance, positive, scale_axes
+from fastmeta.kernels.distance import check_metric, distance, nearness, positive, scale_axes
 from fastmeta.kernels.tasks import features, known, per_task
 from fastmeta.trace import Array, located
 
@@ -171,11 +169,11 @@ def _means(x: Array, labels: Array, weights: Array | None, n_way: int) -> tuple[
     """Class means [n_way, D], and [n_way] which classes have no rows: their means are 0."""
     w = fa.ones_like(x[:, 0]) if weights is None else fa.astype(weights, dtype=x.dtype)
     rows = x if weights is None else fa.multiply(x, fa.expand_dims(w, axis=1))
-    none = np.zeros(n_way, x.dtype)
-    total = fa.scatter_add(none, labels, w)
+    zero = fa.zeros_like(x[0])
+    total = fa.scatter_add(fa.broadcast_to(zero[0], (n_way,)), labels, w)
     absent = fa.less_equal(total, 0.0)
     share = fa.divide(1.0, fa.where(absent, 1.0, total))
-    sums = fa.scatter_add(np.zeros((n_way, x.shape[1]), x.dtype), labels, rows)
+    sums = fa.scatter_add(fa.broadcast_to(zero, (n_way, x.shape[1])), labels, rows)
     return fa.multiply(sums, fa.expand_dims(share, axis=1)), absent
 
 
@@ -184,12 +182,15 @@ def _proto_loss(
     temperature: Array, *, n_way: int, metric: str,
 ) -> tuple[Array, Array]:  # fmt: skip
     means, absent = _means(support, labels, weights, n_way)
-    logits = fa.divide(fa.negative(distance(query, means, scale, metric=metric)), temperature)
-    logits = fa.where(absent, float("-inf"), logits)
-    at = fa.take_along_axis(fa.log_softmax(logits), fa.expand_dims(query_labels, axis=1))
-    hit = fa.astype(fa.equal(fa.argmax(logits, axis=1), query_labels), dtype=query.dtype)
-    average = partial(_average, weights=query_weights)
-    return fa.negative(average(fa.squeeze(at, axis=1))), average(hit)
+    logits = fa.divide(nearness(query, means, scale, metric=metric), temperature)
+    bar = fa.where(absent, float("-inf"), fa.zeros_like(means[:, 0]))
+    barred = fa.add(logits, fa.expand_dims(bar, axis=1))
+    classes = np.arange(n_way, dtype=np.int32)[:, None]
+    hit = fa.astype(fa.equal(fa.astype(query_labels, dtype=query.dtype), classes.astype(query.dtype)), dtype=query.dtype)
+    # What a label picks is finite and the bar added after: 0 * inf would be NaN.  Taking the bar checks the labels, too.
+    picked = fa.add(fa.sum(fa.multiply(hit, logits), axis=0), fa.take(bar, query_labels))
+    right = fa.astype(fa.equal(fa.argmax(barred, axis=0), query_labels), dtype=query.dtype)
+    return _average(fa.subtract(fa.logsumexp(barred, axis=0), picked), query_weights), _average(right, query_weights)
 
 
 def _average(x: Array, weights: Array | None) -> Array:
