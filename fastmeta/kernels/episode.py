@@ -6,7 +6,7 @@ import numpy as np
 
 from fastmeta import array as fa
 from fastmeta.errors import expected, whole
-from fastmeta.kernels.distance import check_metric, distance, nearness, positive, scale_axes
+from fastmeta.kernels.distance import check_metric, distance, nearness, number, positive, scale_axes
 from fastmeta.kernels.tasks import features, known, per_task
 from fastmeta.trace import Array, located
 
@@ -79,7 +79,7 @@ def proto_loss(
     for name, x, y, w in (("", support, labels, weights), ("query_", query, query_labels, query_weights)):
         _labels("proto_loss", name + "labels", y, x)
         _weights("proto_loss", name + "weights", w, x)
-    check_metric("proto_loss", metric, scale, query.shape[-1], n_way)
+    check_metric("proto_loss", metric, scale, query, n_way)
     positive("proto_loss", "temperature", temperature)
     arguments = [
         ("support", support, 2), ("labels", labels, 1), ("query", query, 2), ("query_labels", query_labels, 1), ("weights", weights, 1),
@@ -120,7 +120,7 @@ def attention(
     (values,) = features("attention", values=values)
     if values.shape[-2] != keys.shape[-2]:
         raise located(expected("attention", "as many values as keys", f"{values.shape[-2]} and {keys.shape[-2]}"))
-    check_metric("attention", metric, scale, query.shape[-1], keys.shape[-2])
+    check_metric("attention", metric, scale, query, keys.shape[-2])
     positive("attention", "temperature", temperature)
     _weights("attention", "mask", mask, keys)
     if mask is not None and np.dtype(mask.dtype) != np.bool_:
@@ -151,7 +151,7 @@ def nearest(x: Array, y: Array, k: int, *, metric: str = "sqeuclidean", scale: A
     (array([[1., 4.]], dtype=float32), array([[1, 2]], dtype=int32))
     """
     x, y = features("nearest", x=x, y=y)
-    check_metric("nearest", metric, scale, x.shape[-1], y.shape[-2])
+    check_metric("nearest", metric, scale, x, y.shape[-2])
     k = _whole("nearest", "k", k)
     if k > y.shape[-2]:
         raise located(expected("nearest", f"k of at most the {y.shape[-2]} rows of y", k))
@@ -182,7 +182,7 @@ def _proto_loss(
     temperature: Array, *, n_way: int, metric: str,
 ) -> tuple[Array, Array]:  # fmt: skip
     means, absent = _means(support, labels, weights, n_way)
-    logits = fa.divide(nearness(query, means, scale, metric=metric), temperature)
+    logits = fa.divide(nearness(query, means, scale, metric=metric), number(temperature, query))
     bar = fa.where(absent, float("-inf"), fa.zeros_like(means[:, 0]))
     barred = fa.add(logits, fa.expand_dims(bar, axis=1))
     classes = np.arange(n_way, dtype=np.int32)[:, None]
@@ -204,7 +204,7 @@ def _average(x: Array, weights: Array | None) -> Array:
 def _attention(
     query: Array, keys: Array, values: Array, mask: Array | None, scale: Array | None, temperature: Array, *, metric: str
 ) -> Array:  # fmt: skip
-    logits = fa.divide(fa.negative(distance(query, keys, scale, metric=metric)), temperature)
+    logits = fa.divide(fa.negative(distance(query, keys, scale, metric=metric)), number(temperature, query))
     if mask is not None:
         logits = fa.where(mask, logits, float("-inf"))
     return fa.matmul(fa.softmax(logits), values)
