@@ -20,6 +20,7 @@ from plan_tools import (
     MAX,
     MIN,
     NUMBERS,
+    ORDER,
     SCATTER,
     STORE,
     SUM,
@@ -337,7 +338,7 @@ def test_argreduce(dtype, which):
 
 @pytest.mark.parametrize("dtype", NUMBERS)
 @pytest.mark.parametrize("descending", [0, 1])
-@pytest.mark.parametrize("k", [0, 1, 2, 5, 40])
+@pytest.mark.parametrize("k", [1, 2, 5, 40])
 def test_order(dtype, descending, k):
     x = np.round(sample((3, 40, 5), dtype) * 3)  # with ties
     if dtype != np.int32:

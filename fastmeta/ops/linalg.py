@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any
 
 import numpy as np
@@ -34,10 +35,8 @@ def positive_definite(x: np.ndarray) -> np.ndarray:
     flat = x.reshape(-1, *x.shape[-2:])
     found = np.zeros(len(flat), bool)
     for k, (a, least) in enumerate(zip(flat, smallest_pivot(flat), strict=True)):
-        try:
+        with contextlib.suppress(np.linalg.LinAlgError):
             found[k] = (np.diagonal(np.linalg.cholesky(a)) ** 2 > least).all()
-        except np.linalg.LinAlgError:
-            pass
     return found.reshape(x.shape[:-2])
 
 
