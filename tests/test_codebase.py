@@ -118,7 +118,7 @@ def test_nothing_of_the_package_is_imported_that_is_not_used_by_the_engine() -> 
 def public() -> list[Any]:
     """Public functions, classes and methods with their names."""
     found: dict[str, Any] = {}
-    modules = [fm, fm.nn, fm.data, fm.models, fm.optim, fm.testing, fm.backends, fm.train, importlib.import_module("fastmeta.errors"), importlib.import_module("fastmeta.interop.torch"), importlib.import_module("fastmeta.config"), importlib.import_module("fastmeta.train.checkpoint")]
+    modules = [fm, fm.nn, fm.kernels, fm.data, fm.models, fm.optim, fm.testing, fm.backends, fm.train, importlib.import_module("fastmeta.errors"), importlib.import_module("fastmeta.interop.torch"), importlib.import_module("fastmeta.config"), importlib.import_module("fastmeta.train.checkpoint")]
     for module in modules:
         listed = getattr(module, "__all__", None) or [name for name in dir(module) if not name.startswith("_")]
         for name in listed:
