@@ -84,6 +84,7 @@ _LAZY = {  # loaded at first use, so that importing the engine stays fast
     "MAML": "fastmeta.algorithms",
     "MAMLPlusPlus": "fastmeta.algorithms",
     "MetaSGD": "fastmeta.algorithms",
+    "ProtoNet": "fastmeta.algorithms",
     "Reptile": "fastmeta.algorithms",
     "data": "fastmeta.data",
     "kernels": "fastmeta.kernels",

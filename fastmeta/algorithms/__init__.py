@@ -7,6 +7,11 @@ from fastmeta.algorithms.learner import Learner, summary
 from fastmeta.algorithms.maml import FOMAML, MAML
 from fastmeta.algorithms.maml_plus_plus import MAMLPlusPlus
 from fastmeta.algorithms.meta_sgd import MetaSGD
+from fastmeta.algorithms.metric import MetricLearner
+from fastmeta.algorithms.protonet import ProtoNet
 from fastmeta.algorithms.reptile import Reptile
 
-__all__ = ["ANIL", "FOMAML", "IMAML", "MAML", "InnerLoop", "Learner", "MAMLPlusPlus", "MetaSGD", "Reptile", "summary"]
+__all__ = [
+    "ANIL", "FOMAML", "IMAML", "MAML", "InnerLoop", "Learner", "MAMLPlusPlus", "MetaSGD", "MetricLearner", "ProtoNet", "Reptile",
+    "summary",
+]  # fmt: skip

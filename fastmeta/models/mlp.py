@@ -61,6 +61,11 @@ class MLP:
         self.activation = activation
         self.batch_norm = batch_norm
 
+    @property
+    def outputs(self) -> int:
+        """Features of the result."""
+        return int(self.sizes[-1])
+
     def init(self, seed: int = 0) -> list[dict[str, Any]]:
         """Fresh parameters of ``seed``, NumPy float32."""
         rng = np.random.default_rng(seed)
