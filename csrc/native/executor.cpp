@@ -42,6 +42,7 @@ std::unique_ptr<Instruction> bind(const Instr& instr, const Kernels& kernels, co
           [&](const ScatterSpec& s) -> std::unique_ptr<Instruction> { return std::make_unique<Scatter>(tag, s); },
           [&](const CumsumSpec& s) -> std::unique_ptr<Instruction> { return std::make_unique<Cumsum>(tag, s); },
           [&](const ArgReduceSpec& s) -> std::unique_ptr<Instruction> { return std::make_unique<ArgReduce>(tag, s); },
+          [&](const OrderSpec& s) -> std::unique_ptr<Instruction> { return std::make_unique<Order>(tag, s); },
           [&](const LoopSpec& s) -> std::unique_ptr<Instruction> { return std::make_unique<Loop>(tag, s, program); },
       },
       instr.body);

@@ -11,6 +11,7 @@ import numpy as np
 
 from fastmeta.ops import elementwise as ew
 from fastmeta.ops.index import GATHER, SCATTER_ADD
+from fastmeta.ops.order import ARGSORT
 from fastmeta.ops.product import MATMUL
 from fastmeta.ops.reduce import ARGMAX, ARGMIN, CUMSUM
 from fastmeta.ops.shape import CONCAT, PAD
@@ -25,7 +26,7 @@ from fastmeta.program import ARRAY, CONST, DTYPES, Program, Shape, Var
 
 MAGIC, VERSION = 0x464D504C, 1
 B_INPUT, B_OUTPUT, B_CONST, B_SHARED, B_ARENA, B_SLICE, B_SUM, B_CARRY = range(8)
-PASS, GEMM, I_GATHER, I_SCATTER, I_CUMSUM, I_ARGREDUCE, I_LOOP, I_CONV = range(1, 9)
+PASS, GEMM, I_GATHER, I_SCATTER, I_CUMSUM, I_ARGREDUCE, I_LOOP, I_CONV, I_ORDER = range(1, 10)
 SIZE = {0: 4, 1: 8, 2: 4, 3: 1}
 
 
@@ -407,6 +408,11 @@ class Block:
         o, n, i = prod(x.shape[:axis]), x.shape[axis], prod(x.shape[axis + 1 :])
         if op is CUMSUM:
             self.instruction(I_CUMSUM, v, [code, o, n, i, int(v.attrs[1]), *fold(x, axis), *fold(v, axis)], 8 * o * n * i + 64)
+            return
+        if op is ARGSORT:
+            _, k, descending = v.attrs
+            levels = max(1, (k - 1).bit_length())
+            self.instruction(I_ORDER, v, [code, o, n, i, k, int(descending), *fold(x, axis), *fold(v, axis)], 8 * o * n * i * levels + 64)
             return
         assert op is ARGMAX or op is ARGMIN, op
         out = self.place(v)
