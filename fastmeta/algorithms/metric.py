@@ -24,7 +24,7 @@ class MetricLearner(Learner):
     """A learner that embeds examples with a model and classifies queries by comparing them with the support set.
 
     A subclass writes `_fit`, what it keeps of an embedded support set, and `_logits`, the scores of embedded queries;
-    `_weights` if the meta-parameters hold more than the model's, and `_objective` if its loss is not cross-entropy.
+    `_weights` if the meta-parameters hold more than the model's, and `_objective` if its loss is not the scores' cross-entropy.
 
     The number of classes is counted from the labels, so that training and test may differ in it; inside a trace (a
     compiled meta-step, as the trainer's) labels have no values yet, and it is ``ways``.  Every class 0..ways-1 must have
@@ -76,8 +76,7 @@ class MetricLearner(Learner):
         z = self._embed(params, fa.concat([support_x, query_x]))
         n = support_x.shape[0]
         task = self._fit(params, z[:n], support_y, self._classes(classes))
-        outputs = self._logits(params, task, z[n:])
-        value = self._objective(outputs, query_y)
+        value, outputs = self._objective(params, task, z[n:], query_y)
         return value, {"loss": value, "outputs": outputs, "accuracy": accuracy(outputs, query_y)}
 
     def value_and_grad(self, params: Any, episodes: Any, *phase: Any) -> tuple[Loss, Any]:
@@ -129,8 +128,10 @@ class MetricLearner(Learner):
     def _logits(self, params: Any, task: Any, z: Array) -> Array:
         """Scores [n, ways] of the embedded queries z [n, ...]."""
 
-    def _objective(self, outputs: Array, y: Array) -> Array:
-        return nn.cross_entropy(outputs, y)
+    def _objective(self, params: Any, task: Any, z: Array, y: Array) -> tuple[Array, Array]:
+        """The loss of the embedded queries z [n, ...] with labels y [n], and their scores."""
+        outputs = self._logits(params, task, z)
+        return nn.cross_entropy(outputs, y), outputs
 
     def _embed(self, params: Any, x: Array) -> Array:
         return self.model(self._weights(params), x)

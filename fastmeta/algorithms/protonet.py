@@ -1,4 +1,4 @@
-"""Prototypical networks: the nearest class mean in a learned space."""
+"""Prototypical networks: the nearest class mean in a learned space, also with unlabelled examples."""
 
 from __future__ import annotations
 
@@ -6,14 +6,15 @@ from collections.abc import Callable
 from typing import Any
 
 from fastmeta import array as fa
+from fastmeta.algorithms.inner import positive
 from fastmeta.algorithms.metric import MetricLearner
-from fastmeta.errors import expected
+from fastmeta.errors import expected, whole
 from fastmeta.kernels import pairwise_distance, prototypes
 from fastmeta.trace import Array
 
-__all__ = ["ProtoNet"]
+__all__ = ["METRICS", "ProtoNet", "SemiSupervisedProtoNet"]
 
-METRICS = ("sqeuclidean", "euclidean", "cosine", "dot", "l1")
+METRICS = ("sqeuclidean", "euclidean", "cosine", "dot", "l1")  # those without a scale
 
 
 class ProtoNet(MetricLearner):
@@ -21,7 +22,8 @@ class ProtoNet(MetricLearner):
 
     Args:
         model: an embedding ``model(params, x) -> [n, features]`` with ``model.init(seed)``, or any such function.
-        metric: "sqeuclidean" (the paper's), "euclidean", "cosine", "dot" or "l1".
+        metric: "sqeuclidean" (the paper's), "euclidean", "cosine", "dot" or "l1"; see `fastmeta.kernels.pairwise_distance`.
+        temperature: by which distances are divided, above 0.
         ways: classes of a training task; needed in a trainer only, elsewhere they are counted.
 
     Errors: TypeError or ValueError naming the argument, a class without support example, or a label out of range.
@@ -36,14 +38,68 @@ class ProtoNet(MetricLearner):
     np.int64(1)
     """
 
-    def __init__(self, model: Callable[..., Any], metric: str = "sqeuclidean", ways: int | None = None):
+    def __init__(
+        self, model: Callable[..., Any], metric: str = "sqeuclidean", temperature: float = 1.0, ways: int | None = None
+    ):
         super().__init__(model, ways)
-        if metric not in METRICS:
-            raise expected(self._name, f"metric one of {', '.join(METRICS)}", repr(metric))
-        self.metric = metric
+        self.metric = one_metric(self._name, metric)
+        self.temperature = positive(self._name, "temperature", temperature)
 
     def _fit(self, params: Any, z: Array, y: Array, classes: range) -> Array:
         return prototypes(z, y, n_way=len(classes))
 
     def _logits(self, params: Any, task: Array, z: Array) -> Array:
-        return fa.negative(pairwise_distance(z, task, metric=self.metric))
+        return fa.multiply(pairwise_distance(z, task, metric=self.metric), -1.0 / self.temperature)
+
+
+class SemiSupervisedProtoNet(ProtoNet):
+    """Prototypical network whose prototypes are refined by unlabelled examples: those of the support set with the label -1.
+
+    In each of ``refinements`` rounds of soft k-means every unlabelled example counts for each class by the probability that
+    the prototypes give it, a labelled one for its class with weight 1, and prototypes are the weighted means.
+
+    Args:
+        model, metric, temperature, ways: as for `ProtoNet`.
+        refinements: rounds, at least 0 (then unlabelled examples are ignored).
+
+    Errors: as for `ProtoNet`; ValueError for labels below -1.
+    Source: Ren et al. 2018, section 3.1.1 (soft k-means, one round).
+
+    >>> import numpy as np
+    >>> from fastmeta.algorithms.frozen import Frozen
+    >>> learner = SemiSupervisedProtoNet(Frozen())
+    >>> x, y = np.array([[0.0], [4.0], [0.2], [6.0]], np.float32), np.array([0, 1, -1, -1])
+    >>> learner.adapt((), x, y)[1].round(2)
+    array([[0.1],
+           [5. ]], dtype=float32)
+    """
+
+    _least_label = -1
+
+    def __init__(
+        self, model: Callable[..., Any], metric: str = "sqeuclidean", temperature: float = 1.0, refinements: int = 1,
+        ways: int | None = None,
+    ):  # fmt: skip
+        super().__init__(model, metric, temperature, ways)
+        self.refinements = whole(self._name, "refinements", refinements, least=0)
+
+    def _fit(self, params: Any, z: Array, y: Array, classes: range) -> Array:
+        labelled = fa.one_hot(y, len(classes), dtype=z.dtype)  # of -1: zeros
+        without = fa.expand_dims(fa.astype(fa.less(y, 0), dtype=z.dtype), axis=1)
+        means = _weighted_means(z, labelled)
+        for _ in range(self.refinements):
+            soft = fa.softmax(self._logits(params, means, z), axis=1)
+            means = _weighted_means(z, fa.add(labelled, fa.multiply(soft, without)))
+        return means
+
+
+def _weighted_means(z: Array, weights: Array) -> Array:
+    """z [n, D] averaged with weights [n, classes]: [classes, D]."""
+    return fa.divide(fa.einsum("nc,nd->cd", weights, z), fa.expand_dims(fa.sum(weights, axis=0), axis=1))
+
+
+def one_metric(where: str, metric: str) -> str:
+    """The metric, if it is a known one without a scale."""
+    if metric not in METRICS:
+        raise expected(where, f"metric one of {', '.join(METRICS)}", repr(metric))
+    return metric
