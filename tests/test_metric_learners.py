@@ -10,8 +10,8 @@ import pytest
 import torch
 
 import fastmeta as fm
-from fastmeta.data import Episode, EpisodeSampler
-from fastmeta.models import MLP, Conv4
+from fastmeta.data import Episode, EpisodeSampler, Sampler
+from fastmeta.models import MLP, Conv4, RelationEncoder, RelationModule
 from fastmeta.train.trainer import Trainer
 
 TASKS, WAYS, SHOTS, QUERIES, INPUTS = 3, 4, 2, 3, 5
@@ -95,6 +95,226 @@ def test_protonet_is_torchs(metric, backend):
     agree(fm.ProtoNet(MODEL, metric=metric), WEIGHTS, episodes(), loss)
 
 
+def test_protonet_divides_by_its_temperature():
+    def loss(params, embed, xs, ys, xq, yq):
+        return scored(-DISTANCES["sqeuclidean"](embed(params, xq), means(embed(params, xs), ys)) / 3, yq)
+
+    agree(fm.ProtoNet(MODEL, temperature=3.0), WEIGHTS, episodes(), loss)
+
+
+@pytest.mark.parametrize("refinements", [0, 1, 3])
+def test_soft_k_means_moves_prototypes_to_unlabelled_examples(refinements, backend):
+    e = episodes(shots=5)
+    e = e._replace(support_y=np.where(np.arange(20) % 3 == 2, -1, e.support_y))
+    for y in e.support_y:
+        assert set(y) == {-1, 0, 1, 2, 3}
+
+    def loss(params, embed, xs, ys, xq, yq):
+        z, q = embed(params, xs), embed(params, xq)
+        p = torch.stack([z[ys == c].mean(0) for c in range(WAYS)])
+        for _ in range(refinements):
+            w = torch.softmax(-DISTANCES["sqeuclidean"](z[ys < 0], p), 1)
+            p = torch.stack([(z[ys == c].sum(0) + (w[:, c, None] * z[ys < 0]).sum(0)) / ((ys == c).sum() + w[:, c].sum()) for c in range(WAYS)])
+        return scored(-DISTANCES["sqeuclidean"](q, p), yq)
+
+    agree(fm.SemiSupervisedProtoNet(MODEL, refinements=refinements), WEIGHTS, e, loss)
+
+
+# ------------------------------------------------------------------------------------- matching, relation, siamese
+
+
+def matched(q, keys, ys, metric, temperature):
+    """log of the attention paid to each class."""
+    a = torch.softmax(-DISTANCES[metric](q, keys) / temperature, 1)
+    return torch.stack([a[:, ys == c].sum(1) for c in range(WAYS)], 1).log()
+
+
+@pytest.mark.parametrize(("metric", "temperature"), [("cosine", 1.0), ("cosine", 0.1), ("sqeuclidean", 1.0)])
+def test_matching_networks_are_torchs(metric, temperature, backend):
+    def loss(params, embed, xs, ys, xq, yq):
+        logits = matched(embed(params, xq), embed(params, xs), ys, metric, temperature)
+        return scored(logits, yq)
+
+    learner, e = fm.MatchingNet(MODEL, metric, temperature), episodes()
+    value, want, logits = by_torch(WEIGHTS, e, loss)
+    (got, aux), gradient = learner.value_and_grad(WEIGHTS, e)
+    np.testing.assert_allclose(got, value, 1e-9)
+    np.testing.assert_allclose(fm.softmax(aux["outputs"]), np.exp(logits), 1e-8)  # scores are not normalised
+    for g, w in zip(optree.tree_leaves(gradient), want, strict=True):
+        np.testing.assert_allclose(g, w, 1e-8, atol=1e-10)
+
+
+def test_matching_by_the_squared_distance_is_a_prototypical_network_for_one_shot():
+    e = episodes(shots=1)
+    for a, b in zip(*(optree.tree_leaves(learner.value_and_grad(WEIGHTS, e)[1]) for learner in (fm.MatchingNet(MODEL, "sqeuclidean"), fm.ProtoNet(MODEL))), strict=True):
+        np.testing.assert_allclose(a, b, 1e-8, atol=1e-12)
+
+
+def torch_lstm(p, x, h, c):
+    i, f, g, o = (x @ p["w"] + h @ p["u"] + p["b"]).split(h.shape[-1], -1)
+    c = torch.sigmoid(f) * c + torch.sigmoid(i) * torch.tanh(g)
+    return torch.sigmoid(o) * torch.tanh(c), c
+
+
+@pytest.mark.parametrize("metric", ["cosine", "sqeuclidean"])
+def test_full_context_embeddings_are_torchs(metric, loops):
+    steps, learner = 3, fm.MatchingNet(MODEL, metric, context=3)
+    params = wide(learner.init(2))
+
+    def along(p, z):
+        h = c = torch.zeros(z.shape[1], dtype=z.dtype)
+        outputs = []
+        for x in z:
+            h, c = torch_lstm(p, x, h, c)
+            outputs.append(h)
+        return torch.stack(outputs)
+
+    def loss(params, embed, xs, ys, xq, yq):
+        z, q = embed(params["model"], xs), embed(params["model"], xq)
+        z = z + along(params["support"]["forward"], z) + along(params["support"]["backward"], z.flip(0)).flip(0)
+        h = c = torch.zeros_like(q)
+        for _ in range(steps):
+            h, c = torch_lstm(params["query"], torch.cat([q, torch.softmax(h @ z.T, 1) @ z], 1), h, c)
+            h = h + q
+        return scored(matched(h, z, ys, metric, 1.0), yq)
+
+    e = episodes()
+    value, want, logits = by_torch(params, e, loss)
+    (got, aux), gradient = learner.value_and_grad(params, e)
+    np.testing.assert_allclose(got, value, 1e-9)
+    np.testing.assert_allclose(fm.softmax(aux["outputs"]), np.exp(logits), 1e-8)
+    for g, w in zip(optree.tree_leaves(gradient), want, strict=True):
+        np.testing.assert_allclose(g, w, 1e-7, atol=1e-10)
+
+
+def test_relation_networks_are_torchs(backend):
+    relation = MLP((6, 4, 1), activation="tanh")
+    learner = fm.RelationNet(MODEL, relation)
+    params = wide(learner.init(3))
+
+    def loss(params, embed, xs, ys, xq, yq):
+        z, q = embed(params["model"], xs), embed(params["model"], xq)
+        sums = torch.stack([z[ys == c].sum(0) for c in range(WAYS)])
+        pairs = torch.cat([sums.expand(len(q), -1, -1), q[:, None].expand(-1, WAYS, -1)], -1)
+        scores = embed(params["relation"], pairs)[..., 0]
+        return ((torch.sigmoid(scores) - torch.nn.functional.one_hot(yq, WAYS)) ** 2).mean(), scores
+
+    agree(learner, params, episodes(), loss)
+
+
+def test_relation_networks_compare_maps_of_images():
+    encoder, module = RelationEncoder(4), RelationModule(4)
+    learner = fm.RelationNet(encoder, module)
+    params = learner.init(0)
+    assert encoder(params["model"], np.ones((3, 28, 28, 1), np.float32)).shape == (3, 5, 5, 4) == (3, *encoder.outputs)
+    rng = np.random.default_rng(0)
+    x, y = rng.random((2, 6, 28, 28, 1)).astype(np.float32), np.tile([0, 1, 2], (2, 2))
+    (_, aux), gradient = learner.value_and_grad(params, (x, y, x, y))
+    assert aux["outputs"].shape == (2, 6, 3) and np.abs(gradient["model"][0]["w"]).max() > 0
+
+
+@pytest.mark.parametrize("objective", ["contrastive", "weighted-l1"])
+def test_siamese_networks_are_torchs(objective, backend):
+    learner = fm.Siamese(MODEL, objective, margin=0.7)
+    params = wide(learner.init(4))
+    if objective == "weighted-l1":
+        params["b"] += 0.3
+
+    def loss(params, embed, xs, ys, xq, yq):
+        model = params if objective == "contrastive" else params["model"]
+        z, q = embed(model, xs), embed(model, xq)
+        same = yq[:, None] == ys
+        if objective == "contrastive":
+            s = -torch.cdist(q, z)
+            each = torch.where(same, s**2, torch.relu(0.7 + s) ** 2)
+        else:
+            s = (q[:, None] - z).abs() @ params["w"] + params["b"]
+            each = torch.nn.functional.binary_cross_entropy_with_logits(s, same.double(), reduction="none")
+        logits = torch.stack([s[:, ys == c].max(1).values for c in range(WAYS)], 1)
+        return (each[same].mean() + each[~same].mean()) / 2, logits
+
+    agree(learner, params, episodes(), loss)
+
+
+def test_a_siamese_network_of_one_class_has_no_pairs_of_two():
+    (loss, _), gradient = fm.Siamese(MODEL).value_and_grad(WEIGHTS, episodes(ways=1))
+    assert np.isfinite(loss) and all(np.isfinite(g).all() for g in optree.tree_leaves(gradient))
+
+
+# ----------------------------------------------------------------------------------------------------- covariances
+
+
+@pytest.mark.parametrize("shots", [1, 3])
+def test_simple_cnaps_are_torchs(shots, backend):
+    def loss(params, embed, xs, ys, xq, yq):
+        z, q = embed(params, xs), embed(params, xq)
+        logits = []
+        for c in range(WAYS):
+            own = z[ys == c]
+            share = len(own) / (len(own) + 1)
+            of_class = torch.cov(own.T) if len(own) > 1 else torch.zeros(3, 3)
+            precision = torch.linalg.inv(share * of_class + (1 - share) * torch.cov(z.T) + 0.1 * torch.eye(3))
+            d = q - own.mean(0)
+            logits.append(-0.5 * torch.einsum("nd,de,ne->n", d, precision, d))
+        return scored(torch.stack(logits, 1), yq)
+
+    agree(fm.CovarianceNet(MODEL, ridge=0.1), WEIGHTS, episodes(shots=shots), loss, rtol=1e-8)
+
+
+def test_uneven_shots_are_fine():
+    e = episodes(tasks=1)
+    e = e._replace(support_x=e.support_x[:, :-1], support_y=e.support_y[:, :-1])
+    for learner in (fm.ProtoNet(MODEL), fm.MatchingNet(MODEL), fm.CovarianceNet(MODEL), fm.Siamese(MODEL)):
+        assert np.isfinite(learner.value_and_grad(WEIGHTS, e)[0][0])
+
+
+# -------------------------------------------------------------------------------------------------- task embeddings
+
+
+def least_squares_slope(x, y):
+    return fm.reshape(fm.sum(x * y) / fm.sum(x * x), (1,))
+
+
+def lines(tasks, seed=0):
+    """y = a x for each task."""
+    rng = np.random.default_rng(seed)
+    a = rng.uniform(-2, 2, (tasks, 1, 1))
+    sx, qx = rng.normal(size=(2, tasks, 6, 1))
+    return Episode(sx, a * sx, qx, a * qx), a[:, 0]
+
+
+def test_task_embeddings_are_torchs(backend):
+    model = MLP((2, 6, 3), activation="tanh")
+    params, (e, slopes) = wide(model.init(0)), lines(5)
+    tensors = optree.tree_map(lambda p: torch.tensor(p, requires_grad=True), params)
+    z = torch.stack([torch.tanh(torch.tensor(np.concatenate([x, y], 1)) @ tensors[0]["w"]) @ tensors[1]["w"] for x, y in zip(*e[:2], strict=True)]).mean(1)
+    off = ~torch.eye(5, dtype=bool)
+    apart = (z[:, None] - z)[off].norm(dim=-1)
+    wanted = torch.tensor(np.abs(slopes - slopes.T))[off]
+    want = ((apart - wanted) ** 2).mean()
+    want.backward()
+    learner = fm.TaskEmbedding(model, least_squares_slope)
+    (loss, aux), gradient = learner.value_and_grad(params, e)
+    np.testing.assert_allclose(loss, want.item(), 1e-9)
+    np.testing.assert_allclose(aux["optima"], slopes, 1e-12)
+    np.testing.assert_allclose(gradient[0]["w"], tensors[0]["w"].grad, 1e-7, atol=1e-10)
+    np.testing.assert_allclose(gradient[1]["w"], tensors[1]["w"].grad, 1e-7, atol=1e-10)
+    np.testing.assert_allclose(learner.measure(params, e)["losses"].mean(), want.item(), 1e-9)
+    first = learner.adapt(params, e.support_x[0], e.support_y[0])
+    np.testing.assert_allclose(learner.predict(first, aux["embeddings"])[1:], apart.detach()[:4], 1e-9)
+
+
+def test_task_embeddings_train_to_distances_of_optima():
+    class Lines(Sampler):
+        def batch(self, step):
+            return Episode(*[part.astype(np.float32) for part in lines(16, seed=step + 1)[0]])
+
+    learner = fm.TaskEmbedding(MLP((2, 32, 16)), least_squares_slope, head=MLP((16, 32, 2)))
+    trained = Trainer(learner, Lines(), fm.optim.adam(5e-3)).run(400)
+    before, after = (learner.evaluate(p, Lines().batch(1000))["loss"] for p in (learner.init(0), trained.params))
+    assert after < 0.05 * before
+
+
 def test_any_number_of_classes_in_tests_and_ways_in_training():
     train = EpisodeSampler.from_arrays(*points(), ways=5, shots=1, queries=2, tasks=4)
     learner = fm.ProtoNet(MLP((INPUTS, 16, 8)), ways=5)
@@ -145,6 +365,20 @@ BAD = [
     (lambda p: fm.ProtoNet(MODEL).adapt(p, E.support_x[0]), TypeError, "[ProtoNet] expected a support set (x, y), got 1 arguments"),
     (lambda p: fm.ProtoNet(MODEL).measure(p, E, steps=2), ValueError, "[ProtoNet] expected no inner steps (None or 0), got 2"),
     (lambda p: fm.ProtoNet(MODEL).adapt(p, [[0.0] * 5, [1.0]], np.array([0, 1])), ValueError, "expected rows of one shape"),
+    (lambda p: fm.ProtoNet(MODEL, temperature=0), ValueError, "[ProtoNet] expected temperature above 0, got 0"),
+    (lambda p: fm.MatchingNet(MODEL, temperature=-1.0), ValueError, "[MatchingNet] expected temperature above 0, got -1.0"),
+    (lambda p: fm.MatchingNet(MODEL, metric="l2"), ValueError, "[MatchingNet] expected metric one of sqeuclidean, "),
+    (lambda p: fm.MatchingNet(MODEL, context=-1), ValueError, "[MatchingNet] expected context at least 0, got -1"),
+    (lambda p: fm.Siamese(MODEL, objective="triplet"), ValueError, "[Siamese] expected objective one of contrastive, weighted-l1, got 'triplet'"),
+    (lambda p: fm.Siamese(MODEL, margin=0.0), ValueError, "[Siamese] expected margin above 0, got 0.0"),
+    (lambda p: fm.RelationNet(MODEL, None), TypeError, "[RelationNet] expected relation a function, got NoneType"),
+    (lambda p: fm.RelationNet(MODEL, MLP((6, 2))).measure({"model": p, "relation": wide(MLP((6, 2)).init())}, E), ValueError,
+     "[RelationNet] expected one score for each of 48 pairs, got shape [48, 2]"),
+    (lambda p: fm.CovarianceNet(MODEL, ridge=0.0), ValueError, "[CovarianceNet] expected ridge above 0, got 0.0"),
+    (lambda p: fm.SemiSupervisedProtoNet(MODEL).measure(p, changed(support_y=E.support_y - 2)), ValueError, "[SemiSupervisedProtoNet] expected labels of at least -1, got -2"),
+    (lambda p: fm.TaskEmbedding(MODEL, None), TypeError, "[TaskEmbedding] expected optimum a function, got NoneType"),
+    (lambda p: fm.TaskEmbedding(MODEL, least_squares_slope).measure(p, lines(1)[0]), ValueError, "[TaskEmbedding] expected at least two tasks in a batch, got 1"),
+    (lambda p: fm.TaskEmbedding(MODEL, least_squares_slope).measure(p, E), TypeError, "[TaskEmbedding] expected float targets, got int32. Give labels as fm.one_hot"),
     (lambda p: fm.jit(lambda e: fm.ProtoNet(MODEL).value_and_grad(p, e))(E), ValueError, "[ProtoNet] expected ways where labels are traced"),
 ]  # fmt: skip
 

@@ -21,19 +21,22 @@ __all__ = ["TaskEmbedding"]
 class TaskEmbedding(Learner):
     """Embeds a task from its support set, so that distances between embeddings match those between optimal parameters.
 
-    A task's embedding is the mean over its support examples of the model's output for x and y side by side: whatever their order
-    and number.  The loss of a batch of tasks is the mean over pairs of (distance of embeddings - distance of optima)^2, both
+    A task's embedding is the mean over its support examples of the model's output for x and y side by side, whatever their order
+    and number, and then the head's output for that mean.  The loss of a batch of tasks is the mean over pairs of (distance of embeddings - distance of optima)^2, both
     Euclidean; so it is one of batches, of two tasks at least, and `loss` takes them with their task axis.
 
     Args:
         model: ``model(params, [n, inputs + targets]) -> [n, features]`` with ``model.init(seed)``, or any such function.
+        head: ``head(params, [1, features]) -> [1, ...]`` with ``head.init(seed)``, for what a mean alone cannot tell (a ratio of two
+            means, say); None for none.  With a head the meta-parameters are {"model", "head"}.
         optimum: ``optimum(x [m, ...], y [m, ...]) -> [parameters]``, what solves one task, from its support and query examples
             together, traced; a constant for the gradient.
 
     Targets are floats [n, ...]; class labels go in as one-hot floats.  `predict` gives the distances to the embeddings
     [tasks, features] of other tasks.
     Errors: TypeError or ValueError naming the argument; ValueError for a batch of one task.
-    Source: the metric-learning view of tasks, Achille et al. 2019 (Task2Vec), with the stress of Kruskal 1964 as the loss.
+    Source: tasks as points of a metric space, Achille et al. 2019 (Task2Vec); means of sets, Zaheer et al. 2017; the loss is the
+    stress of Kruskal 1964.
 
     >>> from fastmeta.models import MLP
     >>> slope = lambda x, y: fa.reshape(fa.mean(x * y) / fa.mean(x * x), (1,))
@@ -45,18 +48,24 @@ class TaskEmbedding(Learner):
     ((4,), (4, 3))
     """
 
-    def __init__(self, model: Callable[..., Any], optimum: Callable[[Array, Array], Array]):
-        for name, value in (("model", model), ("optimum", optimum)):
-            if not callable(value):
+    def __init__(
+        self, model: Callable[..., Any], optimum: Callable[[Array, Array], Array], head: Callable[..., Any] | None = None
+    ):
+        for name, value in (("model", model), ("optimum", optimum), ("head", head)):
+            if not callable(value) and (name, value) != ("head", None):
                 raise expected("TaskEmbedding", f"{name} a function", type(value).__name__, TypeError)
-        self.model, self.optimum = model, optimum
+        self.model, self.optimum, self.head = model, optimum, head
         self._embedding = jit(self._embed)
         self._with_gradient = value_and_grad(lambda params, episodes: self.loss(params, episodes), has_aux=True)
         self._losses = jit(lambda params, episodes: self.loss(params, episodes)[1]["loss"])
 
     def init(self, seed: int = 0) -> Any:
-        """Fresh parameters: those of the model."""
-        return self.model.init(seed)  # type: ignore[attr-defined]  # our models have it; plain functions start elsewhere
+        """Fresh parameters: those of the model, and of the head from a seed of its own."""
+        weights = self.model.init(seed)  # type: ignore[attr-defined]  # our models have it; plain functions start elsewhere
+        if self.head is None:
+            return weights
+        own = int(np.random.default_rng([seed, 1]).integers(2**31))
+        return {"model": weights, "head": self.head.init(own)}  # type: ignore[attr-defined]
 
     def loss(self, params: Any, episode: Any) -> Loss:
         """The loss of a batch of tasks [tasks, n, ...], traced.
@@ -102,11 +111,14 @@ class TaskEmbedding(Learner):
         return {"losses": np.asarray(self._losses(params, quadruple("TaskEmbedding", episodes)))[:, None]}
 
     def __repr__(self) -> str:
-        return f"TaskEmbedding({self.model!r})"
+        return f"TaskEmbedding({self.model!r}{'' if self.head is None else f', head={self.head!r}'})"
 
     def _embed(self, params: Any, x: Array, y: Array) -> Array:
         examples("TaskEmbedding", "support", x, y)
         if np.dtype(y.dtype).kind != "f":
             raise expected("TaskEmbedding", "float targets", y.dtype, TypeError, "Give labels as fm.one_hot(labels, ways)")
         n = x.shape[0]
-        return fa.mean(self.model(params, fa.concat([fa.reshape(x, (n, -1)), fa.reshape(y, (n, -1))], axis=1)), axis=0)
+        both = fa.concat([fa.reshape(x, (n, -1)), fa.reshape(y, (n, -1))], axis=1)
+        if self.head is None:
+            return fa.mean(self.model(params, both), axis=0)
+        return self.head(params["head"], fa.mean(self.model(params["model"], both), axis=0, keepdims=True))[0]

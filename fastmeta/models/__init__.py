@@ -2,5 +2,6 @@
 
 from fastmeta.models.conv4 import Conv4
 from fastmeta.models.mlp import MLP
+from fastmeta.models.relation import RelationEncoder, RelationModule
 
-__all__ = ["MLP", "Conv4"]
+__all__ = ["MLP", "Conv4", "RelationEncoder", "RelationModule"]

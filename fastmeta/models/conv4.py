@@ -84,11 +84,11 @@ class Conv4:
         m = self.channels
         layers = []
         for n in (self.input[2], *[m] * (BLOCKS - 1)):
-            layers.append({"w": _xavier(rng, (3, 3, n, m)), "scale": np.ones(m, np.float32), "shift": np.zeros(m, np.float32)})
+            layers.append({"w": xavier(rng, (3, 3, n, m)), "scale": np.ones(m, np.float32), "shift": np.zeros(m, np.float32)})
         if self.classes is None:
             return layers
         shape = (self.features, self.classes)
-        w = _xavier(rng, shape) if self.head == "flatten" else rng.standard_normal(shape).astype(np.float32)
+        w = xavier(rng, shape) if self.head == "flatten" else rng.standard_normal(shape).astype(np.float32)
         return [*layers, {"w": w, "b": np.zeros(self.classes, np.float32)}]
 
     def __call__(self, params: Any, x: Array, *, mode: str = "batch", step: Any = None) -> Array:
@@ -112,7 +112,7 @@ class Conv4:
         return f"Conv4(channels={self.channels}, classes={self.classes}, input={self.input}, strided={self.strided}, head={self.head!r})"
 
 
-def _xavier(rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
+def xavier(rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
     """Uniform weights [..., in, out] with variance 2 / (fan in + fan out)."""
     bound = math.sqrt(6.0 / (math.prod(shape[:-2]) * (shape[-2] + shape[-1])))
     return rng.uniform(-bound, bound, shape).astype(np.float32)
