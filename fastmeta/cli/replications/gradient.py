@@ -80,7 +80,7 @@ class GradientReplication(Replication):
 GRADIENT: Mapping[str, GradientReplication] = MappingProxyType(
     {
         "omniglot-maml-5w1s": GradientReplication("MAML", inner_lr=0.4, inner_steps=1, test_steps=3, version=2, steps=24_000),
-        "omniglot-fomaml-5w1s": GradientReplication("FOMAML", inner_lr=0.4, inner_steps=1, test_steps=3, version=2, steps=28_000),
+        "omniglot-fomaml-5w1s": GradientReplication("FOMAML", inner_lr=0.4, inner_steps=1, test_steps=3, version=2, steps=20_000),
         "omniglot-meta-sgd-5w1s": GradientReplication("MetaSGD", inner_lr=0.4, inner_steps=1, test_steps=1, version=2, steps=20_000),
         "omniglot-anil-5w1s": GradientReplication("ANIL", inner_lr=0.4, inner_steps=1, test_steps=3),
         "omniglot-reptile-5w1s": GradientReplication(
