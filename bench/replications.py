@@ -26,6 +26,11 @@ PUBLISHED = {
     "omniglot-proto-20w1s": "96.0 (Snell et al. 2017)",
     "omniglot-proto-5w5s": "99.7 (Snell et al. 2017)",
     "omniglot-proto-20w5s": "98.9 (Snell et al. 2017)",
+    "omniglot-matching-5w5s": "98.9 (Vinyals et al. 2016, cosine)",
+    "omniglot-matching-cosine-5w1s": "98.1 (Vinyals et al. 2016)",
+    "omniglot-matching-cosine-20w1s": "93.8 (Vinyals et al. 2016)",
+    "omniglot-relation-5w1s": "99.6 (Sung et al. 2018)",
+    "omniglot-siamese-5w1s": "97.3 (Koch et al. 2015, as in Finn et al. 2017)",
 }
 ENDED = {
     "steps": "trained to the end",
@@ -99,8 +104,9 @@ def _method(c: dict[str, Any], parameters: int) -> list[str]:
     images = f"training tasks: {c['train_shots']} support and {c['queries']} query images a class; test tasks: {c['test_queries']} queries a class"
     if "train_ways" in c:
         trained = "" if c["trained"] is None else f"; the training of `{c['trained']}`"
+        net = "nets of its paper" if c["learner"] == "RelationNet" else "embedding Conv4 (pooled, flattened)"
         return [
-            f"- {c['learner']}, embedding Conv4 (pooled, {c['channels']} channels, flattened), {parameters:,} meta-parameters{options}",
+            f"- {c['learner']}, {net}, {c['channels']} channels, {parameters:,} meta-parameters{options}",
             f"- {c['ways']}-way {c['shots']}-shot, trained {c['train_ways']}-way{trained}; {images}",
         ]
     net = f"{'strided' if c['strided'] else 'pooled'}, {c['channels']} channels, {'spatial mean' if c['head'] == 'mean' else 'flattened'}"

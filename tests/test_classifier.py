@@ -37,7 +37,7 @@ def softmax(scores):
 @pytest.mark.parametrize(("metric", "theirs"), [("sqeuclidean", "sqeuclidean"), ("euclidean", "euclidean"), ("cosine", "cosine"), ("l1", "manhattan")])
 def test_prototypes_are_class_means(metric, theirs, backend):
     classifier = fm.FewShotClassifier(metric=metric, temperature=0.5).fit(X, Y)
-    means = np.stack([X[Y == c].mean(axis=0) for c in "abc"])
+    means = np.stack([X[c == Y].mean(axis=0) for c in "abc"])
     np.testing.assert_allclose(classifier.predict_proba(QUERIES), softmax(-pairwise_distances(QUERIES, means, theirs) / 0.5), 1e-8)
     assert classifier.classes_.tolist() == ["a", "b", "c"]
     if metric == "euclidean":

@@ -325,6 +325,35 @@ def test_any_number_of_classes_in_tests_and_ways_in_training():
     assert trained.history[-1][1] < trained.history[0][1]
 
 
+NORMED = MLP((INPUTS, 6, 3), activation="tanh", batch_norm=True)
+
+
+@pytest.mark.parametrize("make", [fm.ProtoNet, fm.MatchingNet, fm.Siamese, fm.CovarianceNet, fm.SemiSupervisedProtoNet])
+def test_running_batch_norm_makes_predictions_independent_of_other_queries(make, backend):
+    learner, e = make(NORMED, batch_norm="running"), episodes()
+    params, state = wide(NORMED.init(0)), wide(learner.init_state())
+    (_, aux), _ = learner.value_and_grad(params, e)
+    batch, _ = make(NORMED).value_and_grad(params, e)
+    np.testing.assert_allclose(aux["outputs"], batch[1]["outputs"], 1e-12)  # in training both are by the batch
+    hidden = np.concatenate([e.support_x, e.query_x], axis=1) @ params[0]["w"]
+    np.testing.assert_allclose(aux["statistics"][0]["mean"], hidden.mean(axis=1), 1e-9)
+    state = learner.update_state(state, aux)
+    np.testing.assert_allclose(state[0]["variance"], 0.9 + 0.1 * hidden.var(axis=1).mean(axis=0), 1e-9)
+    adapted = learner.adapt(params, e.support_x[0], e.support_y[0], state=state)
+    whole = learner.predict(adapted, e.query_x[0], state)
+    np.testing.assert_allclose(learner.predict(adapted, e.query_x[0][:1]), whole[:1], 1e-9)
+    accuracy = (whole.argmax(1) == e.query_y[0]).mean()
+    np.testing.assert_allclose(learner.measure(params, e, state=state)["accuracies"][0], accuracy, 1e-6)
+
+
+def test_a_trainer_carries_the_running_statistics():
+    train = EpisodeSampler.from_arrays(*points(), ways=5, shots=1, queries=2, tasks=4)
+    learner = fm.ProtoNet(MLP((INPUTS, 16, 8), batch_norm=True), ways=5, batch_norm="running")
+    trained = Trainer(learner, train, fm.optim.adam(1e-2)).run(60)
+    assert learner.evaluate(trained.params, train.batch(70), state=trained.state)["accuracy"] > 0.9
+    assert not np.allclose(trained.state[0]["variance"], 1.0)
+
+
 def points(classes=10, each=8):
     """Examples of well separated classes, float32."""
     rng = np.random.default_rng(0)
@@ -376,6 +405,10 @@ BAD = [
      "[RelationNet] expected one score for each of 48 pairs, got shape [48, 2]"),
     (lambda p: fm.CovarianceNet(MODEL, ridge=0.0), ValueError, "[CovarianceNet] expected ridge above 0, got 0.0"),
     (lambda p: fm.SemiSupervisedProtoNet(MODEL).measure(p, changed(support_y=E.support_y - 2)), ValueError, "[SemiSupervisedProtoNet] expected labels of at least -1, got -2"),
+    (lambda p: fm.ProtoNet(MODEL, batch_norm="per_step"), ValueError, "[ProtoNet] expected batch_norm 'batch' or 'running', got 'per_step'"),
+    (lambda p: fm.ProtoNet(lambda p, x: x, batch_norm="running"), TypeError, "[ProtoNet] expected a model with init_state for batch_norm 'running', got function"),
+    (lambda p: fm.ProtoNet(NORMED, batch_norm="running").measure(p, E), ValueError, "[ProtoNet] expected state, that of the training, for batch_norm 'running', got none"),
+    (lambda p: fm.ProtoNet(MODEL).measure(p, E, state=[]), ValueError, "[ProtoNet] expected no state for batch_norm 'batch', got list"),
     (lambda p: fm.TaskEmbedding(MODEL, None), TypeError, "[TaskEmbedding] expected optimum a function, got NoneType"),
     (lambda p: fm.TaskEmbedding(MODEL, least_squares_slope).measure(p, lines(1)[0]), ValueError, "[TaskEmbedding] expected at least two tasks in a batch, got 1"),
     (lambda p: fm.TaskEmbedding(MODEL, least_squares_slope).measure(p, E), TypeError, "[TaskEmbedding] expected float targets, got int32. Give labels as fm.one_hot"),

@@ -143,7 +143,7 @@ class FewShotClassifier:
         x, (learner, features) = _features(X, self.n_features_in_).astype(self._dtype), self._learner()
         # Up to a power of two, so that few programs serve any number of queries: a query's scores depend on no other.
         padded = np.pad(x, ((0, (1 << (len(x) - 1).bit_length()) - len(x)), (0, 0)), mode="edge")
-        return np.asarray(learner.predict(((), self._task), features((), padded)))[: len(x)]
+        return np.asarray(learner.predict(((), self._task, ()), features((), padded)))[: len(x)]
 
 
 @functools.lru_cache(maxsize=64)

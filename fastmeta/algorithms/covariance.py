@@ -26,6 +26,7 @@ class CovarianceNet(MetricLearner):
         model: an embedding ``model(params, x) -> [n, features]`` with ``model.init(seed)``, or any such function.
         ridge: beta of the paper, above 0; 1 there.
         ways: classes of a training task; needed in a trainer only, elsewhere they are counted.
+        batch_norm: whose statistics normalise examples in tests, "batch" or "running"; see `MetricLearner`.
 
     Errors: TypeError or ValueError naming the argument, a class without support example, or a label out of range.
     Source: Bateni et al. 2020, equations 1 and 2.
@@ -38,8 +39,8 @@ class CovarianceNet(MetricLearner):
     np.int64(0)
     """
 
-    def __init__(self, model: Callable[..., Any], ridge: float = 1.0, ways: int | None = None):
-        super().__init__(model, ways)
+    def __init__(self, model: Callable[..., Any], ridge: float = 1.0, ways: int | None = None, batch_norm: str = "batch"):
+        super().__init__(model, ways, batch_norm)
         self.ridge = positive(self._name, "ridge", ridge)
 
     def _fit(self, params: Any, z: Array, y: Array, classes: range) -> tuple[Array, Array]:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
-
 from fastmeta import array as fa
 from fastmeta.errors import expected
 from fastmeta.trace import Array, as_array

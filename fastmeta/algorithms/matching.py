@@ -35,6 +35,7 @@ class MatchingNet(MetricLearner):
         temperature: by which distances are divided, above 0; 1 in the paper.
         context: steps of the query's LSTM; 0 for embeddings of single examples.
         ways: classes of a training task; needed in a trainer only, elsewhere they are counted.
+        batch_norm: whose statistics normalise examples in tests, "batch" or "running"; see `MetricLearner`.
 
     Errors: TypeError or ValueError naming the argument, a class without support example, or a label out of range.
     Source: Vinyals et al. 2016, equation 1, section 2.1.2 and appendix A.
@@ -53,9 +54,9 @@ class MatchingNet(MetricLearner):
         metric: str = "cosine",
         temperature: float = 1.0,
         context: int = 0,
-        ways: int | None = None,
+        ways: int | None = None, batch_norm: str = "batch",
     ):
-        super().__init__(model, ways)
+        super().__init__(model, ways, batch_norm)
         self.metric = one_metric(self._name, metric)
         self.temperature = positive(self._name, "temperature", temperature)
         self.context = whole(self._name, "context", context, least=0)

@@ -14,10 +14,13 @@ from fastmeta import nn
 from fastmeta.algorithms.learner import Learner, Loss, accuracy, examples, quadruple
 from fastmeta.compile import jit, map_tasks
 from fastmeta.errors import expected, whole
+from fastmeta.models.batch_norm import averaged
 from fastmeta.trace import Array, Tracer, as_array
 from fastmeta.tree import is_array
 
 __all__ = ["MetricLearner"]
+
+MODES = ("batch", "running")
 
 
 class MetricLearner(Learner):
@@ -31,8 +34,10 @@ class MetricLearner(Learner):
     an example in every support set.
 
     Support and queries of an episode pass the model as one batch in `loss` and `measure`, as in the released code of
-    prototypical networks, and apart in `adapt` and `predict`: a model whose batch norm takes the statistics of its batch
-    sees different batches.
+    prototypical networks, and apart in `adapt` and `predict`.  ``batch_norm`` says by whose statistics examples are normalised
+    in tests.  "batch": those of the batch at hand, so that a prediction depends on the other queries (transductive).
+    "running": averages over training, support set and queries alike; they are state, which a trainer carries and returns, and
+    tests take it.  In training it is always the batch.
 
     >>> from fastmeta.models import MLP
     >>> class Dot(MetricLearner):
@@ -48,23 +53,37 @@ class MetricLearner(Learner):
     ((1, 2, 2), (2, 3))
     """
 
-    def __init__(self, model: Callable[..., Any], ways: int | None = None):
+    def __init__(self, model: Callable[..., Any], ways: int | None = None, batch_norm: str = "batch"):
         if not callable(model):
             raise expected(self._name, "model a function", type(model).__name__, TypeError)
         self.model = model
         self.ways = None if ways is None else whole(self._name, "ways", ways)
-        self._adapting = jit(lambda params, x, y, classes: self._fit(params, self._embed(params, x), y, classes))
-        self._predicting = jit(lambda params, task, x: self._logits(params, task, self._embed(params, x)))
-        self._measuring = map_tasks(lambda p, e, classes: self.loss(p, e, classes)[1], in_axes=(None, 0, None))
+        if batch_norm not in list(MODES):
+            raise expected(self._name, f"batch_norm {' or '.join(map(repr, MODES))}", repr(batch_norm))
+        if batch_norm != "batch" and not callable(getattr(model, "init_state", None)):
+            raise expected(self._name, f"a model with init_state for batch_norm {batch_norm!r}", type(model).__name__, TypeError)
+        self.batch_norm = batch_norm
+        self._adapting = jit(lambda params, x, y, classes, s: self._fit(params, self._embed(params, x, s)[0], y, classes))
+        self._predicting = jit(lambda params, task, x, s: self._logits(params, task, self._embed(params, x, s)[0]))
+        self._measuring = map_tasks(lambda p, e, classes, s: self.loss(p, e, classes, s)[1], in_axes=(None, 0, None, None))
 
     def init(self, seed: int = 0) -> Any:
         """Fresh meta-parameters: those of the model."""
         return self.model.init(seed)  # type: ignore[attr-defined]  # our models have it; plain functions start elsewhere
 
-    def loss(self, params: Any, episode: Any, classes: range | None = None) -> Loss:
-        """Query loss of one task, traced.  ``aux``: "loss" (the same), "outputs" [queries, ways] and "accuracy".
+    def init_state(self) -> Any:
+        """Statistics before any training, as `fastmeta.models` make them; () for batch norm "batch"."""
+        return () if self.batch_norm == "batch" else self.model.init_state()  # type: ignore[attr-defined]  # the constructor has looked
 
-        ``classes`` is ``range(ways)``, the learner's own if None.
+    def update_state(self, state: Any, aux: dict[str, Any]) -> Any:
+        """Exponential averages: 0.9 of the old statistics and 0.1 of the tasks' mean."""
+        return state if self.batch_norm == "batch" else averaged(state, aux["statistics"])
+
+    def loss(self, params: Any, episode: Any, classes: range | None = None, state: Any = None) -> Loss:
+        """Query loss of one task, traced.
+
+        ``aux``: "loss" (the same), "outputs" [queries, ways], "accuracy", and "statistics" of batch norm unless it is "batch".
+        ``classes`` is ``range(ways)``, the learner's own if None; ``state`` that of tests, None in training.
         """
         support_x, support_y, query_x, query_y = quadruple(self._name, episode)
         for name, x, y in (("support", support_x, support_y), ("query", query_x, query_y)):
@@ -73,11 +92,12 @@ class MetricLearner(Learner):
                 raise expected(self._name, f"{name}_y of whole numbers, the classes", y.dtype, TypeError)
         if support_x.shape[1:] != query_x.shape[1:]:
             raise expected(self._name, "support and queries alike", f"{list(support_x.shape)} and {list(query_x.shape)}")
-        z = self._embed(params, fa.concat([support_x, query_x]))
+        z, statistics = self._embed(params, fa.concat([support_x, query_x]), state)
         n = support_x.shape[0]
         task = self._fit(params, z[:n], support_y, self._classes(classes))
         value, outputs = self._objective(params, task, z[n:], query_y)
-        return value, {"loss": value, "outputs": outputs, "accuracy": accuracy(outputs, query_y)}
+        aux = {"loss": value, "outputs": outputs, "accuracy": accuracy(outputs, query_y)}
+        return value, aux if statistics is None else aux | {"statistics": statistics}
 
     def value_and_grad(self, params: Any, episodes: Any, *phase: Any) -> tuple[Loss, Any]:
         """((loss, aux), gradient): means over tasks; labels that are arrays are checked and their classes counted."""
@@ -86,8 +106,8 @@ class MetricLearner(Learner):
             phase = (self._count(episodes[1], episodes[3]),)
         return super().value_and_grad(params, episodes, *phase)
 
-    def adapt(self, params: Any, *support: Any, steps: int | None = None) -> Any:
-        """What `predict` needs for one task: the parameters and what the learner keeps of the support set.
+    def adapt(self, params: Any, *support: Any, steps: int | None = None, state: Any = ()) -> Any:
+        """What `predict` needs for one task: the parameters, what the learner keeps of the support set, and the state.
 
         The support set is x [n, ...] and y [n], as two arguments, a pair, or an episode whose support is taken.
         """
@@ -97,17 +117,18 @@ class MetricLearner(Learner):
         if len(support) != 2:
             raise expected(self._name, "a support set (x, y)", f"{len(support)} arguments", TypeError)
         x, y = (part if is_array(part) else as_array(part) for part in support)
-        return params, self._adapting(params, x, y, self._count(y))
+        return params, self._adapting(params, x, y, self._count(y), self._checked(state)), state
 
-    def predict(self, adapted: Any, x: Array) -> Array:
-        """Scores [n, ways] of x [n, ...], the logits of its classes."""
-        return self._predicting(*adapted, x)
+    def predict(self, adapted: Any, x: Array, state: Any = ()) -> Array:
+        """Scores [n, ways] of x [n, ...], the logits of its classes; by the state that `adapt` had unless another is given."""
+        params, task, adapted_state = adapted
+        return self._predicting(params, task, x, self._checked(state or adapted_state))
 
-    def measure(self, params: Any, episodes: Any, steps: int | None = None) -> dict[str, NDArray[Any]]:
+    def measure(self, params: Any, episodes: Any, steps: int | None = None, state: Any = ()) -> dict[str, NDArray[Any]]:
         """Per task: query "losses" and "accuracies" [tasks, 1]; there are no inner steps."""
         self._no_steps(steps)
         episodes = quadruple(self._name, episodes)
-        aux = self._measuring(params, episodes, self._count(episodes[1], episodes[3]))
+        aux = self._measuring(params, episodes, self._count(episodes[1], episodes[3]), self._checked(state))
         return {"losses": aux["loss"][:, None], "accuracies": aux["accuracy"][:, None]}
 
     @property
@@ -133,8 +154,15 @@ class MetricLearner(Learner):
         outputs = self._logits(params, task, z)
         return nn.cross_entropy(outputs, y), outputs
 
-    def _embed(self, params: Any, x: Array) -> Array:
-        return self.model(self._weights(params), x)
+    def _embed(self, params: Any, x: Array, state: Any) -> tuple[Array, Any]:
+        """The embedding of x, and x's own statistics if batch norm needs averages; by ``state`` unless it is None."""
+        weights = self._weights(params)
+        if self.batch_norm == "batch":
+            return self.model(weights, x), None
+        if state is not None:
+            return self.model(weights, x, mode="running", state=state), None
+        z, statistics = self.model(weights, x, mode="running", return_statistics=True)
+        return z, statistics
 
     def _weights(self, params: Any) -> Any:
         """The model's weights among the meta-parameters."""
@@ -171,6 +199,14 @@ class MetricLearner(Learner):
         return classes
 
     _least_label = 0
+
+    def _checked(self, state: Any) -> Any:
+        """The state, once it is there if and only if batch norm needs it: None for "batch"."""
+        if (self.batch_norm == "batch") != (isinstance(state, tuple) and not state):
+            need = "no state" if self.batch_norm == "batch" else "state, that of the training,"
+            got = "none" if isinstance(state, tuple) and not state else type(state).__name__
+            raise expected(self._name, f"{need} for batch_norm {self.batch_norm!r}", got)
+        return None if self.batch_norm == "batch" else state
 
     def _no_steps(self, steps: int | None) -> None:
         if steps not in (None, 0):

@@ -25,6 +25,7 @@ class ProtoNet(MetricLearner):
         metric: "sqeuclidean" (the paper's), "euclidean", "cosine", "dot" or "l1"; see `fastmeta.kernels.pairwise_distance`.
         temperature: by which distances are divided, above 0.
         ways: classes of a training task; needed in a trainer only, elsewhere they are counted.
+        batch_norm: whose statistics normalise examples in tests, "batch" or "running"; see `MetricLearner`.
 
     Errors: TypeError or ValueError naming the argument, a class without support example, or a label out of range.
     Source: Snell, Swersky, Zemel 2017, equations 1 and 2.
@@ -39,9 +40,9 @@ class ProtoNet(MetricLearner):
     """
 
     def __init__(
-        self, model: Callable[..., Any], metric: str = "sqeuclidean", temperature: float = 1.0, ways: int | None = None
+        self, model: Callable[..., Any], metric: str = "sqeuclidean", temperature: float = 1.0, ways: int | None = None, batch_norm: str = "batch"
     ):
-        super().__init__(model, ways)
+        super().__init__(model, ways, batch_norm)
         self.metric = one_metric(self._name, metric)
         self.temperature = positive(self._name, "temperature", temperature)
 
@@ -59,7 +60,7 @@ class SemiSupervisedProtoNet(ProtoNet):
     the prototypes give it, a labelled one for its class with weight 1, and prototypes are the weighted means.
 
     Args:
-        model, metric, temperature, ways: as for `ProtoNet`.
+        model, metric, temperature, ways, batch_norm: as for `ProtoNet`.
         refinements: rounds, at least 0 (then unlabelled examples are ignored).
 
     Errors: as for `ProtoNet`; ValueError for labels below -1.
@@ -78,9 +79,9 @@ class SemiSupervisedProtoNet(ProtoNet):
 
     def __init__(
         self, model: Callable[..., Any], metric: str = "sqeuclidean", temperature: float = 1.0, refinements: int = 1,
-        ways: int | None = None,
+        ways: int | None = None, batch_norm: str = "batch",
     ):  # fmt: skip
-        super().__init__(model, metric, temperature, ways)
+        super().__init__(model, metric, temperature, ways, batch_norm)
         self.refinements = whole(self._name, "refinements", refinements, least=0)
 
     def _fit(self, params: Any, z: Array, y: Array, classes: range) -> Array:

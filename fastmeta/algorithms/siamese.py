@@ -36,6 +36,7 @@ class Siamese(MetricLearner):
         objective: "contrastive" or "weighted-l1".
         margin: of the contrastive loss, above 0.
         ways: classes of a training task; needed in a trainer only, elsewhere they are counted.
+        batch_norm: whose statistics normalise examples in tests, "batch" or "running"; see `MetricLearner`.
 
     Errors: TypeError or ValueError naming the argument, a class without support example, or a label out of range.
     Source: Hadsell, Chopra, LeCun 2006, equation 4 (contrastive, times 2); Koch, Zemel, Salakhutdinov 2015 (weighted L1).
@@ -49,9 +50,9 @@ class Siamese(MetricLearner):
     """
 
     def __init__(
-        self, model: Callable[..., Any], objective: str = "contrastive", margin: float = 1.0, ways: int | None = None
+        self, model: Callable[..., Any], objective: str = "contrastive", margin: float = 1.0, ways: int | None = None, batch_norm: str = "batch"
     ):
-        super().__init__(model, ways)
+        super().__init__(model, ways, batch_norm)
         if objective not in OBJECTIVES:
             raise expected(self._name, f"objective one of {', '.join(OBJECTIVES)}", repr(objective))
         self.objective = objective

@@ -102,11 +102,11 @@ class TaskEmbedding(Learner):
             raise expected("TaskEmbedding", "a support set (x, y)", f"{len(support)} arguments", TypeError)
         return self._embedding(params, *support)
 
-    def predict(self, adapted: Any, x: Array) -> Array:
+    def predict(self, adapted: Any, x: Array, state: Any = ()) -> Array:
         """The Euclidean distances [tasks] to the embeddings x [tasks, features] of other tasks."""
         return pairwise_distance(fa.expand_dims(adapted, axis=0), x, metric="euclidean")[0]
 
-    def measure(self, params: Any, episodes: Any, steps: int | None = None) -> dict[str, NDArray[Any]]:
+    def measure(self, params: Any, episodes: Any, steps: int | None = None, state: Any = ()) -> dict[str, NDArray[Any]]:
         """Per task: "losses" [tasks, 1], the mean over the other tasks of the batch."""
         return {"losses": np.asarray(self._losses(params, quadruple("TaskEmbedding", episodes)))[:, None]}
 

@@ -1,4 +1,7 @@
-"""Models: ``init(seed) -> params`` and ``model(params, x, mode="batch", step=None) -> output``, without hidden state."""
+"""Models: ``init(seed) -> params`` and ``model(params, x, mode="batch", step=None, state=None) -> output``, without hidden state.
+
+``init_state()`` makes the statistics of batch norm for the modes "running" and "per_step".
+"""
 
 from fastmeta.models.conv4 import Conv4
 from fastmeta.models.mlp import MLP

@@ -10,7 +10,8 @@ import numpy as np
 from fastmeta import array as fa
 from fastmeta import nn
 from fastmeta.errors import expected, whole
-from fastmeta.models.conv4 import EPS, xavier
+from fastmeta.models.batch_norm import EPS, affine
+from fastmeta.models.conv4 import xavier
 from fastmeta.trace import Array
 
 __all__ = ["RelationEncoder", "RelationModule"]
@@ -105,7 +106,7 @@ def _block(layer: Any, x: Array, padding: str) -> Array:
 
 
 def _block_init(rng: np.random.Generator, n: int, m: int) -> dict[str, Any]:
-    return {"w": xavier(rng, (3, 3, n, m)), "scale": np.ones(m, np.float32), "shift": np.zeros(m, np.float32)}
+    return {"w": xavier(rng, (3, 3, n, m))} | affine("RelationEncoder", m, None)
 
 
 def _size(where: str, input: Any, least: int) -> tuple[int, int, int]:

@@ -8,7 +8,7 @@ from dataclasses import KW_ONLY, asdict, dataclass, field
 from typing import Any
 
 from fastmeta import optim
-from fastmeta.algorithms.learner import Learner
+from fastmeta.algorithms import InnerLoop, MetricLearner
 from fastmeta.data import Omniglot
 
 __all__ = ["Replication"]
@@ -59,7 +59,7 @@ class Replication(ABC):
         return name, self.settings()
 
     @abstractmethod
-    def make_learner(self) -> Learner:
+    def make_learner(self) -> InnerLoop | MetricLearner:
         """The learner around its net."""
 
     @abstractmethod

@@ -7,8 +7,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 
 from fastmeta import algorithms, nn, optim
-from fastmeta.algorithms.learner import Learner
-from fastmeta.cli.recipes import TEST_SEED, VALIDATION_SEED
+from fastmeta.cli.recipes import BATCH_NORM, TEST_SEED, VALIDATION_SEED
 from fastmeta.cli.replications.base import Replication
 from fastmeta.data import Omniglot
 from fastmeta.models import Conv4
@@ -39,10 +38,10 @@ class GradientReplication(Replication):
     meta_rule: str = "adam"
     split_seed: int = 0
 
-    def make_learner(self) -> Learner:
+    def make_learner(self) -> algorithms.InnerLoop:
         """The learner around its net."""
         net = Conv4(self.channels, self.ways, strided=self.strided, head=self.head)
-        make: Callable[..., Learner] = getattr(algorithms, self.learner)
+        make: Callable[..., algorithms.InnerLoop] = getattr(algorithms, self.learner)
         return make(
             net, loss=nn.cross_entropy, inner_lr=self.inner_lr, inner_steps=self.inner_steps, **dict(self.options)
         )
@@ -72,7 +71,7 @@ class GradientReplication(Replication):
         return {
             "split": f"1,100 training, 100 validation and 423 test characters, shuffled by seed {self.split_seed}",
             "rotations": "a multiple of 90 degrees drawn per class and task, in training and in tests",
-            "batch_norm": "batch (transductive): statistics of the batch at hand, in training and in tests",
+            "batch_norm": BATCH_NORM[self.options.get("batch_norm", "batch")],
             "loss": "mean cross-entropy over examples, mean over tasks",
         }
 
