@@ -203,6 +203,7 @@ class Plan {
   }
 
   const PlanSpec& spec() const { return *spec_; }
+  const Program& program() const { return *program_; }
 
  private:
   static constexpr size_t kFewArrays = 32;
@@ -305,6 +306,10 @@ PYBIND11_MODULE(_core, m) {
            "Runs the plan on C-contiguous arrays; a tuple of arrays, or None where the inputs are not exactly the plan's.")
       .def("profile", &Plan::profile, py::arg("arrays"), py::arg("rounds"),
            "Runs the first task on one thread; a list of (block, index, opcode, tag, least nanoseconds).")
+      .def("footprint", [](const Plan& p, int64_t tasks, int threads) {
+             const Footprint f = p.program().footprint(tasks, threads);
+             return py::make_tuple(f.arenas, f.scratch, f.shared, f.sums, f.constants);
+           }, py::arg("tasks"), py::arg("threads"), "Bytes of a run's arenas and scratch, of values that tasks share, of sums over tasks, of constants.")
       .def_property_readonly("work", [](const Plan& p) { return p.spec().work; }, "Elementary operations of a run of one task.")
       .def_property_readonly("arena_bytes", [](const Plan& p) { return p.spec().arena_bytes; })
       .def_property_readonly("shared_bytes", [](const Plan& p) { return p.spec().shared_bytes; });

@@ -77,6 +77,7 @@ from fastmeta.array import (
 )  # fmt: skip
 from fastmeta.backends import set_backend, set_num_threads
 from fastmeta.compile import grad, hvp, jit, jvp, map_tasks, scan, value_and_grad, vjp
+from fastmeta.memory import MemoryEstimate, memory_estimate
 from fastmeta.tree import tree_map
 
 __version__ = "0.1.0"

@@ -20,6 +20,9 @@ class Plan:
     def profile(self, arrays: Sequence[Any], rounds: int) -> list[tuple[int, int, int, int, float]]:
         """(block, index, opcode, tag, least nanoseconds) of each instruction, for one task on one thread."""
 
+    def footprint(self, tasks: int, threads: int) -> tuple[int, int, int, int, int]:
+        """Bytes that a run holds: arenas and scratch of all workers, values that tasks share, sums over tasks, constants."""
+
 def default_threads() -> int:
     """The threads that the affinity mask and the control group's quota allow."""
 

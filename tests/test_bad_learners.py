@@ -22,7 +22,9 @@ RUNNING, PER_STEP = CONV.init_state(), CONV.init_state(steps=2)
 
 
 def conv(x: Any = IMAGES, **options: Any) -> Any:
-    return lambda *step: fm.jit(lambda x, *step: CONV(CONV.init(), x, **dict(zip(["step"], step, strict=False)), **options))(x, *step)
+    return lambda *step: fm.jit(
+        lambda x, *step: CONV(CONV.init(), x, **dict(zip(["step"], step, strict=False)), **options)
+    )(x, *step)
 
 
 def net(x: Any, **options: Any) -> Any:
@@ -116,7 +118,14 @@ class Steep(Sinusoid):
 
 
 def imaml(iterations: int) -> Trainer:
-    learner = fm.IMAML(MLP((1, 8, 1), activation="tanh"), loss=fm.nn.mse, inner_lr=1e-5, inner_steps=1, damping=0.01, iterations=iterations)
+    learner = fm.IMAML(
+        MLP((1, 8, 1), activation="tanh"),
+        loss=fm.nn.mse,
+        inner_lr=1e-5,
+        inner_steps=1,
+        damping=0.01,
+        iterations=iterations,
+    )
     return Trainer(learner, Steep(tasks=3), fm.optim.sgd(1e-9))
 
 
@@ -130,7 +139,10 @@ def test_a_trainer_names_tasks_whose_system_is_unsolved_once_in_a_run(backend: s
         assert t.run(3).step == 3
     (warning,) = [w for w in caught if w.category is RuntimeWarning]
     named = ", ".join(f"{aux['residual'][task]:.4g} in task {task}" for task in bad)
-    assert re.match(rf"\[IMAML\] expected residuals below 1, got {re.escape(named)} \(meta-step 0\)\. Take more iterations", str(warning.message)), warning
+    assert re.match(
+        rf"\[IMAML\] expected residuals below 1, got {re.escape(named)} \(meta-step 0\)\. Take more iterations",
+        str(warning.message),
+    ), warning
 
 
 def test_no_warning_where_systems_are_solved(backend: str) -> None:

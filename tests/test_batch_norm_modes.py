@@ -64,7 +64,9 @@ def close(got, want, rtol=1e-10):
 # ---------------------------------------------------------------------------------------------------------- models
 
 
-@pytest.mark.parametrize("model", [NET, Conv4(3, 4, (16, 16, 2)), Conv4(3, 4, (8, 8, 1), strided=True, head="mean")], ids=repr)
+@pytest.mark.parametrize(
+    "model", [NET, Conv4(3, 4, (16, 16, 2)), Conv4(3, 4, (8, 8, 1), strided=True, head="mean")], ids=repr
+)
 def test_a_models_own_statistics_as_state_change_nothing(model, backend):
     x = np.random.default_rng(0).normal(size=(5, *(model.input if isinstance(model, Conv4) else (4,))))
     params = wide(model.init(0))
@@ -105,7 +107,9 @@ def test_derivatives_with_given_statistics(mode):
     state = wide(NET.init_state(steps=2 if mode == "per_step" else None))
     params, e = wide(NET.init(0)), episodes()
     step = 1 if mode == "per_step" else None
-    check_grads(lambda p: fm.nn.cross_entropy(NET(p, e.query_x[0], mode=mode, step=step, state=state), e.query_y[0]), (params,))
+    check_grads(
+        lambda p: fm.nn.cross_entropy(NET(p, e.query_x[0], mode=mode, step=step, state=state), e.query_y[0]), (params,)
+    )
 
 
 # --------------------------------------------------------------------------------------------------------- learners
@@ -234,17 +238,24 @@ def test_the_trainer_averages_over_tasks_and_keeps_statistics_from_the_optimiser
 @pytest.mark.parametrize("kind", [fm.MAML, fm.MAMLPlusPlus])
 def test_resumed_is_the_same_bits_with_state(tmp_path: Path, kind, mode):
     def make(folder):
-        return trainer(kind, mode, out=tmp_path / folder, validation=classes(1), validate_every=4, validation_episodes=16)
+        return trainer(
+            kind, mode, out=tmp_path / folder, validation=classes(1), validate_every=4, validation_episodes=16
+        )
 
     whole, half = make("a").run(12), make("b").run(6)
     part = make("b").run(12, half.checkpoint)
-    assert_same_bits((whole.params, whole.state, whole.last_params, whole.last_state, whole.optimizer), (part.params, part.state, part.last_params, part.last_state, part.optimizer))
+    assert_same_bits(
+        (whole.params, whole.state, whole.last_params, whole.last_state, whole.optimizer),
+        (part.params, part.state, part.last_params, part.last_state, part.optimizer),
+    )
     assert [row[:3] for row in whole.validations] == [row[:3] for row in part.validations if row[0] != 6]
     learner = make("c").learner
     best = max(whole.validations, key=lambda row: row[2])
     again = evaluate(learner, whole.params, classes(1), episodes=16, state=whole.state)
     assert again["accuracy"] == pytest.approx(best[2])
-    stored = load_checkpoint(whole.checkpoint, params=whole.params, extra={"state": learner.init_state(), "best_state": learner.init_state()})
+    stored = load_checkpoint(
+        whole.checkpoint, params=whole.params, extra={"state": learner.init_state(), "best_state": learner.init_state()}
+    )
     assert_same_bits((stored.extra["state"], stored.extra["best_state"]), (whole.last_state, whole.state))
 
 

@@ -52,6 +52,7 @@ def test_train_sinusoid_writes_everything(tmp_path):
     result = sinusoid("--steps", 30, "--out", "o")
     assert result.exit_code == 0, result.output
     assert "query loss" in result.stdout
+    assert re.search(r"memory of a meta-step, .*: [\d.]+ MB \(.*code [\d.]+\)", result.stdout)
     assert {p.name for p in (tmp_path / "o").iterdir()} == {
         "checkpoint.safetensors", "result.json", "learning_curve.png", "adaptation_curve.png",
     }  # fmt: skip

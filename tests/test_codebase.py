@@ -35,6 +35,7 @@ LAYERS = [
     ["backends"],
     ["array"],
     ["compile"],
+    ["memory"],
     ["nn", "kernels"],
     ["models", "optim"],
     ["algorithms"],

@@ -71,7 +71,8 @@ def test_a_queue_writes_results_and_logs_and_leaves_what_is_there(tmp_path):
     assert first["config"] == TINY.settings() and result("other")["config"]["learner"] == "ANIL"
     assert {"split", "rotations", "batch_norm", "loss"} == first["protocol"].keys()
     assert {"versions", "machine", "wall_seconds", "train_seconds"} <= first.keys()
-    assert "ended by steps" in (tmp_path / "o" / "tiny" / "log.txt").read_text()
+    log = (tmp_path / "o" / "tiny" / "log.txt").read_text()
+    assert "ended by steps" in log and "memory of a meta-step" in log
     assert "is there" in run("tiny").stdout
     assert result() == first
 

@@ -133,6 +133,25 @@ void Program::run_block(int block, Worker& worker) const {
   }
 }
 
+Footprint Program::footprint(int64_t length, int threads) const {
+  Footprint f;
+  f.shared = allocated_bytes(plan_->shared_bytes);
+  f.constants = allocated_bytes(plan_->const_bytes);
+  int64_t workers = 1;  // with an arena each; tasks or, without enough of them, parts of instructions occupy all threads
+  bool team = true;
+  for (const Instr& instr : plan_->blocks[0].instrs) {
+    const LoopSpec* loop = std::get_if<LoopSpec>(&instr.body);
+    if (!loop || !loop->parallel) continue;
+    const int64_t groups = group_count(loop->length == kRuntimeLength ? length : loop->length, loop->sum_bytes);
+    f.sums = std::max(f.sums, allocated_bytes(groups * loop->sum_bytes));
+    workers = std::max(workers, std::min<int64_t>(groups, threads));
+    team = team && groups <= 1;
+  }
+  f.arenas = workers * allocated_bytes(plan_->arena_bytes);
+  f.scratch = (team ? threads : workers) * allocated_bytes(scratch_bytes_);
+  return f;
+}
+
 void Program::run(Call& call, char* const* pointers, PoolLease& pool, Profile* profile) const {
   MemoryLease memory;
   const auto& bases = plan_->bases;

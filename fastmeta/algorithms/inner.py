@@ -51,7 +51,11 @@ class InnerLoop(Learner):
     order = 2  # 1 treats inner gradients as constants
 
     def __init__(
-        self, model: Callable[..., Any], loss: Callable[[Array, Array], Array], inner_steps: int, batch_norm: str = "batch"
+        self,
+        model: Callable[..., Any],
+        loss: Callable[[Array, Array], Array],
+        inner_steps: int,
+        batch_norm: str = "batch",
     ):
         for name, value in (("model", model), ("loss", loss)):
             if not callable(value):
@@ -62,7 +66,9 @@ class InnerLoop(Learner):
         if batch_norm not in list(MODES):
             raise expected(self._name, f"batch_norm {' or '.join(map(repr, MODES))}", repr(batch_norm))
         if batch_norm != "batch" and not callable(getattr(model, "init_state", None)):
-            raise expected(self._name, f"a model with init_state for batch_norm {batch_norm!r}", type(model).__name__, TypeError)
+            raise expected(
+                self._name, f"a model with init_state for batch_norm {batch_norm!r}", type(model).__name__, TypeError
+            )
         self.batch_norm = batch_norm
         self._adapting: dict[int, Callable[..., Any]] = {}
         self._measuring: dict[int, Callable[..., Any]] = {}
@@ -117,7 +123,9 @@ class InnerLoop(Learner):
         k = self._steps(steps)
         if k not in self._measuring:
             self._measuring[k] = map_tasks(lambda p, e, s: self._trajectory(p, e, k, s), in_axes=(None, 0, None))
-        result: dict[str, NDArray[Any]] = self._measuring[k](params, quadruple(self._name, episodes), self._checked(state))
+        result: dict[str, NDArray[Any]] = self._measuring[k](
+            params, quadruple(self._name, episodes), self._checked(state)
+        )
         return result
 
     @property
@@ -172,7 +180,9 @@ class InnerLoop(Learner):
             return self.model(weights, x), ()
         options: dict[str, Any] = {"mode": self.batch_norm}
         if self.batch_norm == "per_step":  # steps beyond those of training use the last statistics
-            options["step"] = min(taken, self.inner_steps) if isinstance(taken, int) else fa.minimum(taken, self.inner_steps)
+            options["step"] = (
+                min(taken, self.inner_steps) if isinstance(taken, int) else fa.minimum(taken, self.inner_steps)
+            )
         if state is None:
             result: tuple[Array, Any] = self.model(weights, x, return_statistics=True, **options)
             return result
@@ -201,7 +211,9 @@ class InnerLoop(Learner):
     def _told(self, aux: dict[str, Any], seen: dict[str, Any]) -> dict[str, Any]:
         """The ``aux`` of `loss`: of the query set, and of the support set on the way there."""
         if "statistics" in seen:
-            rows = tree_map(lambda before, last: fa.concat([before, _first_axis(last)]), seen["statistics"], aux["statistics"])
+            rows = tree_map(
+                lambda before, last: fa.concat([before, _first_axis(last)]), seen["statistics"], aux["statistics"]
+            )
             seen = seen | {"statistics": rows}
         return aux | seen
 
@@ -239,7 +251,9 @@ class InnerLoop(Learner):
         given = not (isinstance(state, tuple) and state == ())
         if given != (self.batch_norm != "batch"):
             what = "state (averaged statistics, as a trainer returns them)" if not given else "no state"
-            raise expected(self._name, f"{what} for batch_norm {self.batch_norm!r}", type(state).__name__ if given else "none")
+            raise expected(
+                self._name, f"{what} for batch_norm {self.batch_norm!r}", type(state).__name__ if given else "none"
+            )
         return state
 
     def _steps(self, steps: int | None) -> int:

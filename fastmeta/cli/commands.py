@@ -94,6 +94,7 @@ def train(
     show.tell(
         f"{settings['task']}: {r.protocol}\n{r.learner!r}\n{settings['tasks']} tasks a meta-step, results in {folder}"
     )
+    show.tell(display.memory(trainer))
     start = 0 if resume is None else load_step(resume)
     live = display.Live(show.console, settings["task"], settings["steps"], start, r.learner.batch_norm)
     trainer.report = live

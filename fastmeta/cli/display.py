@@ -11,7 +11,9 @@ from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn
 from rich.table import Table
 from rich.text import Text
 
+from fastmeta import backends
 from fastmeta.train.trainer import Progress as Told
+from fastmeta.train.trainer import Trainer
 
 
 class _Left(ProgressColumn):
@@ -63,6 +65,13 @@ class Live:
             self.told = time.monotonic()
             left = "" if p.step == p.steps else f"  {duration(p.seconds_left)} left"
             self.console.print(f"step {p.step:,}/{p.steps:,}  {text}{left}", highlight=False, soft_wrap=True)
+
+
+def memory(trainer: Trainer) -> str:
+    """What a meta-step will take, as a line."""
+    if backends.chosen() != "native":
+        return f"memory of a meta-step: the {backends.chosen()} backend cannot tell"
+    return f"memory of a meta-step, beside data, parameters and optimiser: {trainer.memory_estimate()}"
 
 
 def duration(seconds: float) -> str:

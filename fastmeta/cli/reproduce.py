@@ -101,6 +101,7 @@ def _one(name: str, r: Replication, data: str | None, path: Path, show: Show) ->
             report=report,
         )
         tell(f"{name}: {learner!r}, from meta-step {steps_done:,}, at most {r.minutes:g} minutes")
+        tell(display.memory(trainer))
         with lines[0]:
             trained = trainer.run(r.steps, resume)
         if trained.interrupted:
@@ -108,7 +109,9 @@ def _one(name: str, r: Replication, data: str | None, path: Path, show: Show) ->
             return None
         began = time.perf_counter()
         tests = r.sampler("test", data)
-        metrics = evaluate(learner, trained.params, tests, episodes=r.test_episodes, steps=r.test_steps, state=trained.state)
+        metrics = evaluate(
+            learner, trained.params, tests, episodes=r.test_episodes, steps=r.test_steps, state=trained.state
+        )
         result = _result(name, r, trained, metrics, trained.seconds + time.perf_counter() - began)
         with replacing(path) as target:
             target.write(json.dumps(plain(result), indent=1, allow_nan=False).encode() + b"\n")

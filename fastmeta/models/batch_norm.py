@@ -42,7 +42,9 @@ class BatchNorm:
         if mode == "batch" and state is not None:
             raise expected(where, "no state in mode 'batch'", type(state).__name__)
         if mode != "batch" and (state is None) != measure:
-            raise expected(where, f"either state or return_statistics=True in mode {mode!r}", "both" if measure else "neither")
+            raise expected(
+                where, f"either state or return_statistics=True in mode {mode!r}", "both" if measure else "neither"
+            )
         if mode == "per_step":
             if step is None:
                 raise expected(where, "step, the inner steps taken, in mode 'per_step'", None)

@@ -90,7 +90,14 @@ class MLP:
         return statistics("MLP", self._normalized, steps)
 
     def __call__(
-        self, params: Any, x: Array, *, mode: str = "batch", step: Any = None, state: Any = None, return_statistics: bool = False
+        self,
+        params: Any,
+        x: Array,
+        *,
+        mode: str = "batch",
+        step: Any = None,
+        state: Any = None,
+        return_statistics: bool = False,
     ) -> Any:
         """x [n, ...], flattened to [n, in], through the layers: [n, out], or with ``return_statistics`` (that, x's own statistics).
 

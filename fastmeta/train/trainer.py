@@ -26,6 +26,7 @@ from fastmeta.compile import jit
 from fastmeta.data.prefetch import Prefetch
 from fastmeta.data.sampler import Sampler
 from fastmeta.errors import DivergedError, expected, whole
+from fastmeta.memory import MemoryEstimate, memory_estimate
 from fastmeta.optim import Optimizer, apply_updates
 from fastmeta.train.checkpoint import load_checkpoint, save_checkpoint
 from fastmeta.train.evaluate import evaluate
@@ -188,6 +189,12 @@ class Trainer:
             run.loop(stop)
         return run.end()
 
+    def memory_estimate(self) -> MemoryEstimate:
+        """The memory that a meta-step will take beside data, parameters and the optimiser's state (native backend only)."""
+        params = self.learner.init(self.seed)
+        state = self.optimizer.init(params)
+        return memory_estimate(self._meta_step, params, state, self.sampler.batch(0), self.learner.phase(0))
+
     def _make_step(self) -> Callable[..., Any]:
         """(params, state, moments, episodes, phase) -> (params, state, moments, [loss, health, residual(, accuracy)]).
 
@@ -236,7 +243,9 @@ class Trainer:
         got = ", ".join(f"{residuals[task]:.4g} in task {task}" for task in worst)
         hint = "Take more iterations, more damping or a smaller inner rate; later meta-steps are not reported"
         where = type(self.learner).__name__
-        warnings.warn(expected(where, "residuals below 1", f"{got} (meta-step {step})", RuntimeWarning, hint), stacklevel=4)
+        warnings.warn(
+            expected(where, "residuals below 1", f"{got} (meta-step {step})", RuntimeWarning, hint), stacklevel=4
+        )
 
 
 class _Run:
