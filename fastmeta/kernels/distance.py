@@ -52,7 +52,7 @@ def pairwise_distance(x: Array, y: Array, *, metric: str, scale: Array | None = 
            [5., 0.]], dtype=float32)
     """
     x, y = features("pairwise_distance", x=x, y=y)
-    check_metric("pairwise_distance", metric, scale, x.shape[-1], y.shape[-2])
+    check_metric("pairwise_distance", metric, scale, x, y.shape[-2])
     arguments = [("x", x, 2), ("y", y, 2), ("scale", scale, scale_axes(metric))]
     return per_task("pairwise_distance", distance, arguments, metric=metric)
 
@@ -60,6 +60,15 @@ def pairwise_distance(x: Array, y: Array, *, metric: str, scale: Array | None = 
 def distance(x: Array, y: Array, scale: Array | None, *, metric: str) -> Array:
     """The distances of one task, its arguments already checked."""
     return METRICS[metric](x, y, scale)
+
+
+def nearness(x: Array, y: Array, scale: Array | None, *, metric: str) -> Array:
+    """Minus the distances, transposed [m, n], but for a number per row of x: what a softmax over the rows of y needs."""
+    if metric != "sqeuclidean":
+        return fa.negative(fa.permute_dims(distance(x, y, scale, metric=metric), (1, 0)))
+    centre = fa.stop_gradient(fa.mean(y, axis=0))
+    x, y = fa.subtract(x, centre), fa.subtract(y, centre)
+    return fa.subtract(fa.multiply(fa.permute_dims(_products(x, y), (1, 0)), 2.0), fa.sum(fa.square(y), axis=1, keepdims=True))
 
 
 # -- metrics of one task: x [n, D], y [m, D], scale -> [n, m]
@@ -127,8 +136,8 @@ def _over_differences(f: Callable[..., Array], x: Array, y: Array, *each: Array)
 
 
 def _rbf(x: Array, y: Array, scale: Array) -> Array:
-    exponent = fa.divide(fa.multiply(_sqeuclidean(x, y), -0.5), fa.square(_like(scale, x)))
-    return fa.negative(fa.expm1(exponent))
+    h = number(scale, x)
+    return fa.negative(fa.expm1(fa.divide(fa.divide(fa.multiply(_sqeuclidean(x, y), -0.5), h), h)))
 
 
 def _sqmahalanobis(x: Array, y: Array, scale: Array) -> Array:
@@ -148,9 +157,9 @@ def _mahalanobis(x: Array, y: Array, scale: Array) -> Array:
     return _root(_sqmahalanobis(x, y, scale))
 
 
-def _like(number: Array, x: Array) -> Array:
+def number(n: Array, x: Array) -> Array:
     """A number in the dtype of x."""
-    return number if type(number) in (float, int) else fa.astype(number, dtype=x.dtype)
+    return n if type(n) in (float, int) else fa.astype(n, dtype=x.dtype)
 
 
 METRICS: dict[str, Callable[..., Array]] = {
@@ -173,14 +182,14 @@ def scale_axes(metric: str) -> tuple[int, ...]:
     return (1, 2, 3) if "mahalanobis" in metric else (0, 0)
 
 
-def check_metric(where: str, metric: str, scale: Array | None, features: int, rows: int) -> None:
-    """Refuses an unknown metric and a scale that does not fit it."""
+def check_metric(where: str, metric: str, scale: Array | None, x: Array, rows: int) -> None:
+    """Refuses an unknown metric and a scale that does not fit it; ``rows`` is the number of rows of y."""
     if metric not in METRICS:
         raise located(expected(where, f"a metric of {', '.join(METRICS)}", repr(metric)))
     if metric == "rbf":
         positive(where, "scale, a bandwidth,", scale)
     elif "mahalanobis" in metric:
-        _check_covariance(where, scale, features, rows)
+        _check_covariance(where, scale, x.shape[-1], rows, len(x.shape) - 2)
     elif scale is not None:
         raise located(expected(where, f"no scale for {metric}", f"one of shape {np.shape(scale)}"))
 
@@ -194,12 +203,12 @@ def positive(where: str, name: str, x: Array | None) -> None:
         raise located(expected(where, f"{name} above 0 and finite", values if values.ndim == 0 else values.min()))
 
 
-def _check_covariance(where: str, scale: Array | None, features: int, rows: int) -> None:
+def _check_covariance(where: str, scale: Array | None, features: int, rows: int, lead: int) -> None:
     shape = tuple(np.shape(scale)) if scale is not None else ()
     n = len(shape)
-    fits = 1 <= n <= 4 and shape[-1] == features and (n == 1 or shape[-2] == features)
-    if not fits or (n == 4 and shape[1] != rows):
-        raise located(expected(where, f"scale, a covariance [{features}], [.., {features}, {features}]", "none" if scale is None else f"shape {shape}"))
+    fits = 1 <= n <= 3 + lead and shape[-1] == features and (n == 1 or shape[-2] == features) and (n < 3 + lead or shape[-3] == rows)
+    if not fits:
+        raise located(expected(where, f"scale, a covariance [{features}], [{features}, {features}] or [{rows}, {features}, {features}]", "none" if scale is None else f"shape {shape}"))
     values = known(scale)
     if values is None:
         return

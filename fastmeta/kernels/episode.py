@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from functools import partial
-
 import numpy as np
 
 from fastmeta import array as fa
 from fastmeta.errors import expected, whole
-from fastmeta.kernels.distance import check_metric, distance, positive, scale_axes
+from fastmeta.kernels.distance import check_metric, distance, nearness, number, positive, scale_axes
 from fastmeta.kernels.tasks import features, known, per_task
 from fastmeta.trace import Array, located
 
@@ -81,7 +79,7 @@ def proto_loss(
     for name, x, y, w in (("", support, labels, weights), ("query_", query, query_labels, query_weights)):
         _labels("proto_loss", name + "labels", y, x)
         _weights("proto_loss", name + "weights", w, x)
-    check_metric("proto_loss", metric, scale, query.shape[-1], n_way)
+    check_metric("proto_loss", metric, scale, query, n_way)
     positive("proto_loss", "temperature", temperature)
     arguments = [
         ("support", support, 2), ("labels", labels, 1), ("query", query, 2), ("query_labels", query_labels, 1), ("weights", weights, 1),
@@ -122,7 +120,7 @@ def attention(
     (values,) = features("attention", values=values)
     if values.shape[-2] != keys.shape[-2]:
         raise located(expected("attention", "as many values as keys", f"{values.shape[-2]} and {keys.shape[-2]}"))
-    check_metric("attention", metric, scale, query.shape[-1], keys.shape[-2])
+    check_metric("attention", metric, scale, query, keys.shape[-2])
     positive("attention", "temperature", temperature)
     _weights("attention", "mask", mask, keys)
     if mask is not None and np.dtype(mask.dtype) != np.bool_:
@@ -153,7 +151,7 @@ def nearest(x: Array, y: Array, k: int, *, metric: str = "sqeuclidean", scale: A
     (array([[1., 4.]], dtype=float32), array([[1, 2]], dtype=int32))
     """
     x, y = features("nearest", x=x, y=y)
-    check_metric("nearest", metric, scale, x.shape[-1], y.shape[-2])
+    check_metric("nearest", metric, scale, x, y.shape[-2])
     k = _whole("nearest", "k", k)
     if k > y.shape[-2]:
         raise located(expected("nearest", f"k of at most the {y.shape[-2]} rows of y", k))
@@ -171,11 +169,11 @@ def _means(x: Array, labels: Array, weights: Array | None, n_way: int) -> tuple[
     """Class means [n_way, D], and [n_way] which classes have no rows: their means are 0."""
     w = fa.ones_like(x[:, 0]) if weights is None else fa.astype(weights, dtype=x.dtype)
     rows = x if weights is None else fa.multiply(x, fa.expand_dims(w, axis=1))
-    none = np.zeros(n_way, x.dtype)
-    total = fa.scatter_add(none, labels, w)
+    zero = fa.zeros_like(x[0])
+    total = fa.scatter_add(fa.broadcast_to(zero[0], (n_way,)), labels, w)
     absent = fa.less_equal(total, 0.0)
     share = fa.divide(1.0, fa.where(absent, 1.0, total))
-    sums = fa.scatter_add(np.zeros((n_way, x.shape[1]), x.dtype), labels, rows)
+    sums = fa.scatter_add(fa.broadcast_to(zero, (n_way, x.shape[1])), labels, rows)
     return fa.multiply(sums, fa.expand_dims(share, axis=1)), absent
 
 
@@ -184,12 +182,15 @@ def _proto_loss(
     temperature: Array, *, n_way: int, metric: str,
 ) -> tuple[Array, Array]:  # fmt: skip
     means, absent = _means(support, labels, weights, n_way)
-    logits = fa.divide(fa.negative(distance(query, means, scale, metric=metric)), temperature)
-    logits = fa.where(absent, float("-inf"), logits)
-    at = fa.take_along_axis(fa.log_softmax(logits), fa.expand_dims(query_labels, axis=1))
-    hit = fa.astype(fa.equal(fa.argmax(logits, axis=1), query_labels), dtype=query.dtype)
-    average = partial(_average, weights=query_weights)
-    return fa.negative(average(fa.squeeze(at, axis=1))), average(hit)
+    logits = fa.divide(nearness(query, means, scale, metric=metric), number(temperature, query))
+    bar = fa.where(absent, float("-inf"), fa.zeros_like(means[:, 0]))
+    barred = fa.add(logits, fa.expand_dims(bar, axis=1))
+    classes = np.arange(n_way, dtype=np.int32)[:, None]
+    hit = fa.astype(fa.equal(fa.astype(query_labels, dtype=query.dtype), classes.astype(query.dtype)), dtype=query.dtype)
+    # What a label picks is finite and the bar added after: 0 * inf would be NaN.  Taking the bar checks the labels, too.
+    picked = fa.add(fa.sum(fa.multiply(hit, logits), axis=0), fa.take(bar, query_labels))
+    right = fa.astype(fa.equal(fa.argmax(barred, axis=0), query_labels), dtype=query.dtype)
+    return _average(fa.subtract(fa.logsumexp(barred, axis=0), picked), query_weights), _average(right, query_weights)
 
 
 def _average(x: Array, weights: Array | None) -> Array:
@@ -203,7 +204,7 @@ def _average(x: Array, weights: Array | None) -> Array:
 def _attention(
     query: Array, keys: Array, values: Array, mask: Array | None, scale: Array | None, temperature: Array, *, metric: str
 ) -> Array:  # fmt: skip
-    logits = fa.divide(fa.negative(distance(query, keys, scale, metric=metric)), temperature)
+    logits = fa.divide(fa.negative(distance(query, keys, scale, metric=metric)), number(temperature, query))
     if mask is not None:
         logits = fa.where(mask, logits, float("-inf"))
     return fa.matmul(fa.softmax(logits), values)
