@@ -10,6 +10,7 @@ import pytest
 import torch
 
 import fastmeta as fm
+from fastmeta.algorithms import Frozen
 from fastmeta.data import Episode, EpisodeSampler, Sampler
 from fastmeta.models import MLP, Conv4, RelationEncoder, RelationModule
 from fastmeta.train.trainer import Trainer
@@ -142,6 +143,19 @@ def test_matching_networks_are_torchs(metric, temperature, backend):
     np.testing.assert_allclose(fm.softmax(aux["outputs"]), np.exp(logits), 1e-8)  # scores are not normalised
     for g, w in zip(optree.tree_leaves(gradient), want, strict=True):
         np.testing.assert_allclose(g, w, 1e-8, atol=1e-10)
+
+
+def test_classes_far_from_a_query_do_not_underflow():
+    e = episodes(tasks=1)._replace(query_x=300 * episodes(tasks=1).query_x)
+    e = Episode(*[part.astype(np.float32) if part.dtype.kind == "f" else part for part in e])
+    (loss, aux), gradient = fm.MatchingNet(Frozen(), "sqeuclidean").value_and_grad((), e)
+    distances = ((e.query_x[0][:, None].astype(np.float64) - e.support_x[0]) ** 2).sum(-1)
+    nearest = np.stack([distances[:, e.support_y[0] == c].min(1) for c in range(WAYS)], 1)
+    assert np.ptp(nearest, axis=1).max() > 1000  # softmax would be 0 in float32
+    np.testing.assert_allclose(aux["outputs"][0], -nearest, 1e-3, atol=1.0)
+    params = optree.tree_map(lambda p: p.astype(np.float32), WEIGHTS)
+    _, gradient = fm.MatchingNet(MLP((INPUTS, 6, 3)), "sqeuclidean").value_and_grad(params, e)
+    assert all(np.isfinite(g).all() for g in optree.tree_leaves(gradient))
 
 
 def test_matching_by_the_squared_distance_is_a_prototypical_network_for_one_shot():
@@ -405,6 +419,10 @@ BAD = [
      "[RelationNet] expected one score for each of 48 pairs, got shape [48, 2]"),
     (lambda p: fm.CovarianceNet(MODEL, ridge=0.0), ValueError, "[CovarianceNet] expected ridge above 0, got 0.0"),
     (lambda p: fm.SemiSupervisedProtoNet(MODEL).measure(p, changed(support_y=E.support_y - 2)), ValueError, "[SemiSupervisedProtoNet] expected labels of at least -1, got -2"),
+    (lambda p: RelationEncoder(input=(9, 28, 1)), ValueError, "[RelationEncoder] expected input at least 10, got 9"),
+    (lambda p: RelationEncoder(input=28), ValueError, "[RelationEncoder] expected input (height, width, channels), got 28"),
+    (lambda p: RelationModule(4)(RelationModule(4).init(), np.ones((2, 5, 5, 4), np.float32)), ValueError, "[RelationModule] expected x [n, 5, 5, 8], got shape [2, 5, 5, 4]"),
+    (lambda p: RelationEncoder(4)(RelationEncoder(4).init(), np.ones((2, 28, 28, 1), np.float32), mode="running"), ValueError, "[RelationEncoder] expected mode 'batch', got 'running'"),
     (lambda p: fm.ProtoNet(MODEL, batch_norm="per_step"), ValueError, "[ProtoNet] expected batch_norm 'batch' or 'running', got 'per_step'"),
     (lambda p: fm.ProtoNet(lambda p, x: x, batch_norm="running"), TypeError, "[ProtoNet] expected a model with init_state for batch_norm 'running', got function"),
     (lambda p: fm.ProtoNet(NORMED, batch_norm="running").measure(p, E), ValueError, "[ProtoNet] expected state, that of the training, for batch_norm 'running', got none"),

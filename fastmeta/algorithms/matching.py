@@ -86,7 +86,7 @@ class MatchingNet(MetricLearner):
         if self.context:
             z = self._read(params["query"], z, keys)
         scores = fa.multiply(kernels.pairwise_distance(z, keys, metric=self.metric), -1.0 / self.temperature)
-        return fa.logsumexp(_by_class(scores, of_class), axis=1)
+        return _log_sums(scores, of_class)
 
     def _read(self, lstm: Any, z: Array, keys: Array) -> Array:
         """The queries z [n, D] after ``context`` steps of an LSTM that sees them and what it attends to among the keys."""
@@ -106,11 +106,21 @@ def members(y: Array, classes: range) -> Array:
     return fa.equal(fa.expand_dims(y, axis=1), np.asarray(classes, np.int32))
 
 
-def _by_class(scores: Array, of_class: Array) -> Array:
-    """Scores [queries, n] as [queries, n, classes], -inf for examples of another class."""
-    return fa.where(of_class, fa.expand_dims(scores, axis=2), float("-inf"))
-
-
 def best_of_class(scores: Array, of_class: Array) -> Array:
     """The largest of a query's scores [queries, n] among the examples of each class: [queries, classes]."""
-    return fa.max(_by_class(scores, of_class), axis=1)
+    return fa.max(fa.where(of_class, fa.expand_dims(scores, axis=2), float("-inf")), axis=1)
+
+
+def _log_sums(scores: Array, of_class: Array) -> Array:
+    """log(sum(exp(scores [queries, n]))) over the examples of each class: [queries, classes].
+
+    Shifted by the largest score of each class, so that no class underflows; the sums are one product, and nothing of
+    queries x n x classes is differentiated.
+    """
+    top = fa.stop_gradient(best_of_class(scores, of_class))
+    empty = fa.equal(top, float("-inf"))
+    top = fa.where(empty, 0.0, top)
+    member = fa.astype(of_class, dtype=scores.dtype)
+    own = fa.matmul(top, fa.permute_dims(member, (1, 0)))  # of the class of each example
+    sums = fa.matmul(fa.exp(fa.subtract(scores, own)), member)
+    return fa.where(empty, float("-inf"), fa.add(fa.log(fa.where(empty, 1.0, sums)), top))
