@@ -11,7 +11,7 @@ import torch
 
 import fastmeta as fm
 from fastmeta.algorithms import Frozen
-from fastmeta.data import Episode, EpisodeSampler, Sampler
+from fastmeta.data import Episode, EpisodeSampler, Sampler, SemiSupervised
 from fastmeta.models import MLP, Conv4, RelationEncoder, RelationModule
 from fastmeta.train.trainer import Trainer
 
@@ -339,6 +339,31 @@ def test_any_number_of_classes_in_tests_and_ways_in_training():
     assert trained.history[-1][1] < trained.history[0][1]
 
 
+LEARNERS = [
+    fm.ProtoNet(MODEL), fm.SemiSupervisedProtoNet(MODEL), fm.MatchingNet(MODEL, context=2), fm.RelationNet(MODEL, MLP((6, 4, 1), activation="tanh")),
+    fm.Siamese(MODEL), fm.Siamese(MODEL, "weighted-l1"), fm.CovarianceNet(MODEL),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("learner", LEARNERS, ids=repr)
+def test_losses_are_differentiated_to_second_order(learner):
+    task = Episode(*[part[0] for part in episodes(ways=2, queries=1)])
+    if isinstance(learner, fm.SemiSupervisedProtoNet):
+        task = task._replace(support_y=np.where(np.arange(4) == 3, -1, np.array([0, 1, 0, 1])))
+    fm.testing.check_grads(lambda params: learner.loss(params, task, range(2))[0], (wide(learner.init(5)),), rtol=1e-4, atol=1e-5)
+
+
+def test_semi_supervised_episodes():
+    x, y = points()
+    tasks = EpisodeSampler.from_arrays(x, y, ways=3, shots=4, queries=2, tasks=5)
+    whole, part = tasks.batch(3), SemiSupervised(tasks, labelled=1).batch(3)
+    np.testing.assert_array_equal(part.support_y, np.where(np.arange(12) % 4 == 0, whole.support_y, -1))
+    np.testing.assert_array_equal(part.support_x, whole.support_x)
+    learner = fm.SemiSupervisedProtoNet(MLP((INPUTS, 16, 8)), ways=3)
+    trained = Trainer(learner, SemiSupervised(tasks, labelled=1), fm.optim.adam(1e-2)).run(40)
+    assert learner.evaluate(trained.params, SemiSupervised(tasks).batch(50))["accuracy"] > 0.9
+
+
 NORMED = MLP((INPUTS, 6, 3), activation="tanh", batch_norm=True)
 
 
@@ -423,6 +448,9 @@ BAD = [
     (lambda p: RelationEncoder(input=28), ValueError, "[RelationEncoder] expected input (height, width, channels), got 28"),
     (lambda p: RelationModule(4)(RelationModule(4).init(), np.ones((2, 5, 5, 4), np.float32)), ValueError, "[RelationModule] expected x [n, 5, 5, 8], got shape [2, 5, 5, 4]"),
     (lambda p: RelationEncoder(4)(RelationEncoder(4).init(), np.ones((2, 28, 28, 1), np.float32), mode="running"), ValueError, "[RelationEncoder] expected mode 'batch', got 'running'"),
+    (lambda p: SemiSupervised(3), TypeError, "[SemiSupervised] expected a sampler with batch(step), got int"),
+    (lambda p: SemiSupervised(fm.data.Sinusoid(), labelled=0), ValueError, "[SemiSupervised] expected labelled at least 1, got 0"),
+    (lambda p: SemiSupervised(fm.data.Sinusoid()).batch(0), ValueError, "[SemiSupervised] expected support labels of whole numbers, got float32"),
     (lambda p: fm.ProtoNet(MODEL, batch_norm="per_step"), ValueError, "[ProtoNet] expected batch_norm 'batch' or 'running', got 'per_step'"),
     (lambda p: fm.ProtoNet(lambda p, x: x, batch_norm="running"), TypeError, "[ProtoNet] expected a model with init_state for batch_norm 'running', got function"),
     (lambda p: fm.ProtoNet(NORMED, batch_norm="running").measure(p, E), ValueError, "[ProtoNet] expected state, that of the training, for batch_norm 'running', got none"),
