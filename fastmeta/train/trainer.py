@@ -191,9 +191,9 @@ class Trainer:
 
     def memory_estimate(self) -> MemoryEstimate:
         """The memory that a meta-step will take beside data, parameters and the optimiser's state (native backend only)."""
-        params = self.learner.init(self.seed)
-        state = self.optimizer.init(params)
-        return memory_estimate(self._meta_step, params, state, self.sampler.batch(0), self.learner.phase(0))
+        params, state = self.learner.init(self.seed), self.learner.init_state()
+        moments = self.optimizer.init(params)
+        return memory_estimate(self._meta_step, params, state, moments, self.sampler.batch(0), self.learner.phase(0))
 
     def _make_step(self) -> Callable[..., Any]:
         """(params, state, moments, episodes, phase) -> (params, state, moments, [loss, health, residual(, accuracy)]).
