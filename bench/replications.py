@@ -22,6 +22,15 @@ PUBLISHED = {
     "omniglot-imaml-5w1s": "99.16 (Rajeswaran et al. 2019)",
     "omniglot-maml-5w5s": "99.9 ± 0.1 (Finn et al. 2017)",
     "omniglot-maml-20w1s": "95.8 ± 0.3 (Finn et al. 2017)",
+    "omniglot-proto-5w1s": "98.8 (Snell et al. 2017)",
+    "omniglot-proto-20w1s": "96.0 (Snell et al. 2017)",
+    "omniglot-proto-5w5s": "99.7 (Snell et al. 2017)",
+    "omniglot-proto-20w5s": "98.9 (Snell et al. 2017)",
+    "omniglot-matching-5w5s": "98.9 (Vinyals et al. 2016, cosine)",
+    "omniglot-matching-cosine-5w1s": "98.1 (Vinyals et al. 2016)",
+    "omniglot-matching-cosine-20w1s": "93.8 (Vinyals et al. 2016)",
+    "omniglot-relation-5w1s": "99.6 (Sung et al. 2018)",
+    "omniglot-siamese-5w1s": "97.3 (Koch et al. 2015, as in Finn et al. 2017)",
 }
 ENDED = {
     "steps": "trained to the end",
@@ -32,12 +41,12 @@ INTRODUCTION = """\
 # Published experiments
 
 `fastmeta reproduce NAME [NAME ...] --data DIR --out DIR` trains and tests configurations by name, one after another, and goes on where it was interrupted;
-`fastmeta reproduce --list` shows them, [fastmeta/cli/replications.py](../fastmeta/cli/replications.py) defines them. This page is written from the result
+`fastmeta reproduce --list` shows them, [fastmeta/cli/replications](../fastmeta/cli/replications) defines them. This page is written from the result
 files by `python -m bench.replications`; a test holds it to them.
 
 Training ends after the configured meta-steps, after a number of validations without a new best, or at the time limit, whichever comes first; the parameters
 of the best validation are tested once. The rates of MAML were picked from probes of 25 seconds scored on validation characters, those of the others are their
-papers' or MAML's. The papers train for 50,000 to 100,000 meta-steps; these configurations fit into minutes on two cores, so a difference from a published
+papers' or MAML's. The papers train MAML and its relatives for 50,000 to 100,000 meta-steps; these configurations fit into minutes on two cores, so a difference from a published
 figure is not, by itself, one between methods. Intervals are 1.96 s / sqrt(n) over n test tasks.
 """
 
@@ -74,22 +83,43 @@ def _row(name: str, r: dict[str, Any]) -> str:
 def _conditions(name: str, r: dict[str, Any]) -> list[str]:
     """How a result was obtained."""
     c, p, machine = r["config"], r["protocol"], r["machine"]
-    net = f"{'strided' if c['strided'] else 'pooled'}, {c['channels']} channels, {'spatial mean' if c['head'] == 'mean' else 'flattened'}"
     return [
         "",
         f"## {name}",
         "",
-        f"- {c['learner']}, Conv4 ({net}), {r['parameters']:,} meta-parameters; inner lr {c['inner_lr']:g}, {c['inner_steps']} inner steps in training and {c['test_steps']} in the test"
-        + "".join(f", {key} {value}" for key, value in c["options"].items()),
-        f"- {c['ways']}-way {c['shots']}-shot; training tasks: {c['train_shots']} support and {c['queries']} query images a class; test tasks: {c['test_queries']} queries a class",
-        f"- {c['tasks']} tasks a meta-step, {c['meta_rule']}, meta-lr {c['meta_lr']:g} falling over {c['steps']:,} meta-steps; limits: {c['minutes']:g} minutes, {c['patience']} validations "
+        *_method(c, r["parameters"]),
+        f"- {c['tasks']} tasks a meta-step, {_schedule(c)}; limits: {c['minutes']:g} minutes, {c['patience']} validations "
         f"({c['validation_episodes']} tasks every {c['validate_every']:,} meta-steps) without a new best; tested: meta-step {r['best_step'] or r['meta_steps']:,}",
         f"- split: {p['split']}; rotations: {p['rotations']}",
         f"- batch norm: {p['batch_norm']}; loss: {p['loss']}",
-        f"- accuracy after 0, 1, ... inner steps: {', '.join(f'{100 * a:.2f}' for a in r['metrics']['accuracies'])} %",
+        *([] if c["test_steps"] is None else [f"- accuracy after 0, 1, ... inner steps: {', '.join(f'{100 * a:.2f}' for a in r['metrics']['accuracies'])} %"]),
         f"- seed {c['seed']}; fastmeta {r['versions']['fastmeta']}, {machine['backend']} backend, {machine['threads']} threads of {machine['cpu']} ({machine['isa']}); "
         f"{duration(r['wall_seconds'])} with the test, {r['tasks_per_second']:,.0f} tasks/s on a machine that may have had other work",
     ]
+
+
+def _method(c: dict[str, Any], parameters: int) -> list[str]:
+    """The learner, its net and its tasks."""
+    options = "".join(f", {key} {value}" for key, value in c["options"].items())
+    images = f"training tasks: {c['train_shots']} support and {c['queries']} query images a class; test tasks: {c['test_queries']} queries a class"
+    if "train_ways" in c:
+        trained = "" if c["trained"] is None else f"; the training of `{c['trained']}`"
+        net = "nets of its paper" if c["learner"] == "RelationNet" else "embedding Conv4 (pooled, flattened)"
+        return [
+            f"- {c['learner']}, {net}, {c['channels']} channels, {parameters:,} meta-parameters{options}",
+            f"- {c['ways']}-way {c['shots']}-shot, trained {c['train_ways']}-way{trained}; {images}",
+        ]
+    net = f"{'strided' if c['strided'] else 'pooled'}, {c['channels']} channels, {'spatial mean' if c['head'] == 'mean' else 'flattened'}"
+    return [
+        f"- {c['learner']}, Conv4 ({net}), {parameters:,} meta-parameters; inner lr {c['inner_lr']:g}, {c['inner_steps']} inner steps in training and {c['test_steps']} in the test{options}",
+        f"- {c['ways']}-way {c['shots']}-shot; {images}",
+    ]
+
+
+def _schedule(c: dict[str, Any]) -> str:
+    if "halve_every" in c:
+        return f"adam, lr {c['meta_lr']:g} halved every {c['halve_every']:,} meta-steps"
+    return f"{c['meta_rule']}, meta-lr {c['meta_lr']:g} falling over {c['steps']:,} meta-steps"
 
 
 def _cells(*cells: str) -> str:

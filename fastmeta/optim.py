@@ -28,7 +28,7 @@ from fastmeta.tree import tree_map
 
 __all__ = [
     "Adam", "Momentum", "Optimizer", "adam", "apply_updates", "chain", "clip_by_global_norm", "constant", "cosine",
-    "global_norm", "linear", "sgd",
+    "global_norm", "linear", "sgd", "step_decay",
 ]  # fmt: skip
 
 Schedule = Callable[[Array], Array]
@@ -90,6 +90,24 @@ def cosine(start: float, end: float, steps: int) -> Schedule:
     a, b, n = _number("cosine", "start", start), _number("cosine", "end", end), _steps("cosine", steps)
     half = 0.5 * (a - b)
     return lambda step: fa.add(fa.multiply(fa.cos(fa.multiply(_passed(step, n), math.pi)), half), b + half)
+
+
+def step_decay(start: float, factor: float, every: int) -> Schedule:
+    """``start`` times ``factor`` once for every ``every`` steps that have passed; ``factor`` in (0, 1].
+
+    >>> float(step_decay(1.0, 0.5, every=10)(25))
+    0.25
+    """
+    a, n = _number("step_decay", "start", start), _steps("step_decay", every)
+    if not 0.0 < _number("step_decay", "factor", factor) <= 1.0:
+        raise expected("step_decay", "a factor in (0, 1]", factor)
+    log = math.log(factor)
+
+    def rate(step: Array) -> Array:
+        drops = fa.floor(fa.multiply(fa.add(step, 0.5), 1.0 / n))  # the half: no rounding at whole multiples of n
+        return fa.multiply(fa.exp(fa.multiply(drops, log)), a)
+
+    return rate
 
 
 def _passed(step: Array, n: int) -> Array:

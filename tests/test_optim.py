@@ -75,6 +75,7 @@ def test_float32_stays_close_after_many_steps():
 SCHEDULES = {
     "constant": (optim.constant(0.3), lambda t: 0.3),
     "linear": (optim.linear(1.0, 0.2, 8), lambda t: 1.0 - 0.8 * min(t / 8, 1)),
+    "step_decay": (optim.step_decay(1.0, 0.5, 3), lambda t: 0.5 ** (t // 3)),
     "cosine": (optim.cosine(1.0, 0.2, 8), lambda t: 0.2 + 0.4 * (1 + math.cos(math.pi * min(t / 8, 1)))),
 }
 
@@ -169,6 +170,7 @@ BAD = [
     (lambda: optim.sgd(math.inf), ValueError, "lr finite"),
     (lambda: optim.linear(0.1, 0.2, 0), ValueError, "steps at least 1"),
     (lambda: optim.cosine(0.1, 0.2, 1.5), TypeError, "steps a whole number"),
+    (lambda: optim.step_decay(0.1, 0.0, 10), ValueError, r"a factor in \(0, 1\], got 0.0"),
     (lambda: optim.constant(None), TypeError, "value a number"),
     (lambda: optim.clip_by_global_norm(0.0), ValueError, "max_norm above 0"),
     (lambda: optim.chain(), TypeError, "one optimiser or more"),

@@ -12,8 +12,8 @@ import pytest
 from omniglot_archive import write_archives
 from typer.testing import CliRunner
 
-from fastmeta.cli import app, replications, reproduce
-from fastmeta.cli.replications import REPLICATIONS, Replication
+from fastmeta.cli import app, reproduce
+from fastmeta.cli.replications import REPLICATIONS, GradientReplication, MetricReplication, gradient, metric
 from fastmeta.data import Omniglot
 from fastmeta.train import trainer
 
@@ -22,14 +22,20 @@ _spec = importlib.util.spec_from_file_location("written", Path(__file__).parents
 written = importlib.util.module_from_spec(_spec)
 _spec.loader.exec_module(written)
 
-TINY = Replication(
+TINY = GradientReplication(
     "MAML", inner_lr=0.4, inner_steps=1, test_steps=2, channels=4, ways=2, queries=2, test_queries=2, tasks=2, steps=6,
     validate_every=2, validation_episodes=4, test_episodes=20,
 )  # fmt: skip
 
 
-def characters(root, *, split, **options):
-    """All of the few characters of the tests' archive, whatever the split."""
+PROTO = MetricReplication(
+    "ProtoNet", channels=4, train_ways=4, validation_ways=3, ways=2, queries=2, test_queries=2, steps=6, validate_every=2,
+    validation_episodes=4, test_episodes=20,
+)  # fmt: skip
+
+
+def characters(root, *, split="all", classes=None, **options):
+    """All of the few characters of the tests' archive, whatever the split or list."""
     return Omniglot(root, split="all", **options)
 
 
@@ -39,8 +45,10 @@ def place(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("FASTMETA_CACHE", str(tmp_path / "cache"))
     monkeypatch.delenv("FASTMETA_DEBUG", raising=False)
-    monkeypatch.setattr(replications, "Omniglot", characters)
-    monkeypatch.setattr(reproduce, "REPLICATIONS", {"tiny": TINY, "other": replace(TINY, learner="ANIL", seed=1)})
+    monkeypatch.setattr(gradient, "Omniglot", characters)
+    monkeypatch.setattr(metric, "Omniglot", characters)
+    more = {"other": replace(TINY, learner="ANIL", seed=1), "proto": PROTO, "proto-3": replace(PROTO, ways=3, trained="proto")}
+    monkeypatch.setattr(reproduce, "REPLICATIONS", {"tiny": TINY, **more})
     write_archives(tmp_path / "data")
 
 
@@ -98,6 +106,27 @@ def test_an_interrupted_run_goes_on_and_ends_the_same(tmp_path, monkeypatch):
     assert not list((tmp_path / "o").glob("*.json"))
     assert "from meta-step 3" in run("tiny").stdout
     assert result()["metrics"] == whole["metrics"]
+
+
+def test_configurations_that_differ_in_tests_share_a_training(tmp_path):
+    assert run("proto-3", "proto").exit_code == 0
+    few, more = result("proto"), result("proto-3")
+    assert (few["config"]["ways"], more["config"]["ways"], more["config"]["train_ways"]) == (2, 3, 4)
+    assert few["validations"] == more["validations"] and few["best_step"] == more["best_step"]
+    assert few["metrics"] != more["metrics"] and len(few["metrics"]["accuracies"]) == 1
+    assert {path.name for path in (tmp_path / "o").iterdir() if path.is_dir()} == {"proto"}
+    assert "from meta-step 6" in (tmp_path / "o" / "proto" / "log.txt").read_text()
+
+
+def test_what_shares_a_training_agrees_about_it():
+    for name, r in REPLICATIONS.items():
+        training, settings = r.training(name)
+        assert REPLICATIONS[training].training(training) == (training, settings)
+
+
+def test_class_lists_need_a_data_folder():
+    with pytest.raises(ValueError, match=r"a data folder with the class lists splits/vinyals/\*\.txt, got none"):
+        PROTO.sampler("train", None)
 
 
 def test_the_time_limit_ends_a_run_with_a_result():

@@ -14,14 +14,12 @@ from fastmeta import array as fa
 from fastmeta.algorithms.learner import Learner, Loss, accuracy, examples, quadruple
 from fastmeta.compile import jit, map_tasks, scan, value_and_grad
 from fastmeta.errors import expected, whole
-from fastmeta.models.batch_norm import MODES
+from fastmeta.models.batch_norm import MODES, averaged
 from fastmeta.optim import Optimizer, apply_updates
 from fastmeta.trace import Array
 from fastmeta.tree import tree_map
 
 __all__ = ["InnerLoop"]
-
-KEPT = 0.9  # of the averaged statistics, at every meta-step
 
 
 class InnerLoop(Learner):
@@ -89,13 +87,7 @@ class InnerLoop(Learner):
 
     def update_state(self, state: Any, aux: dict[str, Any]) -> Any:
         """Exponential averages: 0.9 of the old statistics and 0.1 of the tasks' mean."""
-        if self.batch_norm == "batch":
-            return state
-
-        def average(old: Array, new: Array) -> Array:
-            return fa.add(fa.multiply(old, KEPT), fa.multiply(fa.mean(new, axis=0), 1.0 - KEPT))
-
-        return tree_map(average, state, aux["statistics"])
+        return state if self.batch_norm == "batch" else averaged(state, aux["statistics"])
 
     def loss(self, params: Any, episode: Any) -> Loss:
         """Query loss after ``inner_steps`` of one task, traced.

@@ -64,8 +64,9 @@ class Learner(ABC):
     def loss(self, params: Any, episode: Any) -> Loss:
         """The loss of one task and ``aux``, traced.
 
-        ``aux`` holds at least "loss" (scalar) and "inner_losses" [steps], by which a trainer finds a task that diverged;
-        "accuracy" (scalar) for classification, and "residual" (scalar) of a learner that solves a system for its gradient.
+        ``aux`` holds at least "loss" (scalar) and, of learners with inner steps, "inner_losses" [steps], by which a trainer finds a
+        task that diverged; "accuracy" (scalar) for classification, and "residual" (scalar) of a learner that solves a system for
+        its gradient.
         """
 
     @abstractmethod

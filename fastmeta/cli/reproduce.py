@@ -38,7 +38,8 @@ def queue(
 ) -> bool:
     """Trains and tests one after another into OUT/NAME.json; False if Ctrl-C ended it.  What has a result is left alone.
 
-    OUT/NAME/ keeps checkpoint and log; a run that was interrupted goes on from there.
+    OUT/NAME/ keeps checkpoint and log; a run that was interrupted goes on from there.  Configurations that differ in their
+    tests only share the folder of the first, and its training.
     """
     for name in wanted:
         if name not in REPLICATIONS:
@@ -63,9 +64,10 @@ def queue(
 
 def _one(name: str, r: Replication, data: str | None, path: Path, show: Show) -> dict[str, Any] | None:
     """Trains and tests one configuration and writes its result; None if Ctrl-C ended it."""
-    folder = path.with_suffix("")
+    training, settings = r.training(name)
+    folder = path.parent / training
     folder.mkdir(parents=True, exist_ok=True)
-    resume = _resumable(folder / CHECKPOINT, r)
+    resume = _resumable(folder / CHECKPOINT, settings)
     learner = r.make_learner()
     with (folder / "log.txt").open("a", buffering=1) as file:
         log = Console(file=file, width=160, highlight=False)
@@ -94,7 +96,7 @@ def _one(name: str, r: Replication, data: str | None, path: Path, show: Show) ->
             time_limit=60 * r.minutes,
             out=folder,
             checkpoint_every=r.validate_every,
-            settings=r.settings(),
+            settings=settings,
             prefetch=2,
             report=report,
         )
@@ -120,12 +122,12 @@ def _one(name: str, r: Replication, data: str | None, path: Path, show: Show) ->
     return result
 
 
-def _resumable(checkpoint: Path, r: Replication) -> Path | None:
-    """The checkpoint, if there is one; refused if it is of another configuration (the time limit may differ)."""
+def _resumable(checkpoint: Path, settings: dict[str, Any]) -> Path | None:
+    """The checkpoint, if there is one; refused if it is of another training (the time limit may differ)."""
     if not checkpoint.exists():
         return None
     stored = json.loads(read(checkpoint)[1].get("config", "{}")).get("settings", {})
-    if stored | {"minutes": r.minutes} != plain(r.settings()):
+    if stored | {"minutes": settings["minutes"]} != plain(settings):
         raise expected("reproduce", "a checkpoint of this configuration", f"another one's: {checkpoint}")
     return checkpoint
 

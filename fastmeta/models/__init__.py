@@ -5,6 +5,7 @@
 
 from fastmeta.models.conv4 import Conv4
 from fastmeta.models.mlp import MLP
+from fastmeta.models.relation import RelationEncoder, RelationModule
 from fastmeta.models.resnet12 import ResNet12
 
-__all__ = ["MLP", "Conv4", "ResNet12"]
+__all__ = ["MLP", "Conv4", "RelationEncoder", "RelationModule", "ResNet12"]

@@ -11,11 +11,13 @@ from fastmeta import array as fa
 from fastmeta import nn
 from fastmeta.errors import expected, whole
 from fastmeta.trace import Array, Tracer
+from fastmeta.tree import tree_map
 
-__all__ = ["MODES", "BatchNorm", "affine", "statistics"]
+__all__ = ["MODES", "BatchNorm", "affine", "averaged", "statistics"]
 
 MODES = ("batch", "running", "per_step")
 EPS = 1e-3  # as in the released code of MAML; a model may have another
+KEPT = 0.9  # of the averaged statistics, at every meta-step
 
 
 class BatchNorm:
@@ -89,6 +91,11 @@ def statistics(where: str, channels: Sequence[int], steps: int | None) -> list[d
     """Fresh state for layers of so many channels: mean 0 and variance 1."""
     shapes = [_shape(where, n, steps) for n in channels]
     return [{"mean": np.zeros(shape, np.float32), "variance": np.ones(shape, np.float32)} for shape in shapes]
+
+
+def averaged(state: Any, new: Any) -> Any:
+    """Exponential averages: 0.9 of the old statistics and 0.1 of the tasks' mean; ``new`` has a leading task axis."""
+    return tree_map(lambda a, b: fa.add(fa.multiply(a, KEPT), fa.multiply(fa.mean(b, axis=0), 1.0 - KEPT)), state, new)
 
 
 def _shape(where: str, channels: int, steps: int | None) -> tuple[int, ...]:

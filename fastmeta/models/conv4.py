@@ -23,7 +23,8 @@ class Conv4:
     """Four blocks of 3x3 convolution, batch norm, ReLU and 2x2 max-pooling, then a linear layer.
 
     With ``strided`` the convolutions have stride 2 and there is no pooling.  ``head`` says how the last map, [h, w,
-    channels], meets the linear layer: flattened, or as its mean over h and w.
+    channels], meets the linear layer: flattened, or as its mean over h and w.  With ``classes`` None there is no linear layer:
+    an embedding, whose result are the features.
 
     Parameters, float32: a list of four blocks {"w" [3, 3, in, channels], "scale" [channels], "shift" [channels]} (a bias
     in front of batch norm would have no effect) and the linear layer {"w" [features, classes], "b" [classes]}.
@@ -40,13 +41,15 @@ class Conv4:
     [(3, 3, 1, 8), (3, 3, 8, 8), (3, 3, 8, 8), (3, 3, 8, 8), (8, 5)]
     >>> model(params, np.ones((10, 28, 28, 1), np.float32)).shape
     (10, 5)
+    >>> Conv4(channels=8, classes=None).outputs
+    8
     """
 
     def __init__(
-        self, channels: int = 64, classes: int = 5, input: tuple[int, int, int] = (28, 28, 1), strided: bool = False, head: str = "flatten"
+        self, channels: int = 64, classes: int | None = 5, input: tuple[int, int, int] = (28, 28, 1), strided: bool = False, head: str = "flatten"
     ):  # fmt: skip
         sizes = tuple(input) if isinstance(input, list | tuple) else (input,)
-        for name, n in (("channels", channels), ("classes", classes), *(("input", n) for n in sizes)):
+        for name, n in (("channels", channels), ("classes", 1 if classes is None else classes), *(("input", n) for n in sizes)):
             if isinstance(n, bool) or not isinstance(n, (int, np.integer)):
                 raise expected("Conv4", f"{name} of whole numbers", f"{n!r} ({type(n).__name__})", TypeError)
             if n < 1:
@@ -62,6 +65,11 @@ class Conv4:
         self.channels, self.classes, self.input, self.strided, self.head = channels, classes, sizes, strided, head
 
     @property
+    def outputs(self) -> int:
+        """Features of the result: the classes, or without them those of the last map."""
+        return self.features if self.classes is None else self.classes
+
+    @property
     def features(self) -> int:
         """The inputs of the linear layer."""
         if self.head == "mean":
@@ -75,9 +83,11 @@ class Conv4:
         m = self.channels
         layers = []
         for n in (self.input[2], *[m] * (BLOCKS - 1)):
-            layers.append({"w": _xavier(rng, (3, 3, n, m))} | affine("Conv4", m, steps))
+            layers.append({"w": xavier(rng, (3, 3, n, m))} | affine("Conv4", m, steps))
+        if self.classes is None:
+            return layers
         shape = (self.features, self.classes)
-        w = _xavier(rng, shape) if self.head == "flatten" else rng.standard_normal(shape).astype(np.float32)
+        w = xavier(rng, shape) if self.head == "flatten" else rng.standard_normal(shape).astype(np.float32)
         return [*layers, {"w": w, "b": np.zeros(self.classes, np.float32)}]
 
     def init_state(self, steps: int | None = None) -> list[dict[str, Any]]:
@@ -87,30 +97,32 @@ class Conv4:
     def __call__(
         self, params: Any, x: Array, *, mode: str = "batch", step: Any = None, state: Any = None, return_statistics: bool = False
     ) -> Any:
-        """x [n, height, width, in] through the blocks: [n, classes], or with ``return_statistics`` (that, x's own statistics).
+        """x [n, height, width, in] through the blocks: [n, classes], or [n, features] without classes; with ``return_statistics``
+        (that, x's own statistics).
 
         ``mode`` "batch" normalises by x's own statistics (transductive), "running" by ``state``, "per_step" by the set of
         ``state`` for ``step``; see `fastmeta.models.batch_norm.BatchNorm`.
         """
         norm = BatchNorm("Conv4", BLOCKS, mode, step, state, return_statistics)
-        if len(params) != BLOCKS + 1:
-            raise expected("Conv4", f"{BLOCKS + 1} layers of parameters", len(params))
+        layers = BLOCKS + (self.classes is not None)
+        if len(params) != layers:
+            raise expected("Conv4", f"{layers} layers of parameters", len(params))
         if len(x.shape) != 4 or tuple(x.shape[1:]) != self.input:
             raise expected("Conv4", f"x [n, {', '.join(map(str, self.input))}]", f"shape {list(x.shape)}")
-        for layer in params[:-1]:
+        for layer in params[:BLOCKS]:
             x = nn.conv2d(x, layer["w"], stride=2 if self.strided else 1)
             x = nn.relu(norm(x, layer["scale"], layer["shift"]))
             if not self.strided:
                 x = nn.max_pool2d(x)
         x = nn.global_average_pool(x) if self.head == "mean" else fa.reshape(x, (x.shape[0], -1))
-        y = nn.linear(x, params[-1]["w"], params[-1]["b"])
+        y = x if self.classes is None else nn.linear(x, params[-1]["w"], params[-1]["b"])
         return (y, norm.statistics) if return_statistics else y
 
     def __repr__(self) -> str:
         return f"Conv4(channels={self.channels}, classes={self.classes}, input={self.input}, strided={self.strided}, head={self.head!r})"
 
 
-def _xavier(rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
+def xavier(rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
     """Uniform weights [..., in, out] with variance 2 / (fan in + fan out)."""
     bound = math.sqrt(6.0 / (math.prod(shape[:-2]) * (shape[-2] + shape[-1])))
     return rng.uniform(-bound, bound, shape).astype(np.float32)

@@ -60,6 +60,11 @@ class MLP:
         self.activation = activation
         self.batch_norm = batch_norm
 
+    @property
+    def outputs(self) -> int:
+        """Features of the result."""
+        return int(self.sizes[-1])
+
     def init(self, seed: int = 0, steps: int | None = None) -> list[dict[str, Any]]:
         """Fresh parameters of ``seed``, NumPy float32; with ``steps``, scales and shifts [steps + 1, out] for mode "per_step"."""
         rng = np.random.default_rng(seed)

@@ -205,7 +205,7 @@ class Trainer:
         def meta_step(params: Any, state: Any, moments: Any, episodes: Any, phase: tuple[Any, ...]) -> Any:
             (loss, aux), grads = learner.value_and_grad(params, episodes, *phase)
             # Sums of absolute values: an infinity or a NaN anywhere makes the sum one.
-            health = fa.add(loss, fa.sum(aux["inner_losses"]))
+            health = fa.add(loss, fa.sum(aux["inner_losses"])) if "inner_losses" in aux else loss
             for g in optree.tree_leaves(grads):
                 health = fa.add(health, fa.sum(fa.abs(g)))
             updates, moments = optimizer.update(grads, moments, params)
@@ -221,7 +221,9 @@ class Trainer:
         name, phase = type(self.learner).__name__, self.learner.phase(step)
         with np.errstate(all="ignore"):
             (_, aux), _ = self.learner.value_and_grad(params, episodes, *phase)
-            losses = np.concatenate([aux["inner_losses"], np.asarray(aux["loss"])[:, None]], axis=1)
+            losses = np.asarray(aux["loss"])[:, None]
+            if "inner_losses" in aux:
+                losses = np.concatenate([aux["inner_losses"], losses], axis=1)
             for task, inner in np.argwhere(~np.isfinite(losses)):
                 return DivergedError(name, int(task), int(inner), float(losses[task, inner]), step)
             for task in range(len(losses)):  # all losses are finite: a gradient is not

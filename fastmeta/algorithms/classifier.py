@@ -1,0 +1,217 @@
+"""Few-shot classification of features that exist already, with scikit-learn's estimator protocol but without scikit-learn."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import sys
+import warnings
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fastmeta import array as fa
+from fastmeta.algorithms.covariance import CovarianceNet
+from fastmeta.algorithms.frozen import Frozen
+from fastmeta.algorithms.inner import positive
+from fastmeta.algorithms.matching import MatchingNet
+from fastmeta.algorithms.metric import MetricLearner
+from fastmeta.algorithms.protonet import ProtoNet, SemiSupervisedProtoNet, one_metric
+from fastmeta.errors import expected
+
+__all__ = ["FewShotClassifier"]
+
+METHODS = ("prototypes", "matching", "covariance", "soft-k-means")
+NAME = "FewShotClassifier"
+
+
+class FewShotClassifier:
+    """A classifier of embeddings from a handful of examples a class: an estimator for scikit-learn's tools.
+
+    Any backbone may have made the features.  Labels may be numbers or texts.  Arithmetic is float32 for float32 features, else
+    float64; the same on every backend.
+
+    | method | a class is near if | learner |
+    |---|---|---|
+    | prototypes | its mean is | `fastmeta.algorithms.ProtoNet` |
+    | matching | its examples are: attention over all of them | `MatchingNet` |
+    | covariance | its mean is, by its own shrunk covariance | `CovarianceNet` |
+    | soft-k-means | its mean is, refined by ``fit``'s unlabelled examples | `SemiSupervisedProtoNet` |
+
+    Args:
+        method: a name of the table.
+        metric: "sqeuclidean", "euclidean", "cosine", "dot" or "l1"; covariance has its own and takes none but the default.
+        temperature: by which distances are divided, above 0: it moves probabilities, and the classes of "matching".
+        center: [features] subtracted first, as the mean of the features that the backbone was trained on; None for none.
+        normalize: whether features are divided by their length then; with ``center`` this is SimpleShot (CL2N).
+
+    After `fit`: ``classes_`` sorted, ``n_features_in_``.
+    Errors: at `fit`, naming the parameter, as scikit-learn asks of estimators; ValueError for features or labels that cannot be
+    used, saying which.
+    Source: of each method, see its learner; SimpleShot: Wang et al. 2019.
+
+    >>> features = np.array([[0.0, 0.1], [0.2, 0.0], [5.0, 5.1], [5.2, 4.9]])
+    >>> classifier = FewShotClassifier(method="prototypes").fit(features, ["cat", "cat", "dog", "dog"])
+    >>> classifier.predict([[4.0, 5.0]])
+    array(['dog'], dtype='<U3')
+    """
+
+    _estimator_type = "classifier"
+
+    def __init__(
+        self, method: str = "prototypes", *, metric: str = "sqeuclidean", temperature: float = 1.0, center: Any = None,
+        normalize: bool = False,
+    ):  # fmt: skip
+        self.method, self.metric, self.temperature = method, metric, temperature
+        self.center, self.normalize = center, normalize
+
+    def fit(self, X: Any, y: Any, unlabelled: Any = None) -> FewShotClassifier:
+        """Learn from features X [n, D] with labels y [n], and with method "soft-k-means" from ``unlabelled`` features [m, D]."""
+        learner, features = self._learner()
+        x = _features(X)
+        classes, labels = _labels(y, len(x))
+        if unlabelled is not None:
+            if self.method != "soft-k-means":
+                raise expected(NAME, "method 'soft-k-means' for unlabelled examples", repr(self.method))
+            more = _features(unlabelled, x.shape[1]).astype(x.dtype)
+            x, labels = np.concatenate([x, more]), np.concatenate([labels, np.full(len(more), -1, labels.dtype)])
+        self._task = learner.adapt((), features((), x), labels)[1]
+        self._dtype, self.classes_, self.n_features_in_ = x.dtype, classes, x.shape[1]
+        return self
+
+    def predict(self, X: Any) -> NDArray[Any]:
+        """The most probable class of each row of X [n, D]: [n]."""
+        best = self._logits(X).argmax(axis=1)
+        result: NDArray[Any] = self.classes_[best]
+        return result
+
+    def predict_proba(self, X: Any) -> NDArray[Any]:
+        """The probability of each of ``classes_`` for each row of X [n, D]: [n, classes]."""
+        return np.asarray(fa.softmax(self._logits(X), axis=1))
+
+    def score(self, X: Any, y: Any) -> float:
+        """The share of rows of X [n, D] whose predicted class is y [n]."""
+        truth = np.asarray(y)
+        predicted = self.predict(X)
+        if truth.shape != predicted.shape:
+            raise expected(NAME, f"y of shape {list(predicted.shape)}", list(truth.shape))
+        return float(np.mean(predicted == truth))
+
+    def get_params(self, deep: bool = True) -> dict[str, Any]:
+        """The constructor's arguments."""
+        return {name: getattr(self, name) for name in _parameters()}
+
+    def set_params(self, **params: Any) -> FewShotClassifier:
+        """Change constructor arguments; they count from the next `fit` on."""
+        for name, value in params.items():
+            if name not in _parameters():
+                raise expected(NAME, f"a parameter of {', '.join(_parameters())}", repr(name))
+            setattr(self, name, value)
+        return self
+
+    def __repr__(self) -> str:
+        defaults = inspect.signature(type(self).__init__).parameters
+        changed = {k: v for k, v in self.get_params().items() if v is not defaults[k].default and v != defaults[k].default}
+        return f"{NAME}({', '.join(f'{k}={v!r}' for k, v in changed.items())})"
+
+    def __sklearn_is_fitted__(self) -> bool:
+        return hasattr(self, "classes_")
+
+    def __sklearn_tags__(self) -> Any:
+        from sklearn.utils import ClassifierTags, InputTags, Tags, TargetTags  # only scikit-learn asks
+
+        return Tags(
+            estimator_type="classifier",
+            target_tags=TargetTags(required=True),
+            classifier_tags=ClassifierTags(),
+            input_tags=InputTags(),
+        )
+
+    def _learner(self) -> tuple[MetricLearner, Frozen]:
+        """The learner of the parameters as they are now, and the transform of features before it."""
+        if self.method not in METHODS:
+            raise expected(NAME, f"method one of {', '.join(METHODS)}", repr(self.method))
+        if self.method == "covariance" and (self.metric != "sqeuclidean" or self.temperature != 1.0):
+            raise expected(NAME, "no metric and temperature for covariance", f"{self.metric!r}, {self.temperature!r}")
+        metric, temperature = one_metric(NAME, self.metric), positive(NAME, "temperature", self.temperature)
+        return _compiled(self.method, metric, temperature), Frozen(self.center, self.normalize)
+
+    def _logits(self, X: Any) -> NDArray[Any]:
+        if not hasattr(self, "classes_"):
+            raise _not_fitted()
+        x, (learner, features) = _features(X, self.n_features_in_).astype(self._dtype), self._learner()
+        # Up to a power of two, so that few programs serve any number of queries: a query's scores depend on no other.
+        padded = np.pad(x, ((0, (1 << (len(x) - 1).bit_length()) - len(x)), (0, 0)), mode="edge")
+        return np.asarray(learner.predict(((), self._task, ()), features((), padded)))[: len(x)]
+
+
+@functools.lru_cache(maxsize=64)
+def _compiled(method: str, metric: str, temperature: float) -> MetricLearner:
+    """One learner for all classifiers with these parameters, since it keeps what it has compiled."""
+    if method == "covariance":
+        return CovarianceNet(Frozen())
+    make = {"prototypes": ProtoNet, "matching": MatchingNet, "soft-k-means": SemiSupervisedProtoNet}[method]
+    return make(Frozen(), metric=metric, temperature=temperature)
+
+
+def _parameters() -> list[str]:
+    return [name for name in inspect.signature(FewShotClassifier.__init__).parameters if name != "self"]
+
+
+def _features(X: Any, features: int | None = None) -> NDArray[Any]:
+    """X as floats [n, D]; the phrases after ``hint`` are those that scikit-learn's checks look for."""
+    if hasattr(X, "toarray"):
+        raise expected(NAME, "a dense array", "a sparse one", TypeError, "Sparse data is not supported: use X.toarray()")
+    x = np.asarray(X)
+    if x.dtype.kind == "c":
+        raise expected(NAME, "real features", x.dtype, ValueError, "Complex data not supported")
+    if x.dtype.kind not in "fiub":
+        try:
+            x = x.astype(np.float64)
+        except (TypeError, ValueError) as error:
+            raise expected(NAME, "features that are numbers", x.dtype, type(error), str(error)) from None
+    if x.ndim != 2:
+        raise expected(NAME, "features [n, D]", f"shape {list(x.shape)}", ValueError, "Reshape your data")
+    if not x.shape[1]:
+        hint = f"Found array with 0 feature(s) (shape={x.shape}) while a minimum of 1 is required."
+        raise expected(NAME, "at least one feature", 0, ValueError, hint)
+    if not len(x):
+        hint = f"Found array with 0 sample(s) (shape={x.shape}) while a minimum of 1 is required."
+        raise expected(NAME, "at least one example", 0, ValueError, hint)
+    if features not in (None, x.shape[1]):
+        hint = f"X has {x.shape[1]} features, but {NAME} is expecting {features} features as input"
+        raise expected(NAME, f"{features} features, as in fit", x.shape[1], ValueError, hint)
+    x = x.astype(np.float32 if x.dtype == np.float32 else np.float64)
+    if not np.isfinite(x).all():
+        raise expected(NAME, "finite features", "NaN or infinity", ValueError, "Input X contains NaN or inf")
+    return np.ascontiguousarray(x)
+
+
+def _labels(y: Any, examples: int) -> tuple[NDArray[Any], NDArray[Any]]:
+    """The sorted classes, and the index of each example's."""
+    if y is None:
+        raise expected(NAME, "labels y", None, ValueError, f"{NAME} requires y to be passed, but the target y is None")
+    labels = np.asarray(y)
+    if labels.ndim == 2 and labels.shape[1] == 1:
+        kind = getattr(sys.modules.get("sklearn.exceptions"), "DataConversionWarning", UserWarning)
+        warnings.warn("A column-vector y was passed when a 1d array was expected", kind, stacklevel=4)
+        labels = labels[:, 0]
+    if labels.shape != (examples,):
+        raise expected(NAME, f"one label for each of {examples} examples", f"shape {list(labels.shape)}")
+    if labels.dtype.kind == "f":
+        if not np.isfinite(labels).all():
+            raise expected(NAME, "finite labels", "NaN or infinity", ValueError, "Input y contains NaN or inf")
+        if (labels != np.round(labels)).any():
+            raise expected(NAME, "labels that name classes", "fractions", ValueError, "Unknown label type: continuous")
+    classes, indices = np.unique(labels, return_inverse=True)
+    return classes, indices.astype(np.int32)
+
+
+class _NotFitted(ValueError, AttributeError):
+    """As scikit-learn's NotFittedError, where scikit-learn is not in use."""
+
+
+def _not_fitted() -> Exception:
+    kind = getattr(sys.modules.get("sklearn.exceptions"), "NotFittedError", _NotFitted)
+    return expected(NAME, "a call of fit first", "none", kind, f"This {NAME} instance is not fitted yet")

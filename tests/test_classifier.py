@@ -1,0 +1,125 @@
+"""FewShotClassifier: scikit-learn's checks, closed forms, and what it refuses."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from sklearn.base import clone
+from sklearn.metrics import pairwise_distances
+from sklearn.model_selection import GridSearchCV
+from sklearn.neighbors import NearestCentroid
+from sklearn.utils.estimator_checks import check_estimator
+
+import fastmeta as fm
+
+METHODS = ("prototypes", "matching", "covariance", "soft-k-means")
+RNG = np.random.default_rng(0)
+X, Y, QUERIES = RNG.normal(size=(12, 4)), np.repeat(["c", "a", "b"], 4), RNG.normal(size=(7, 4))
+X += 2 * (Y == "a")[:, None]
+
+
+@pytest.mark.filterwarnings("ignore:Estimator FewShotClassifier does not inherit")
+@pytest.mark.parametrize("method", METHODS)
+def test_scikit_learn_checks_it(method):
+    done = check_estimator(fm.FewShotClassifier(method=method), on_skip=None)
+    assert len(done) > 40 and all(check["status"] != "failed" for check in done)
+
+
+def softmax(scores):
+    e = np.exp(scores - scores.max(axis=1, keepdims=True))
+    return e / e.sum(axis=1, keepdims=True)
+
+
+@pytest.mark.parametrize(("metric", "theirs"), [("sqeuclidean", "sqeuclidean"), ("euclidean", "euclidean"), ("cosine", "cosine"), ("l1", "manhattan")])
+def test_prototypes_are_class_means(metric, theirs, backend):
+    classifier = fm.FewShotClassifier(metric=metric, temperature=0.5).fit(X, Y)
+    means = np.stack([X[c == Y].mean(axis=0) for c in "abc"])
+    np.testing.assert_allclose(classifier.predict_proba(QUERIES), softmax(-pairwise_distances(QUERIES, means, theirs) / 0.5), 1e-8)
+    assert classifier.classes_.tolist() == ["a", "b", "c"]
+    if metric == "euclidean":
+        assert (classifier.predict(QUERIES) == NearestCentroid().fit(X, Y).predict(QUERIES)).all()
+
+
+def test_matching_attends_to_examples(backend):
+    weights = softmax(-pairwise_distances(QUERIES, X, "sqeuclidean") / 2)
+    want = np.stack([weights[:, c == Y].sum(axis=1) for c in "abc"], axis=1)
+    np.testing.assert_allclose(fm.FewShotClassifier("matching", temperature=2).fit(X, Y).predict_proba(QUERIES), want, 1e-8)
+
+
+def test_simpleshot_is_centred_and_of_length_one():
+    center = RNG.normal(size=4)
+    a, q = (((x - center) / np.linalg.norm(x - center, axis=1, keepdims=True)) for x in (X, QUERIES))
+    got = fm.FewShotClassifier(center=center, normalize=True).fit(X, Y).predict_proba(QUERIES)
+    np.testing.assert_allclose(got, fm.FewShotClassifier().fit(a, Y).predict_proba(q), 1e-9)
+
+
+def test_unlabelled_examples_move_prototypes():
+    x, y = np.array([[0.0], [4.0]]), [0, 1]
+    alone = fm.FewShotClassifier("soft-k-means").fit(x, y)
+    helped = fm.FewShotClassifier("soft-k-means").fit(x, y, unlabelled=np.full((50, 1), 6.0))
+    assert alone.predict([[2.2]]) == [1] and helped.predict([[2.2]]) == [0]
+
+
+def test_it_works_with_scikit_learns_tools():
+    search = GridSearchCV(fm.FewShotClassifier(), {"metric": ["sqeuclidean", "cosine"], "method": ["prototypes", "matching"]}, cv=2).fit(X, Y)
+    assert search.best_score_ > 0.4 and search.best_estimator_.score(X, Y) > 0.6
+    copy = clone(fm.FewShotClassifier("matching", temperature=2.0, center=np.zeros(4)))
+    assert repr(clone(fm.FewShotClassifier("matching", temperature=2.0))) == "FewShotClassifier(method='matching', temperature=2.0)"
+    assert copy.get_params()["temperature"] == 2.0 and copy.fit(X, Y).predict(X[:1]).shape == (1,)
+
+
+def test_float32_stays_and_number_of_queries_does_not_matter():
+    classifier = fm.FewShotClassifier().fit(X.astype(np.float32), Y)
+    whole = classifier.predict_proba(QUERIES.astype(np.float32))
+    assert whole.dtype == np.float32
+    np.testing.assert_array_equal(whole[2:3], classifier.predict_proba(QUERIES[2:3].astype(np.float32)))
+
+
+def test_it_needs_no_scikit_learn():
+    script = """
+import sys, numpy as np, fastmeta as fm
+sys.modules["sklearn"] = None
+c = fm.FewShotClassifier()
+try:
+    c.predict(np.ones((1, 2)))
+except ValueError as error:
+    assert "expected a call of fit first" in str(error)
+print(*c.fit(np.eye(2), [3, 5]).predict(np.eye(2)))
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120)
+    assert done.stdout.split() == ["3", "5"], done.stderr
+
+
+def fitted(**parameters):
+    return lambda: fm.FewShotClassifier(**parameters).fit(X, Y)
+
+
+HERE = "[FewShotClassifier] "
+BAD = [
+    (fitted(method="knn"), ValueError, HERE + "expected method one of prototypes, matching, covariance, soft-k-means, got 'knn'"),
+    (fitted(metric="manhattan"), ValueError, HERE + "expected metric one of sqeuclidean, euclidean, cosine, dot, l1, got 'manhattan'"),
+    (fitted(temperature=0.0), ValueError, HERE + "expected temperature above 0, got 0.0"),
+    (fitted(temperature="warm"), TypeError, HERE + "expected temperature a number, got 'warm'"),
+    (fitted(method="covariance", metric="cosine"), ValueError, HERE + "expected no metric and temperature for covariance"),
+    (fitted(center=np.ones(3)), ValueError, "[Frozen] expected features [n, 3], got shape [12, 4]"),
+    (fitted(center=np.ones((1, 4))), ValueError, "[Frozen] expected center floats of shape [D], got float64 [1, 4]"),
+    (fitted(normalize=1), TypeError, "[Frozen] expected normalize True or False, got 1"),
+    (lambda: fm.FewShotClassifier().fit(X, Y, unlabelled=X), ValueError, HERE + "expected method 'soft-k-means' for unlabelled examples, got 'prototypes'"),
+    (lambda: fm.FewShotClassifier().fit(X[:, 0], Y), ValueError, HERE + "expected features [n, D], got shape [12]. Reshape your data"),
+    (lambda: fm.FewShotClassifier().fit(X * np.nan, Y), ValueError, HERE + "expected finite features, got NaN or infinity"),
+    (lambda: fm.FewShotClassifier().fit(X, Y[:5]), ValueError, HERE + "expected one label for each of 12 examples, got shape [5]"),
+    (lambda: fm.FewShotClassifier().fit(X, np.linspace(0, 1, 12)), ValueError, HERE + "expected labels that name classes, got fractions"),
+    (lambda: fitted()().predict(X[:, :3]), ValueError, HERE + "expected 4 features, as in fit, got 3"),
+    (lambda: fitted()().score(X, Y[:5]), ValueError, HERE + "expected y of shape [12], got [5]"),
+    (lambda: fm.FewShotClassifier().set_params(k=3), ValueError, HERE + "expected a parameter of method, metric, temperature, center, normalize, got 'k'"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("call", "kind", "message"), BAD, ids=range(len(BAD)))
+def test_bad_input_is_refused(call, kind, message):
+    with pytest.raises(kind, match=re.escape(message)):
+        call()
