@@ -9,7 +9,7 @@ import numpy as np
 from fastmeta import array as fa
 from fastmeta.compile import map_tasks
 from fastmeta.errors import expected
-from fastmeta.kernels.tasks import features, known, per_task
+from fastmeta.kernels.tasks import Argument, features, known, per_task
 from fastmeta.ops.linalg import positive_definite
 from fastmeta.trace import Array, located
 
@@ -53,7 +53,7 @@ def pairwise_distance(x: Array, y: Array, *, metric: str, scale: Array | None = 
     """
     x, y = features("pairwise_distance", x=x, y=y)
     check_metric("pairwise_distance", metric, scale, x, y.shape[-2])
-    arguments = [("x", x, 2), ("y", y, 2), ("scale", scale, scale_axes(metric))]
+    arguments: list[Argument] = [("x", x, 2), ("y", y, 2), ("scale", scale, scale_axes(metric))]
     return per_task("pairwise_distance", distance, arguments, metric=metric)
 
 

@@ -7,7 +7,7 @@ import numpy as np
 from fastmeta import array as fa
 from fastmeta.errors import expected, whole
 from fastmeta.kernels.distance import check_metric, distance, nearness, number, positive, scale_axes
-from fastmeta.kernels.tasks import features, known, per_task
+from fastmeta.kernels.tasks import Argument, features, known, per_task
 from fastmeta.trace import Array, located
 
 
@@ -41,7 +41,7 @@ def prototypes(x: Array, labels: Array, *, n_way: int, weights: Array | None = N
     n_way = _whole("prototypes", "n_way", n_way)
     _labels("prototypes", "labels", labels, x)
     _weights("prototypes", "weights", weights, x)
-    arguments = [("x", x, 2), ("labels", labels, 1), ("weights", weights, 1)]
+    arguments: list[Argument] = [("x", x, 2), ("labels", labels, 1), ("weights", weights, 1)]
     return per_task("prototypes", _prototypes, arguments, n_way=n_way)
 
 
@@ -81,7 +81,7 @@ def proto_loss(
         _weights("proto_loss", name + "weights", w, x)
     check_metric("proto_loss", metric, scale, query, n_way)
     positive("proto_loss", "temperature", temperature)
-    arguments = [
+    arguments: list[Argument] = [
         ("support", support, 2), ("labels", labels, 1), ("query", query, 2), ("query_labels", query_labels, 1), ("weights", weights, 1),
         ("query_weights", query_weights, 1), ("scale", scale, scale_axes(metric)), ("temperature", temperature, (0, 0)),
     ]  # fmt: skip
@@ -125,7 +125,7 @@ def attention(
     _weights("attention", "mask", mask, keys)
     if mask is not None and np.dtype(mask.dtype) != np.bool_:
         raise located(expected("attention", "a mask of bools", mask.dtype, TypeError))
-    arguments = [
+    arguments: list[Argument] = [
         ("query", query, 2), ("keys", keys, 2), ("values", values, 2), ("mask", mask, 1), ("scale", scale, scale_axes(metric)),
         ("temperature", temperature, (0, 0)),
     ]  # fmt: skip

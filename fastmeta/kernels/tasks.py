@@ -83,8 +83,9 @@ def features(where: str, **arrays: Array) -> list[Array]:
     """The arrays, after refusing what is no array of floats with rows and a last axis of the same length in all."""
     found = {name: enter(x) for name, x in arrays.items()}
     for name, x in found.items():
-        if NAMES.get(getattr(x, "dtype", None)) not in FLOATS:
-            raise located(expected(where, f"{name} an array of floats", getattr(x, "dtype", type(x).__name__), TypeError))
+        dtype: Any = getattr(x, "dtype", None)
+        if NAMES.get(dtype, "") not in FLOATS:
+            raise located(expected(where, f"{name} an array of floats", dtype or type(x).__name__, TypeError))
         if len(x.shape) < 2 or 0 in x.shape:
             raise located(expected(where, f"{name} with rows of features, at least one of each", f"shape {x.shape}"))
     lengths = [x.shape[-1] for x in found.values()]
