@@ -6,10 +6,12 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+import plan_tools
 import pytest
 
 import fastmeta as fm
 from fastmeta import _core, backends
+from fastmeta.backends import device
 from fastmeta.transforms import unroll
 
 # Child processes import the fastmeta that is tested, the installed one, and not the source tree they are started in.
@@ -17,9 +19,42 @@ os.environ["PYTHONPATH"] = str(Path(fm.__file__).parents[1])
 os.environ["PYTHONSAFEPATH"] = "1"
 
 
-@pytest.fixture(params=["native", "numpy"])
-def backend(request: pytest.FixtureRequest) -> Iterator[str]:
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--backend", help="run everything on this backend instead: cuda, cupy, or cuda-host for the device text on the host")
+    parser.addoption("--way", default="auto", choices=["auto", "resident", "batched"], help="how the backends of device text run plans")
+    parser.addoption("--lanes", type=int, default=1, help="threads of a team of cuda-host")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "native: of the native core only, left out under --backend")
+    name = config.getoption("--backend")
+    if name is None:
+        return
+    backends.set_backend(name)
+    made = backends.module(name)
+    made.OPTIONS.update(way=config.getoption("--way"), lanes=config.getoption("--lanes"))
+    plan_tools.tested.plan = staticmethod(lambda words, consts: device.DevicePlan(made.core(), words, consts, **made.OPTIONS))
+    plan_tools.tested.bad_index = made.core().BadIndex
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if config.getoption("--backend") is None:
+        return
+    native = [item for item in items if item.get_closest_marker("native") or getattr(item, "callspec", None) and item.callspec.params.get("isa", ISAS[0]) != ISAS[0]]
+    config.hook.pytest_deselected(items=native)
+    items[:] = [item for item in items if item not in set(native)]
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Each backend in turn; one that is missing is a failure, not a skip."""
+    if "backend" in metafunc.fixturenames:
+        chosen = metafunc.config.getoption("--backend")
+        metafunc.parametrize("backend", [chosen] if chosen else ["native", "numpy"], indirect=True)
+
+
+@pytest.fixture
+def backend(request: pytest.FixtureRequest) -> Iterator[str]:
+    """Chooses the backend for the length of a test."""
     with fm.set_backend(request.param):
         yield request.param
 
@@ -53,7 +88,10 @@ def targets() -> list[str]:
     return found
 
 
-@pytest.fixture(params=targets())
+ISAS = targets()
+
+
+@pytest.fixture(params=ISAS)
 def isa(request: pytest.FixtureRequest) -> Iterator[str]:
     """Each instruction set in turn."""
     before = _core.isa()

@@ -1,4 +1,4 @@
-"""Writes csrc/generated/elementwise.hpp and csrc/generated/opcodes.hpp from the list of micro-ops.
+"""Writes csrc/generated/elementwise.hpp, csrc/generated/opcodes.hpp and csrc/cuda/elementwise.cuh from the list of micro-ops.
 
 ``python -m fastmeta.ops.codegen`` writes, ``--check`` compares with what is checked in and exits with 1 on a difference.
 """
@@ -30,12 +30,18 @@ def functor_name(op: MicroOp) -> str:
     return "".join(part.capitalize() for part in op.name.split("_"))
 
 
-def functor(op: MicroOp) -> str:
-    """The C++ struct of `op`."""
+def called_by(op: MicroOp) -> set[str]:
+    """The functions in the expression of `op`."""
     called = set(re.findall(r"([A-Za-z_]\w*)\s*\(", op.expr))
     unknown = called - HEAVY - LIGHT
     if unknown:
         raise ValueError(f"micro-op {op.name}: {sorted(unknown)} is not in csrc/native/vmath.hpp")
+    return called
+
+
+def functor(op: MicroOp) -> str:
+    """The C++ struct of `op`."""
+    called = called_by(op)
     expr = re.sub(r"\blit\(", "lit<V>(", op.expr)
     parameters = ", ".join(f"V {name}" for name in "xyz"[: op.arity])
     return (
@@ -55,6 +61,34 @@ def elementwise() -> str:
     lines += [f"  fill_tile<{functor_name(op)}>(kernels.tile[{i}]);\n" for i, op in enumerate(MICROOPS)]
     lines.append("}\n")
     return "".join(lines)
+
+
+def device_elementwise() -> str:
+    """The text of elementwise.cuh: one switch for the numbers of any type, one for floats only."""
+
+    def case(number: int, op: MicroOp) -> str:
+        unroll = "FM_NO_UNROLL" if called_by(op) & HEAVY else "FM_UNROLL"
+        expr = re.sub(r"\blit\(", "lit<T>(", op.expr)
+        for name in "xyz":
+            expr = re.sub(rf"\b{name}\b", f"{name}[e]", expr)
+        return f"    case {number}: {unroll} for (int e = 0; e < E; ++e) out[e] = {expr}; return;  // {op.name}\n"
+
+    numbers = [case(k, op) for k, op in enumerate(MICROOPS) if "i32" in op.types]
+    floats = [case(k, op) for k, op in enumerate(MICROOPS) if "i32" not in op.types]
+    return "".join(
+        [
+            HEADER,
+            '#pragma once\n#include "math.cuh"\n\nnamespace fastmeta {\nnamespace device {\n\n',
+            f"constexpr int kCastOp = {CAST};\n\n",
+            "// out = op(x, y, z) for E elements.\n",
+            "template <class T, int E> FM_DEVICE void micro_op(int op, T (&out)[E], const T (&x)[E], const T (&y)[E], const T (&z)[E]) {\n",
+            "  switch (op) {\n",
+            *numbers,
+            "  }\n  if constexpr (IsFloat<T>::value) {\n    switch (op) {\n",
+            *("  " + line for line in floats),
+            "    }\n  }\n}\n\n}  // namespace device\n}  // namespace fastmeta\n",
+        ]
+    )
 
 
 def opcodes() -> str:
@@ -87,11 +121,12 @@ def main(arguments: list[str] | None = None) -> int:
     """Writes or checks the generated files; gives the exit status."""
     parser = argparse.ArgumentParser(prog="python -m fastmeta.ops.codegen", description=__doc__)
     parser.add_argument("--check", action="store_true", help="compare only; exit with 1 where a file differs")
-    parser.add_argument("--folder", type=Path, default=Path("csrc/generated"), help="default: that of the source tree one is in")
+    parser.add_argument("--folder", type=Path, default=Path("csrc"), help="default: that of the source tree one is in")
     options = parser.parse_args(arguments)
     check = options.check
     status = 0
-    for name, text in (("elementwise.hpp", elementwise()), ("opcodes.hpp", opcodes())):
+    files = {"generated/elementwise.hpp": elementwise(), "generated/opcodes.hpp": opcodes(), "cuda/elementwise.cuh": device_elementwise()}
+    for name, text in files.items():
         path = options.folder / name
         old = path.read_text() if path.exists() else None
         if old == text:
