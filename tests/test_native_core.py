@@ -482,8 +482,12 @@ def test_mismatch_gives_none():
     assert plan.run((unaligned, w), 1) is None
     with pytest.raises(TypeError):
         plan.run(3, 1)
+
+
+@pytest.mark.native
+def test_no_threads():
     with pytest.raises(ValueError, match="threads"):
-        plan.run((x, w), 0)
+        task_loop().plan().run((sample((4, 6, 5)), sample((5, 4))), 0)
 
 
 def test_tasks_must_agree():
@@ -491,6 +495,7 @@ def test_tasks_must_agree():
     assert plan.run([sample((4, 4)), np.zeros((5, 3), np.int32)], 1) is None
 
 
+@pytest.mark.native
 def test_large_outputs_come_from_a_pool():
     n = 1 << 19
     b = Builder([(f32, (n,))], [(f32, (n,))])
@@ -509,6 +514,7 @@ def test_large_outputs_come_from_a_pool():
     np.testing.assert_array_equal(plan.run([x], 2)[0], 2 * x)
 
 
+@pytest.mark.native
 def test_team_on_a_single_task_gives_the_same_bits():
     n = 600
     b = Builder([(f32, (-1, n, n))], [(f32, (-1, n, n)), (f32, (-1, n))], arena=4 * n * n)
@@ -527,6 +533,7 @@ def test_team_on_a_single_task_gives_the_same_bits():
             np.testing.assert_array_equal(one, many)
 
 
+@pytest.mark.native
 def test_threads_at_once():
     plan = task_loop().plan()
     x, w = sample((64, 6, 5)), sample((5, 4), seed=1)
@@ -547,6 +554,7 @@ def test_threads_at_once():
     assert not failures
 
 
+@pytest.mark.native
 def test_fork():
     plan = task_loop().plan()
     x, w = sample((64, 6, 5)), sample((5, 4), seed=1)
@@ -604,6 +612,7 @@ def long_plans():
 LONG = {name: (builder, arrays) for name, builder, arrays in long_plans()}
 
 
+@pytest.mark.native
 @pytest.mark.parametrize("threads", [1, 2])
 @pytest.mark.parametrize("name", LONG)
 def test_interrupt(name, threads):
@@ -623,6 +632,7 @@ def test_interrupt(name, threads):
     assert latency < 2.0, f"{latency:.3f} s"  # the core looks every 50 ms; the rest is for a busy machine
 
 
+@pytest.mark.native
 def test_a_signal_handler_may_run_a_plan():
     builder, arrays = LONG["loop"]
     plan, small = builder.plan(), task_loop().plan()
@@ -644,12 +654,14 @@ def test_a_signal_handler_may_run_a_plan():
         np.testing.assert_array_equal(one, many)
 
 
+@pytest.mark.native
 def test_profile():
     rows = task_loop().plan().profile([sample((4, 6, 5)), sample((5, 4))], 3)
     assert [(block, index, opcode) for block, index, opcode, _, _ in rows] == [(0, 0, 1), (0, 1, 7), (0, 2, 1), (1, 0, 2), (1, 1, 1), (1, 2, 1)]
     assert all(0 < nanoseconds < 1e9 for *_, nanoseconds in rows)
 
 
+@pytest.mark.native
 def test_isa():
     before = _core.isa()
     assert before in ("baseline", "avx2", "avx512") and _core.default_threads() >= 1

@@ -27,8 +27,8 @@ FM_DEVICE float abs(float x) { return ::fabsf(x); }
 FM_DEVICE double abs(double x) { return ::fabs(x); }
 
 #define FM_FUNCTION(name, single) \
-  FM_DEVICE float name(float x) { return ::single(x); } \
-  FM_DEVICE double name(double x) { return ::name(x); }
+  FM_NOINLINE float name(float x) { return ::single(x); } \
+  FM_NOINLINE double name(double x) { return ::name(x); }
 FM_FUNCTION(floor, floorf)
 FM_FUNCTION(sqrt, sqrtf)
 FM_FUNCTION(exp, expf)
@@ -40,8 +40,8 @@ FM_FUNCTION(cos, cosf)
 FM_FUNCTION(tanh, tanhf)
 FM_FUNCTION(erf, erff)
 #undef FM_FUNCTION
-FM_DEVICE float pow(float x, float y) { return ::powf(x, y); }
-FM_DEVICE double pow(double x, double y) { return ::pow(x, y); }
+FM_NOINLINE float pow(float x, float y) { return ::powf(x, y); }
+FM_NOINLINE double pow(double x, double y) { return ::pow(x, y); }
 template <class T> FM_DEVICE T sigmoid(T x) {
   const T e = exp(-abs(x));
   return (x < T(0) ? e : T(1)) / (T(1) + e);

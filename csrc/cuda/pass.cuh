@@ -143,7 +143,7 @@ template <> FM_DEVICE float& as<float>(Word& w) { return w.f; }
 template <> FM_DEVICE double& as<double>(Word& w) { return w.d; }
 template <> FM_DEVICE int32_t& as<int32_t>(Word& w) { return w.i; }
 
-template <class T> FM_DEVICE void apply_op(int op, Word (&out)[kBatch], Word (&x)[kBatch], Word (&y)[kBatch], Word (&z)[kBatch]) {
+template <class T> FM_NOINLINE void apply_op(int op, Word (&out)[kBatch], Word (&x)[kBatch], Word (&y)[kBatch], Word (&z)[kBatch]) {
   T a[kBatch], b[kBatch], c[kBatch], o[kBatch];
   FM_UNROLL for (int e = 0; e < kBatch; ++e) a[e] = as<T>(x[e]), b[e] = as<T>(y[e]), c[e] = as<T>(z[e]);
   micro_op<T, kBatch>(op, o, a, b, c);
@@ -164,7 +164,7 @@ struct Values {
       FM_UNROLL for (int e = 0; e < kBatch; ++e) out[e] = read_word(element(frame, space, operand, point.at[e]), operand[2]);
     }
   }
-  FM_DEVICE void compute(const Frame& frame, const PhaseWords& p, const Space& space, const Point& point) {
+  FM_NOINLINE void compute(const Frame& frame, const PhaseWords& p, const Space& space, const Point& point) {
     const int64_t* op = p.ops;
     for (int k = 0; k < p.n_ops; ++k, op += 4 + op[3]) {
       Word x[kBatch] = {}, y[kBatch] = {}, z[kBatch] = {};
@@ -229,10 +229,14 @@ FM_NOINLINE void store_unit(const Team& team, const Frame& frame, const int64_t*
   }
 }
 
+// Sums of floats are held as doubles: a long chain of float additions would lose digits.
+FM_DEVICE int64_t held_type(int64_t mode, int64_t type) { return type == kF32 && mode != kMaxMode && mode != kMinMode ? int64_t(kF64) : type; }
+
 FM_DEVICE void settle(const Frame& frame, const Space& space, const int64_t* target, int64_t mode, int64_t kept, Word value) {
   int64_t at[kMostDims];
   locate(space, target, kept, 0, at);
   char* to = element(frame, space, target, at);
+  value = cast_word(value, held_type(mode, target[2]), target[2]);
   if (mode == kAccumulateMode) value = combine_words(kSumMode, target[2], read_word(to, target[2]), value);
   write_word(to, target[2], value);
 }
@@ -241,7 +245,7 @@ FM_DEVICE void settle(const Frame& frame, const Space& space, const int64_t* tar
 FM_NOINLINE void reduce_unit(const Team& team, const Frame& frame, const int64_t* words, int store, int64_t unit) {
   const PhaseWords p(words);
   const Space space(p);
-  const int64_t *target = p.target(store), mode = p.mode(store), type = target[2];
+  const int64_t *target = p.target(store), mode = p.mode(store), held = held_type(mode, target[2]);
   const Reduction r(space, target);
   const int64_t end = least(r.kept * r.segments, (unit + 1) * kTeamLanes);
   for (int64_t id = unit * kTeamLanes + team.lane; id < end; id += team.lanes) {
@@ -252,7 +256,7 @@ FM_NOINLINE void reduce_unit(const Team& team, const Frame& frame, const int64_t
       segment = id;
       kept = split(segment, r.kept);
     }
-    Word sum = identity(mode, type);
+    Word sum = identity(mode, held);
     for (int64_t k = segment; k < r.reduced; k += kBatch * r.segments) {
       Point point;
       int n = 0;
@@ -265,7 +269,7 @@ FM_NOINLINE void reduce_unit(const Team& team, const Frame& frame, const int64_t
       values.compute(frame, p, space, point);
       Word x[kBatch];
       values.get(frame, p, space, point, p.store(store)[0], x);
-      for (int e = 0; e < n; ++e) sum = combine_words(mode, type, sum, x[e]);
+      for (int e = 0; e < n; ++e) sum = combine_words(mode, held, sum, cast_word(x[e], target[2], held));
     }
     if (r.segments == 1) settle(frame, space, target, mode, kept, sum);
     else reinterpret_cast<Word*>(frame.partials)[segment * r.kept + kept] = sum;
@@ -275,13 +279,13 @@ FM_NOINLINE void reduce_unit(const Team& team, const Frame& frame, const int64_t
 FM_NOINLINE void combine_unit(const Team& team, const Frame& frame, const int64_t* words, int store, int64_t unit) {
   const PhaseWords p(words);
   const Space space(p);
-  const int64_t *target = p.target(store), mode = p.mode(store);
+  const int64_t *target = p.target(store), mode = p.mode(store), held = held_type(mode, target[2]);
   const Reduction r(space, target);
   const int64_t end = least(r.kept, (unit + 1) * kTeamLanes);
   for (int64_t kept = unit * kTeamLanes + team.lane; kept < end; kept += team.lanes) {
     const Word* from = reinterpret_cast<const Word*>(frame.partials) + kept;
     Word sum = from[0];
-    for (int64_t s = 1; s < r.segments; ++s) sum = combine_words(mode, target[2], sum, from[s * r.kept]);
+    for (int64_t s = 1; s < r.segments; ++s) sum = combine_words(mode, held, sum, from[s * r.kept]);
     settle(frame, space, target, mode, kept, sum);
   }
 }

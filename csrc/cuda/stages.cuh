@@ -13,7 +13,7 @@ enum StageKind { kStoreStage = 0, kReduceStage, kCombineStage, kGemmStage, kConv
 
 struct Stage {
   int kind;
-  int store;      // of a reduction
+  int store = 0;  // of a reduction
   int64_t at;     // word of the phase, else of the instruction
   int64_t units;
 };
@@ -49,7 +49,6 @@ class Stages {
   // What comes before the phases.
   FM_BOTH bool head(Stage& stage, const int64_t* instr) {
     const int step = head_++;
-    stage.store = 0;
     stage.at = instr_;
     switch (instr[0]) {
       case kGemm:
@@ -98,6 +97,7 @@ class Stages {
     }
     if (!plain_) return false;
     plain_ = false;
+    stage.store = 0;
     stage.kind = kStoreStage;
     stage.units = parts_of(space.elements(), kUnitElements);
     return true;
@@ -109,7 +109,7 @@ class Stages {
   bool combine_ = false, plain_ = false;
 };
 
-FM_DEVICE void run_unit(const Team& team, const Frame& frame, const int64_t* words, const Stage& stage, int64_t unit) {
+FM_NOINLINE void run_unit(const Team& team, const Frame& frame, const int64_t* words, const Stage& stage, int64_t unit) {
   const int64_t* at = words + stage.at;
   switch (stage.kind) {
     case kStoreStage: return store_unit(team, frame, at, unit);
@@ -125,7 +125,7 @@ FM_DEVICE void run_unit(const Team& team, const Frame& frame, const int64_t* wor
 }
 
 // The whole instruction by one team.
-FM_DEVICE void run_instruction(const Team& team, const Frame& frame, const int64_t* words, int64_t at) {
+FM_NOINLINE void run_instruction(const Team& team, const Frame& frame, const int64_t* words, int64_t at) {
   Stages stages(words, at);
   for (Stage stage; stages.next(stage);) {
     for (int64_t unit = 0; unit < stage.units; ++unit) run_unit(team, frame, words, stage, unit);

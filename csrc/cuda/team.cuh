@@ -17,7 +17,7 @@ typedef unsigned long long uint64_t;
 #if defined(__CUDACC__)
 #define FM_DEVICE __device__ inline
 #define FM_BOTH __host__ __device__ inline
-#define FM_NOINLINE __device__ __noinline__
+#define FM_NOINLINE __device__ __noinline__  // a copy for each caller would take a compiler minutes
 #else
 #define FM_DEVICE inline
 #define FM_BOTH inline

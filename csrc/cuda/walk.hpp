@@ -123,13 +123,13 @@ template <class Device> class Walker final : public Runner {
     const int64_t own = (fast_bytes_ > 0 ? 0 : arena_step_) + device::kPartials * 8 + program_.n_bases * 8 + int64_t(sizeof(device::Status)) + 8;
     if (resident_) slots = std::min(slots, device_.teams(fast_bytes_));
     const int64_t have = slots_ * own;  // is there already
-    slots = std::min({slots, kMostSlots, std::max<int64_t>(1, std::max(slots_, (device_.available() / 5 * 4 + have) / own))});
+    slots = std::max<int64_t>(1, std::min({slots, kMostSlots, std::max(slots_, (device_.available() / 5 * 4 + have) / own)}));
     moved |= arenas_.reserve(fast_bytes_ > 0 ? 0 : slots * arena_step_);
     moved |= partials_.reserve(slots * device::kPartials * 8);
     moved |= bases_.reserve(slots * program_.n_bases * 8);
     moved |= tasks_.reserve(slots * 8);
     moved |= statuses_.reserve((slots + 1) * int64_t(sizeof(device::Status)));
-    slots_ = std::max<int64_t>(slots, 1);
+    slots_ = slots;
     program_.words = words_there_.template data<int64_t>();
     program_.blocks = blocks_there_.template data<int64_t>();
     if (moved) device_.forget();
