@@ -433,7 +433,7 @@ def test_settings(bad: Case) -> None:
         ("FASTMETA_NUM_THREADS", "-1", "a positive integer, got '-1'"),
         ("FASTMETA_NUM_THREADS", "many", "a positive integer, got 'many'"),
         ("FASTMETA_NUM_THREADS", "²", "a positive integer, got '²'"),
-        ("FASTMETA_BACKEND", "torch", "one of native, numpy, got 'torch'"),
+        ("FASTMETA_BACKEND", "torch", "one of native, cuda, cupy, numpy, got 'torch'"),
         ("FASTMETA_DEBUG", "yes", "0 or 1, got 'yes'"),
     ],
 )

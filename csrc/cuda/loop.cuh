@@ -27,10 +27,10 @@ constexpr int64_t kMostGroups = 1024, kMostSumBytes = int64_t{256} << 20;
 
 FM_BOTH int64_t group_count(int64_t length, int64_t sum_bytes) {
   const int64_t groups = least(length, kMostGroups);
-  return sum_bytes > 0 ? least(groups, most(1, kMostSumBytes / sum_bytes)) : groups;
+  return sum_bytes > 0 ? least(groups, most(1, quotient(kMostSumBytes, sum_bytes))) : groups;
 }
 // The first task of a group.
-FM_BOTH int64_t group_start(int64_t group, int64_t groups, int64_t length) { return group * length / groups; }
+FM_BOTH int64_t group_start(int64_t group, int64_t groups, int64_t length) { return quotient(group * length, groups); }
 
 // Memory of the teams (or of the tasks in flight), one after another.
 struct Slots {
@@ -84,14 +84,14 @@ FM_DEVICE void swap_carries(const Team& team, const LoopWords& loop, const Frame
   }
 }
 
-// One block and the loops in it by one team, without recursion: a device's stack is small.
-FM_DEVICE void run_block(const Team& team, const Program& p, const Frame& frame, int64_t block) {
+// `count` instructions from word `first` on and the loops in them by one team, without recursion: a device's stack is small.
+FM_DEVICE void run_instructions(const Team& team, const Program& p, const Frame& frame, int64_t first, int64_t count, int64_t tasks) {
   constexpr int kDeepest = 33;
   struct Level {
     int64_t at, left, loop, k;  // next instruction, how many are left; the loop that runs this block, its iteration
   } levels[kDeepest];
   int depth = 0;
-  levels[0] = {p.blocks[2 * block], p.blocks[2 * block + 1], -1, 0};
+  levels[0] = {first, count, -1, 0};
   while (true) {
     Level& level = levels[depth];
     if (frame.status->ended) return;
@@ -104,21 +104,23 @@ FM_DEVICE void run_block(const Team& team, const Program& p, const Frame& frame,
         continue;
       }
       const LoopWords loop(p.words + at);
-      if (loop.length == 0) continue;
+      const int64_t length = loop.length < 0 ? tasks : loop.length;
+      if (length == 0) continue;
       open_carries(team, p, loop, frame);
-      set_slices(team, p, loop, frame, 0, loop.length);
+      set_slices(team, p, loop, frame, 0, length);
       team.sync();
       levels[++depth] = {p.blocks[2 * loop.block], p.blocks[2 * loop.block + 1], at, 0};
       continue;
     }
     if (depth == 0) return;
     const LoopWords loop(p.words + level.loop);
-    if (++level.k == loop.length) {
+    const int64_t length = loop.length < 0 ? tasks : loop.length;
+    if (++level.k == length) {
       --depth;
       continue;
     }
     swap_carries(team, loop, frame);
-    set_slices(team, p, loop, frame, level.k, loop.length);
+    set_slices(team, p, loop, frame, level.k, length);
     team.sync();
     level.at = p.blocks[2 * loop.block];
     level.left = p.blocks[2 * loop.block + 1];
@@ -136,7 +138,7 @@ FM_DEVICE void run_group(const Team& team, const Program& p, int64_t at, Frame f
     set_slices(team, p, loop, frame, task, length);
     if (team.lane == 0) frame.status->ended = 0;
     team.sync();
-    run_block(team, p, frame, loop.block);
+    run_instructions(team, p, frame, p.blocks[2 * loop.block], p.blocks[2 * loop.block + 1], length);
     team.sync();
   }
 }

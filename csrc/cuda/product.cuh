@@ -35,11 +35,11 @@ template <class T, int R, class Factors> FM_DEVICE void product_tile(const Team&
     const bool a_deep = f.a_by_depth(p), b_deep = f.b_by_depth(p);
     for (int64_t k0 = 0; k0 < depth; k0 += kTileDepth) {
       team.sync();  // the last tile has been used
-      for (int i = team.lane; i < side * kTileDepth; i += team.lanes) {
+      FM_NO_UNROLL for (int i = team.lane; i < side * kTileDepth; i += team.lanes) {
         const int k = a_deep ? i % kTileDepth : i / side, m = a_deep ? i / kTileDepth : i % side;
         a[k * kTileWidth + m] = k0 + k < depth && m0 + m < f.rows ? f.a(p, f.row(p, m0 + m), k0 + k) : T(0);
       }
-      for (int i = team.lane; i < side * kTileDepth; i += team.lanes) {
+      FM_NO_UNROLL for (int i = team.lane; i < side * kTileDepth; i += team.lanes) {
         const int k = b_deep ? i % kTileDepth : i / side, n = b_deep ? i / kTileDepth : i % side;
         b[k * kTileWidth + n] = k0 + k < depth && n0 + n < f.cols ? f.b(p, f.col(p, n0 + n), k0 + k) : T(0);
       }
@@ -49,7 +49,7 @@ template <class T, int R, class Factors> FM_DEVICE void product_tile(const Team&
         const int lane = team.lane + s * team.lanes;
         if (lane >= lanes) break;
         const T *x = a + lane / kTileSide, *y = b + lane % kTileSide;
-        for (int k = 0; k < steps; ++k, x += kTileWidth, y += kTileWidth) {
+        FM_UNROLL_BY(4) for (int k = 0; k < steps; ++k, x += kTileWidth, y += kTileWidth) {
           T xs[R], ys[R];
           FM_UNROLL for (int i = 0; i < R; ++i) xs[i] = x[i * kTileSide], ys[i] = y[i * kTileSide];
           FM_UNROLL for (int i = 0; i < R; ++i)
@@ -62,8 +62,8 @@ template <class T, int R, class Factors> FM_DEVICE void product_tile(const Team&
   FM_UNROLL for (int s = 0; s < shares; ++s) {
     const int lane = team.lane + s * team.lanes;
     if (lane >= lanes) break;
-    for (int i = 0; i < R; ++i)
-      for (int j = 0; j < R; ++j) {
+    FM_UNROLL for (int i = 0; i < R; ++i)
+      FM_UNROLL for (int j = 0; j < R; ++j) {
         const int64_t m = m0 + lane / kTileSide + i * kTileSide, n = n0 + lane % kTileSide + j * kTileSide;
         if (m < f.rows && n < f.cols) f.write(m, n, sum[s][i][j]);
       }

@@ -18,15 +18,20 @@ typedef unsigned long long uint64_t;
 #define FM_DEVICE __device__ inline
 #define FM_BOTH __host__ __device__ inline
 #define FM_NOINLINE __device__ __noinline__  // a copy for each caller would take a compiler minutes
+#define FM_BOTH_NOINLINE __host__ __device__ __noinline__
 #else
 #define FM_DEVICE inline
 #define FM_BOTH inline
 #define FM_NOINLINE inline
+#define FM_BOTH_NOINLINE inline
 #endif
 #if defined(__CUDA_ARCH__)
 #define FM_UNROLL _Pragma("unroll")
 #define FM_NO_UNROLL _Pragma("unroll 1")
+#define FM_UNROLL_BY(n) FM_PRAGMA_(unroll n)
+#define FM_PRAGMA_(text) _Pragma(#text)
 #else
+#define FM_UNROLL_BY(n)
 #define FM_UNROLL
 #define FM_NO_UNROLL
 #endif
@@ -71,18 +76,24 @@ FM_DEVICE void atomic_most(unsigned long long* at, unsigned long long value) {
 
 FM_BOTH int64_t least(int64_t x, int64_t y) { return x < y ? x : y; }
 FM_BOTH int64_t most(int64_t x, int64_t y) { return x > y ? x : y; }
-FM_BOTH int64_t parts_of(int64_t n, int64_t size) { return (n + size - 1) / size; }
+FM_BOTH_NOINLINE int64_t quotient(int64_t n, int64_t d) { return n / d; }
 
-// n becomes n / d; the remainder. 64-bit division is slow on a GPU and seldom needed.
+// n becomes n / d; the remainder. 64-bit division is slow on a GPU, and seldom needed.
 FM_BOTH int64_t split(int64_t& n, int64_t d) {
   if (((n | d) >> 32) == 0) {
     const uint32_t whole = uint32_t(n) / uint32_t(d), rest = uint32_t(n) - whole * uint32_t(d);
     n = whole;
     return rest;
   }
-  const int64_t whole = n / d, rest = n - whole * d;
+  const int64_t whole = quotient(n, d), rest = n - whole * d;
   n = whole;
   return rest;
+}
+
+FM_BOTH int64_t parts_of(int64_t n, int64_t size) {
+  n += size - 1;
+  split(n, size);
+  return n;
 }
 
 }  // namespace device

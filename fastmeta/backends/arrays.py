@@ -51,7 +51,7 @@ class Library:
             return (x if here else self.module.from_numpy(np.array(x))).to(self.device).contiguous()
         if self.name == "cupy":
             with self.device:
-                return self.module.ascontiguousarray(x)
+                return self.module.asarray(x, order="C")
         return x if here else self.module.device_put(x, self.device)
 
     def fits(self, x: Any, dtype: np.dtype, rank: int) -> bool:
@@ -92,11 +92,24 @@ def library(given: Iterable[Any]) -> Any:
     return Library(names.pop(), there[0])
 
 
-def refuse_mixed(given: Sequence[Any]) -> None:
-    """ValueError where arrays of the host meet arrays of a GPU; numbers go with either."""
-    host = next((x for x in given if isinstance(x, np.ndarray) and x.ndim), None)
+def device_dtype(x: Any) -> np.dtype:
+    """The dtype of an array on a GPU; one that a plan has."""
+    dtype = np.dtype(x.__cuda_array_interface__["typestr"])
+    if dtype.name not in ("float32", "float64", "int32", "bool"):
+        raise expected("array", "float32, float64, int32 or bool, or integers as int32 on a GPU", dtype.name, TypeError)
+    return dtype
+
+
+def check_places(given: Sequence[Any], backend: str) -> None:
+    """Refuses arrays of a GPU where the backend runs on the host, and where they meet arrays of the host; numbers go with either."""
     there = next((x for x in given if on_device(x)), None)
-    if host is not None and there is not None:
+    if there is None:
+        return
+    if not backend.startswith("cu"):
+        hint = "Copy it to the host, or choose fm.set_backend('cuda')"
+        raise expected("array", f"host arrays for backend {backend}", f"a {_name(there)} array on {there.device}", TypeError, hint)
+    host = next((x for x in given if isinstance(x, np.ndarray) and x.ndim), None)
+    if host is not None:
         raise expected("array", "all arrays on one device", f"a {_name(there)} array on {there.device} and a numpy array of shape {list(host.shape)}")
 
 

@@ -1,4 +1,4 @@
-"""The device text of the CUDA core on the host: for tests on machines without a GPU, never chosen by itself."""
+"""The text of the CUDA core compiled for the host: for tests on machines without a GPU, never chosen by itself."""
 
 from __future__ import annotations
 
@@ -11,10 +11,9 @@ try:
     import fastmeta._cuda_host as _core
 
     REASON = None
-except ImportError as error:  # tests build it: cmake -DFASTMETA_CUDA_HOST=ON
-    REASON = f"the module fastmeta._cuda_host is built for tests only ({error})"
-
-OPTIONS = {"way": "auto", "lanes": 1}  # tests set them
+except ImportError as error:
+    REASON = f"the module fastmeta._cuda_host is built for tests only, by .ci/cuda ({error})"
+OPTIONS: dict[str, Any] = {}  # tests set them
 
 
 def core() -> Any:
@@ -24,9 +23,9 @@ def core() -> Any:
 
 def missing() -> str | None:
     """Why the backend is not there, or None."""
-    return REASON
+    return REASON or device.mismatch(_core)
 
 
 def load(p: Program) -> Any:
-    """Plans the program."""
+    """Plans the program for teams of the host."""
     return device.load(_core, p, **OPTIONS)

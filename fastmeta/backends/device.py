@@ -11,12 +11,20 @@ from typing import Any
 
 import numpy as np
 
+import fastmeta
 from fastmeta.backends import arrays as libraries
 from fastmeta.errors import bad_index
 from fastmeta.plan import make_plan
 from fastmeta.program import Program
 
 DTYPES = tuple(np.dtype(name) for name in ("float32", "float64", "int32", "bool"))
+
+
+def mismatch(core: Any) -> str | None:
+    """Why a compiled module does not go with this package, or None."""
+    if core.version == fastmeta.__version__:
+        return None
+    return f"{core.__name__} was built for fastmeta {core.version}, and this is {fastmeta.__version__}: install again"
 
 
 class DevicePlan:
