@@ -15,7 +15,7 @@ import fastmeta as fm
 from fastmeta import backends
 from fastmeta.backends import cupy as cupy_backend
 
-ARCHITECTURES = ["compute_75", "compute_80", "compute_90"]
+ARCHITECTURES = ["compute_75", "compute_90"]
 
 
 def nvrtc() -> ctypes.CDLL:
