@@ -33,7 +33,7 @@ def pytest_configure(config: pytest.Config) -> None:
     backends.set_backend(name)
     made = backends.module(name)
     made.OPTIONS.update(way=config.getoption("--way"), lanes=config.getoption("--lanes"))
-    plan_tools.tested.plan = staticmethod(lambda words, consts: device.DevicePlan(made.core(), words, consts, **made.OPTIONS))
+    plan_tools.tested.plan = staticmethod(lambda words, consts, **_: device.DevicePlan(made.core(), words, consts, **made.OPTIONS))
     plan_tools.tested.bad_index = made.core().BadIndex
 
 

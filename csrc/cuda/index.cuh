@@ -1,4 +1,4 @@
-// GATHER, SCATTER, CUMSUM and ARGREDUCE. Indices are all looked at before any is used.
+// GATHER, SCATTER, CUMSUM, ARGREDUCE and ORDER. Indices are all looked at before any is used.
 #pragma once
 #include "math.cuh"
 #include "words.cuh"
@@ -144,6 +144,42 @@ FM_NOINLINE void column_unit(const Team& team, const Frame& frame, const int64_t
     if (w.type == kF32) column<float>(frame, instr, w, flat);
     else if (w.type == kF64) column<double>(frame, instr, w, flat);
     else column<int32_t>(frame, instr, w, flat);
+  }
+}
+
+// ORDER: dtype, O, N, I, K, descending, X, OUT
+struct OrderWords {
+  int type;
+  int64_t o, n, i, k;
+  bool descending;
+  const int64_t *x, *out;
+  FM_BOTH explicit OrderWords(const int64_t* instr)
+      : type(int(instr[3])), o(instr[4]), n(instr[5]), i(instr[6]), k(instr[7]), descending(instr[8] != 0), x(instr + 9), out(instr + 15) {}
+  FM_BOTH int64_t elements() const { return k > 0 ? o * n * i : 0; }
+};
+
+// Whether x at index m stands before y at index n: NaN is last, of equal values the first index is first.
+template <class T> FM_DEVICE bool before(T x, int64_t m, T y, int64_t n, bool descending) {
+  if (x != x || y != y) return x == x || (y != y && m < n);
+  return x == y ? m < n : descending ? x > y : x < y;
+}
+
+// Every element counts those before it, and so knows its place: no lane waits for another.
+template <class T> FM_DEVICE void place_in_order(const Frame& frame, const OrderWords& w, int64_t flat) {
+  int64_t o = flat, rank = 0;
+  const int64_t i = split(o, w.i), n = split(o, w.n);
+  const T x = *at3<const T>(frame, w.x, o, n, i);
+  for (int64_t m = 0; m < w.n && rank < w.k; ++m) rank += before(*at3<const T>(frame, w.x, o, m, i), m, x, n, w.descending);
+  if (rank < w.k) *at3<int32_t>(frame, w.out, o, rank, i) = int32_t(n);
+}
+
+FM_NOINLINE void order_unit(const Team& team, const Frame& frame, const int64_t* instr, int64_t unit) {
+  const OrderWords w(instr);
+  const int64_t end = least(w.elements(), (unit + 1) * kIndexUnit);
+  for (int64_t flat = unit * kIndexUnit + team.lane; flat < end; flat += team.lanes) {
+    if (w.type == kF32) place_in_order<float>(frame, w, flat);
+    else if (w.type == kF64) place_in_order<double>(frame, w, flat);
+    else place_in_order<int32_t>(frame, w, flat);
   }
 }
 

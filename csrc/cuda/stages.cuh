@@ -9,7 +9,7 @@
 namespace fastmeta {
 namespace device {
 
-enum StageKind { kStoreStage = 0, kReduceStage, kCombineStage, kGemmStage, kConvStage, kCheckStage, kEndStage, kGatherStage, kColumnStage };
+enum StageKind { kStoreStage = 0, kReduceStage, kCombineStage, kGemmStage, kConvStage, kCheckStage, kEndStage, kGatherStage, kColumnStage, kOrderStage };
 
 struct Stage {
   int kind;
@@ -78,6 +78,11 @@ class Stages {
         stage.kind = kColumnStage;
         stage.units = parts_of(column_count(instr), kIndexUnit);
         return true;
+      case kOrder:
+        step_ = 1;
+        stage.kind = kOrderStage;
+        stage.units = parts_of(OrderWords(instr).elements(), kIndexUnit);
+        return true;
       default: return false;
     }
   }
@@ -120,6 +125,7 @@ FM_NOINLINE void run_unit(const Team& team, const Frame& frame, const int64_t* w
     case kCheckStage: return check_unit(team, frame, at, unit);
     case kEndStage: return end_at_bad_index(team, frame, at);
     case kGatherStage: return gather_unit(team, frame, at, unit);
+    case kOrderStage: return order_unit(team, frame, at, unit);
     default: return column_unit(team, frame, at, unit);
   }
 }

@@ -237,7 +237,7 @@ template <class Device> class Walker final : public Runner {
 
   int tag() const { return now_ < 0 ? -1 : int(words_[size_t(now_) + 2]); }
   std::string place() const {
-    static const char* const names[] = {"", "PASS", "GEMM", "GATHER", "SCATTER", "CUMSUM", "ARGREDUCE", "LOOP", "CONV"};
+    static const char* const names[] = {"", "PASS", "GEMM", "GATHER", "SCATTER", "CUMSUM", "ARGREDUCE", "LOOP", "CONV", "ORDER"};
     return now_ < 0 ? "" : std::string(names[words_[size_t(now_)]]) + " at word " + std::to_string(now_) + " of the plan: ";
   }
 

@@ -5,7 +5,7 @@
 namespace fastmeta {
 namespace device {
 
-enum Opcode { kPass = 1, kGemm, kGather, kScatter, kCumsum, kArgReduce, kLoop, kConv };
+enum Opcode { kPass = 1, kGemm, kGather, kScatter, kCumsum, kArgReduce, kLoop, kConv, kOrder };
 enum Type { kF32 = 0, kF64 = 1, kI32 = 2, kBool = 3 };
 enum BaseKindCode { kInput = 0, kOutput, kConst, kShared, kArena, kSlice, kSum, kCarry };
 enum Mode { kStoreMode = 0, kSumMode, kMaxMode, kMinMode, kAccumulateMode };

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from fastmeta.backends import device
+from fastmeta.backends import Loaded, device
 from fastmeta.program import Program
 
 try:
@@ -26,6 +26,6 @@ def missing() -> str | None:
     return REASON or device.mismatch(_core) or _core.missing() or None
 
 
-def load(p: Program) -> Any:
+def load(p: Program) -> Loaded:
     """Plans the program for the GPU in use."""
     return device.load(_core, p, **OPTIONS)

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from fastmeta import __version__
-from fastmeta.backends import device
+from fastmeta.backends import Loaded, device
 from fastmeta.program import Program
 
 THREADS, PARTIALS, STAGE_BYTES, STATUS_BYTES = 256, 4096 * 8, 2 * 16 * 65 * 8, 48  # of team.cuh and words.cuh
@@ -199,6 +199,6 @@ def core() -> Any:
     return SimpleNamespace(Plan=Plan, BadIndex=BadIndex, DeviceError=DeviceError, version=__version__, __name__="fastmeta.backends.cupy")
 
 
-def load(p: Program) -> Any:
+def load(p: Program) -> Loaded:
     """Plans the program for the GPU in use."""
     return device.load(core(), p, **OPTIONS)

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 import fastmeta
+from fastmeta.backends import Loaded
 from fastmeta.backends import arrays as libraries
 from fastmeta.errors import bad_index
 from fastmeta.plan import make_plan
@@ -67,7 +68,7 @@ class DevicePlan:
         return outputs
 
 
-def load(core: Any, p: Program, **options: Any) -> Any:
+def load(core: Any, p: Program, **options: Any) -> Loaded:
     """Plans the program for a core."""
     made = make_plan(p)
     plan = DevicePlan(core, made.words, made.consts, **options)
@@ -84,4 +85,4 @@ def load(core: Any, p: Program, **options: Any) -> Any:
             op, line = made.lines[tag] if tag >= 0 else ("cuda", None)
             raise RuntimeError(f"[{op}] {text}" + (f" ({line[0]}:{line[1]})" if line else "")) from None
 
-    return run
+    return Loaded(run)

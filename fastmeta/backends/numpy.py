@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from fastmeta import oracle
+from fastmeta.backends import Loaded
 from fastmeta.program import DTYPES, Program
 
 
@@ -15,7 +16,7 @@ def missing() -> None:
     """Nothing is: it is always there."""
 
 
-def load(p: Program) -> Any:
+def load(p: Program) -> Loaded:
     """Runs the un-planned program with NumPy."""
 
     def run(arrays: Sequence[Any]) -> list[np.ndarray] | None:
@@ -29,4 +30,4 @@ def load(p: Program) -> Any:
             return None
         return oracle.evaluate(p, arrays)
 
-    return run
+    return Loaded(run)
