@@ -1,6 +1,6 @@
 """The settings: three environment variables, read once, and their run-time setters.
 
-``FASTMETA_BACKEND`` (native or numpy), ``FASTMETA_NUM_THREADS`` (a positive integer), ``FASTMETA_DEBUG`` (0 or 1: check
+``FASTMETA_BACKEND`` (native, numba or numpy), ``FASTMETA_NUM_THREADS`` (a positive integer), ``FASTMETA_DEBUG`` (0 or 1: check
 every program before it is planned).
 """
 
@@ -10,7 +10,7 @@ import os
 
 from fastmeta.errors import expected
 
-BACKENDS = ("native", "numpy")
+BACKENDS = ("native", "numba", "numpy")
 
 
 def backend() -> str | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from importlib import import_module
 from typing import Any
 
 import numpy as np
@@ -32,9 +33,9 @@ def available() -> dict[str, str]:
     >>> available()["numpy"]
     'ok'
     """
-    from fastmeta.backends import native
+    from fastmeta.backends import native, numba
 
-    return {"native": native.missing() or "ok", "numpy": "ok"}
+    return {"native": native.missing() or "ok", "numba": numba.missing() or "ok", "numpy": "ok"}
 
 
 def chosen() -> str:
@@ -93,10 +94,4 @@ def load(p: Program) -> Executable:
     """An executable for ``p`` on the chosen backend; it answers None to arrays that do not fit."""
     if config.debug():
         check(p)
-    if chosen() == "native":
-        from fastmeta.backends import native
-
-        return native.load(p)
-    from fastmeta.backends import numpy
-
-    return numpy.load(p)
+    return import_module(f"fastmeta.backends.{chosen()}").load(p)

@@ -1,0 +1,30 @@
+"""The plan run by compiled Python: for installations without the compiled core.
+
+Numba compiles one interpreter of plans, once per machine and version (some seconds, then kept on disk); the tasks of a
+call are shared by a pool of threads.  Nothing here imports numba before a program is loaded.
+"""
+
+from __future__ import annotations
+
+import os
+from importlib.util import find_spec
+from typing import Any
+
+from fastmeta.program import Program
+
+
+def missing() -> str | None:
+    """Why the backend is not there, or None."""
+    return None if find_spec("numba") else "numba is not installed; install with `pip install 'fastmeta[numba]'`"
+
+
+def default_threads() -> int:
+    """The processors that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def load(p: Program) -> Any:
+    """Plans the program; runs are calls of the interpreter."""
+    from fastmeta.backends.numba.executor import Executable
+
+    return Executable(p)
