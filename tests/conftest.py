@@ -17,7 +17,7 @@ os.environ["PYTHONPATH"] = str(Path(fm.__file__).parents[1])
 os.environ["PYTHONSAFEPATH"] = "1"
 
 
-@pytest.fixture(params=["native", "numpy"])
+@pytest.fixture(params=["native", "numba", "numpy"])
 def backend(request: pytest.FixtureRequest) -> Iterator[str]:
     """Each backend in turn; one that is missing is a failure, not a skip."""
     with fm.set_backend(request.param):

@@ -15,13 +15,19 @@ from fastmeta.backends.numba.kernels import NAMES, Kernel
 from fastmeta.backends.numba.nest import ITEM
 from fastmeta.backends.numba.products import PACKED
 from fastmeta.backends.numba.steps import TYPES, MicroOp, Operand, Phase, Steps, steps_of
+from fastmeta.backends.numba.tiles import RECORD
 from fastmeta.ops.microops import CAST
+from fastmeta.plan.memory import aligned
 from fastmeta.plan.encode import B_ARENA, B_CONST, B_INPUT, B_OUTPUT, B_SHARED
 
 
 TABLE: dict[str, Kernel] = {
     name: k for module in (passes, products, index, convolution) for name, k in vars(module).items() if isinstance(k, Kernel)
 }
+
+
+UNIT_BYTES = 16 << 10  # of a convolution's target: what the phases after it find in L1
+TAP_PIXELS = 128  # of the maps that a weight gradient reads at a time
 
 
 class Array(NamedTuple):
@@ -109,7 +115,7 @@ class Binder:
         if opcode == LOOP:
             return self.loop(place), 1
         if opcode == CONV:
-            raise NotImplementedError
+            return self.convolution()
         return self.indexed(opcode)
 
     def need(self, scratch_bytes: int) -> None:
@@ -172,6 +178,50 @@ class Binder:
         *outer, row, column = (s * item for s in operand.strides)
         rows, columns = sizes
         return [operand.base, operand.offset, row if rows > 1 else columns * item, column if columns > 1 else item, *outer]
+
+    # -- convolutions
+
+    def convolution(self) -> tuple[list[int], int]:
+        dtype, kind, *sizes = self.take(15)
+        n, h, w, c, kh, kw, o, oh, ow, step_h, step_w = sizes[:11]
+        item = ITEM[dtype]
+        self.uses |= {"convolution", "take", f"multiply_{TYPES[dtype]}", "rows", "phase"}
+        products = self.next()
+        operands = [word for _ in range(2 * products) for word in self.map(item)]
+        target = self.map(item)
+        cin = self.map(item) if self.next() else None
+        out_h, out_w, channels = ((oh, ow, o), (h, w, c), (kh, kw * c, o))[kind]
+        size = (n if kind < 2 else 1) * out_h * out_w * channels * item
+        added = 0 if cin is None else 1 if cin[:2] == target[:2] else 2
+        target[4] = size  # in bytes: what is copied from CIN
+        # Some images at a time: their part of the target, or of the maps that a weight gradient reads, stays near.
+        pixels = oh * ow if kind == 2 else out_h * out_w
+        unit = min(n, max(1, TAP_PIXELS // pixels if kind == 2 else UNIT_BYTES // (pixels * channels * item)))
+        down, across = (h + kh - 1, w + kw - 1) if kind == 1 else ((oh - 1) * step_h + kh, (ow - 1) * step_w + kw)
+        records = products * (unit * oh if kind == 2 else kh)
+        at_maps = aligned(records * RECORD * 8)
+        at_weights = at_maps + aligned(products * unit * down * across * (o if kind == 1 else c) * item)
+        at_tiles = at_weights + (aligned(products * kh * kw * c * o * item) if kind == 1 else 0)
+        payload = [dtype, kind, *sizes, products, added, 0, 0, unit, at_maps, at_weights, at_tiles, *operands, *target, *(cin or [])]
+        payload[convolution.AT_PHASES] = len(payload)
+        work, rowwise = n * oh * ow * o * kh * kw * c * products, kind != 2
+        payload[convolution.PHASES] = self.next()
+        for _ in range(payload[convolution.PHASES]):
+            phase = self.phase()
+            rowwise = rowwise and phase.rowwise
+            steps = Steps(phase, rowwise)
+            self.uses |= steps.kernels
+            self.need(at_tiles + steps.scratch_bytes)
+            words = steps.words()
+            payload += [int(rowwise), 2 + len(words), *words]
+            work += steps.work
+        self.need(at_tiles)
+        return payload, work
+
+    def map(self, item: int) -> list[int]:
+        """Base, offset, and strides over images, rows and columns in bytes; channels have unit stride."""
+        operand = self.operand(4)
+        return [operand.base, operand.offset, *(s * item for s in operand.strides[:3])]
 
     # -- the rest
 

@@ -15,7 +15,7 @@ from typing import Any
 
 from numba import njit
 
-from fastmeta.backends.numba.kernels import CONVOLUTION_F32, ELEMENTWISE_F32, INDEXED, NAMES, OPTIONS, PHASE, PRODUCT, digest
+from fastmeta.backends.numba.kernels import CONVOLUTION, ELEMENTWISE_F32, INDEXED, NAMES, OPTIONS, PHASE, PRODUCT, digest
 from fastmeta.backends.numba.memory import call, clear, fetch_add, move, words
 from fastmeta.backends.numba.scalars import function
 from fastmeta.ops.microops import NUMBER
@@ -85,7 +85,7 @@ def run_block(code_at: int, pc: int, bases_at: int, slots_at: int, state_at: int
         elif opcode == GEMM:
             call(code[PRODUCT], (code_at, p, bases_at, slots_at, scratch))
         elif opcode == CONV:
-            call(code[CONVOLUTION_F32 + code[p]], (code_at, p, bases_at, slots_at, state_at, shared_at, scratch))
+            call(code[CONVOLUTION], (code_at, p, bases_at, slots_at, scratch))
         elif opcode == LOOP:
             if code[p + 2]:
                 return pc

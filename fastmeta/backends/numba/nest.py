@@ -58,3 +58,13 @@ class Nest:
                 self.dims[d : d + 2] = [self.dims[d] * n]
                 for s in self.strides:
                     s[d : d + 2] = [s[d + 1]]
+
+    def merge_rows(self) -> None:
+        """All dims but the last become one, if all operands walk them so."""
+        whole = Nest(self.dims[:-1])
+        whole.strides = [s[:-1] for s in self.strides]
+        whole.drop_ones()
+        whole.merge()
+        if whole.rank == 1:
+            self.dims = [*whole.dims, self.dims[-1]]
+            self.strides = [[*w, s[-1]] for w, s in zip(whole.strides, self.strides, strict=True)]

@@ -59,7 +59,7 @@ class Steps:
 
     Args:
         phase: the phase.
-        by_rows: the last two dims stay the rows and columns, so that blocks of rows can be run alone.
+        by_rows: the order of the dims stays, and the last stays the columns, so that blocks of rows can be run alone.
     """
 
     def __init__(self, phase: Phase, by_rows: bool) -> None:
@@ -89,6 +89,8 @@ class Steps:
             nest.sort()
             nest.merge()
             self.turn()
+        else:
+            nest.merge_rows()
         dims = nest.dims
         self.outer = dims[:-2]
         self.columns = dims[-1] if dims else 1
