@@ -8,18 +8,34 @@ from pathlib import Path
 
 import pytest
 
+from hosts import BACKENDS, ENGINES, OF_THE_CORE, PURE
+
 import fastmeta as fm
-from fastmeta import _core, backends
+from fastmeta import backends
 from fastmeta.transforms import unroll
+
+if PURE:
+    collect_ignore = list(OF_THE_CORE)
+else:
+    from fastmeta import _core
+
+assert PURE == (backends.available()["native"] != "ok"), backends.available()
 
 # Child processes import the fastmeta that is tested, the installed one, and not the source tree they are started in.
 os.environ["PYTHONPATH"] = str(Path(fm.__file__).parents[1])
 os.environ["PYTHONSAFEPATH"] = "1"
 
 
-@pytest.fixture(params=["native", "numba", "numpy"])
+@pytest.fixture(params=BACKENDS)
 def backend(request: pytest.FixtureRequest) -> Iterator[str]:
     """Each backend in turn; one that is missing is a failure, not a skip."""
+    with fm.set_backend(request.param):
+        yield request.param
+
+
+@pytest.fixture(params=ENGINES)
+def engine(request: pytest.FixtureRequest) -> Iterator[str]:
+    """Each backend that runs plans in turn."""
     with fm.set_backend(request.param):
         yield request.param
 
@@ -42,6 +58,8 @@ def loops(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> st
 
 def targets() -> list[str]:
     """The instruction sets of this build that this processor has."""
+    if PURE:
+        return []
     before, found = _core.isa(), []
     for name in ("baseline", "avx2", "avx512"):
         try:

@@ -6,7 +6,6 @@ call are shared by a pool of threads.  Nothing here imports numba before a progr
 
 from __future__ import annotations
 
-import os
 from importlib.util import find_spec
 from typing import Any
 
@@ -16,11 +15,6 @@ from fastmeta.program import Program
 def missing() -> str | None:
     """Why the backend is not there, or None."""
     return None if find_spec("numba") else "numba is not installed; install with `pip install 'fastmeta[numba]'`"
-
-
-def default_threads() -> int:
-    """The processors that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def load(p: Program) -> Any:
