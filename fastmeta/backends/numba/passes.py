@@ -14,6 +14,7 @@ from fastmeta.backends.numba.kernels import TAKE as TAKE_AT
 from fastmeta.backends.numba.memory import call, clear, each, load, move, store, words
 from fastmeta.backends.numba.scalars import function, larger, smaller
 from fastmeta.backends.numba.steps import CONVERT, DENSE, HEAD_WORDS, MAX, OP, STEP_WORDS, SUM, TAKE
+from fastmeta.backends.numba.transpose import SIDE, transpose_block
 
 F32, F64, I32, BYTE = np.float32(0), np.float64(0), np.int32(0), np.uint8(0)
 
@@ -25,6 +26,15 @@ F32, F64, I32, BYTE = np.float32(0), np.float64(0), np.int32(0), np.uint8(0)
 def fill_row(to: int, n: int, value: Any) -> None:
     for k in range(n):
         store(to, k, value)
+
+
+@function
+def take_elements(
+    to: int, source: int, to_row: int, to_column: int, row: int, column: int, first: int, last: int, left: int, right: int, like: Any
+) -> None:
+    for r in range(first, last):
+        for c in range(left, right):
+            store(to + r * to_row + c * to_column, 0, load(source + r * row + c * column, 0, like))
 
 
 @function
@@ -41,14 +51,15 @@ def take_plane(to: int, source: int, to_row: int, to_column: int, row: int, colu
     elif to_column == item and column == 0:
         for r in range(rows):
             fill_row(to + r * to_row, columns, load(source + r * row, 0, like))
-    elif abs(row) < abs(column):
-        for c in range(columns):
-            for r in range(rows):
-                store(to + r * to_row + c * to_column, 0, load(source + r * row + c * column, 0, like))
+    elif to_column == item and row == item and item > 1:
+        whole_rows, whole_columns = rows // SIDE * SIDE, columns // SIDE * SIDE
+        for r in range(0, whole_rows, SIDE):
+            for c in range(0, whole_columns, SIDE):
+                transpose_block(to + r * to_row + c * item, to_row, source + r * item + c * column, column, like)
+        take_elements(to, source, to_row, item, row, column, 0, whole_rows, whole_columns, columns, like)
+        take_elements(to, source, to_row, item, row, column, whole_rows, rows, 0, columns, like)
     else:
-        for r in range(rows):
-            for c in range(columns):
-                store(to + r * to_row + c * to_column, 0, load(source + r * row + c * column, 0, like))
+        take_elements(to, source, to_row, to_column, row, column, 0, rows, 0, columns, like)
 
 
 @kernel
