@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-
 from hosts import BACKENDS, ENGINES, OF_THE_CORE, PURE
 
 import fastmeta as fm
@@ -19,7 +18,7 @@ if PURE:
 else:
     from fastmeta import _core
 
-assert PURE == (backends.available()["native"] != "ok"), backends.available()
+assert (backends.available()["native"] != "ok") is PURE, backends.available()
 
 # Child processes import the fastmeta that is tested, the installed one, and not the source tree they are started in.
 os.environ["PYTHONPATH"] = str(Path(fm.__file__).parents[1])

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import struct
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from math import prod
 from typing import NamedTuple
 
@@ -17,9 +16,8 @@ from fastmeta.backends.numba.products import PACKED
 from fastmeta.backends.numba.steps import TYPES, MicroOp, Operand, Phase, Steps, steps_of
 from fastmeta.backends.numba.tiles import RECORD
 from fastmeta.ops.microops import CAST
-from fastmeta.plan.memory import aligned
 from fastmeta.plan.encode import B_ARENA, B_CONST, B_INPUT, B_OUTPUT, B_SHARED
-
+from fastmeta.plan.memory import aligned
 
 TABLE: dict[str, Kernel] = {
     name: k for module in (passes, products, index, convolution) for name, k in vars(module).items() if isinstance(k, Kernel)

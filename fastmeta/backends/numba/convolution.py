@@ -18,7 +18,7 @@ from fastmeta.backends.numba.tiles import RECORD
 ONE = 0x3FF0000000000000  # the bits of the double 1
 # Words of a payload: dtype, kind, then these, then products x [A, B], the target, CIN, and phases x [rowwise, words..]
 # An operand is [base, offset, strides over images, rows and columns in bytes].
-(N, H, W, C, KH, KW, O, OH, OW, STRIDE_H, STRIDE_W, PAD_TOP, PAD_LEFT, PRODUCTS, ADDED, PHASES, AT_PHASES,
+(N, H, W, C, KH, KW, OUT, OH, OW, STRIDE_H, STRIDE_W, PAD_TOP, PAD_LEFT, PRODUCTS, ADDED, PHASES, AT_PHASES,
  UNIT, AT_MAPS, AT_WEIGHTS, AT_TILES) = range(2, 23)  # fmt: skip
 OPERANDS, OPERAND = 23, 5
 
@@ -59,7 +59,7 @@ def pad_maps(code: Any, p: int, bases: Any, maps: int, image: int, images: int, 
     """The maps of some images, by product."""
     turned = code[p + 1] == 1
     height, width = (code[p + OH], code[p + OW]) if turned else (code[p + H], code[p + W])
-    depth = code[p + O] if turned else code[p + C]
+    depth = code[p + OUT] if turned else code[p + C]
     top, left = code[p + PAD_TOP], code[p + PAD_LEFT]
     spread_h, spread_w = 1, 1
     if turned:
@@ -79,13 +79,13 @@ def pad_maps(code: Any, p: int, bases: Any, maps: int, image: int, images: int, 
 @function
 def turn_weights(code: Any, p: int, bases: Any, to: int, item: int) -> None:
     """Each tap [C, O] as [O, C], the taps backwards."""
-    taps, size = code[p + KH] * code[p + KW], code[p + C] * code[p + O] * item
+    taps, size = code[p + KH] * code[p + KW], code[p + C] * code[p + OUT] * item
     for k in range(code[p + PRODUCTS]):
         q = p + OPERANDS + 2 * OPERAND * k + OPERAND
         source = bases[code[q]] + code[q + 1]
         for tap in range(taps):
             place = to + (k * taps + taps - 1 - tap) * size
-            call(code[TAKE], (item, place, source + tap * size, code[p + C] * item, item, item, code[p + O] * item, code[p + O], code[p + C]))
+            call(code[TAKE], (item, place, source + tap * size, code[p + C] * item, item, item, code[p + OUT] * item, code[p + OUT], code[p + C]))
 
 
 @function
@@ -94,7 +94,7 @@ def sum_pixels(code: Any, p: int, bases: Any, records: int, maps: int, weights: 
     turned = code[p + 1] == 1
     taps, across = code[p + KH], code[p + KW]
     height, width = (code[p + H], code[p + W]) if turned else (code[p + OH], code[p + OW])
-    depth, channels = (code[p + O], code[p + C]) if turned else (code[p + C], code[p + O])
+    depth, channels = (code[p + OUT], code[p + C]) if turned else (code[p + C], code[p + OUT])
     step_h, step_w = (1, 1) if turned else (code[p + STRIDE_H], code[p + STRIDE_W])
     rows, columns = (height - 1) * step_h + taps, (width - 1) * step_w + across
     pad_maps(code, p, bases, maps, image, images, rows, columns, item)
@@ -124,7 +124,7 @@ def sum_pixels(code: Any, p: int, bases: Any, records: int, maps: int, weights: 
 @function
 def sum_taps(code: Any, p: int, bases: Any, records: int, maps: int, image: int, images: int, add: int, item: int) -> None:
     """Kind 2: what some images add to the target, a row of taps at a time."""
-    taps, across, depth, channels = code[p + KH], code[p + KW], code[p + C], code[p + O]
+    taps, across, depth, channels = code[p + KH], code[p + KW], code[p + C], code[p + OUT]
     height, width, step_h, step_w = code[p + OH], code[p + OW], code[p + STRIDE_H], code[p + STRIDE_W]
     rows, columns = (height - 1) * step_h + taps, (width - 1) * step_w + across
     pad_maps(code, p, bases, maps, image, images, rows, columns, item)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import ctypes
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -121,48 +122,54 @@ class Executable:
         first.state[:] = 0
         first.state[0] = -1
         first.state[8] = poll.address if poll else 0
-        workers = [first]
-        code, shared_address = address(bound.code), address(shared)
+        run_on = partial(run, address(bound.code))
+        ends = address(shared)
 
         def go(worker: _Worker, pc: int, sums: int, groups: int) -> int:
-            return run(code, pc, *worker.addresses, shared_address, worker.scratch, sums, groups, length)
+            return int(run_on(pc, *worker.addresses, ends, worker.scratch, sums, groups, length))
 
         pc = go(first, START, 0, 0)
         while pc >= 0 and not shared[1]:
-            sum_bytes = bound.sum_bytes[pc]
-            groups = group_count(length, sum_bytes)
-            sums, sums_at = memory(groups * sum_bytes)
+            groups = group_count(length, bound.sum_bytes[pc])
+            _sums, sums_at = memory(groups * bound.sum_bytes[pc])
             shared[0] = 0
-
-            def work(k: int) -> None:
-                worker = first
-                if k:
-                    worker = self.worker()
-                    worker.bases[:] = first.bases
-                    worker.bases[arenas] = worker.arena
-                    worker.state[:] = 0
-                    workers.append(worker)
-                go(worker, pc, sums_at, groups)
-
-            def stop() -> None:
-                shared[1] = 1
-
-            pool.pool.run(min(threads, groups), work, stop)
-            failed = [w.state[2:6].tolist() for w in workers if w.state[1]]
-            if failed:
-                tag, task, index, limit = min(failed, key=lambda f: f[1])
-                op, line = self.lines[tag]
-                raise bad_index(op, index, limit, task, line)
-            if shared[1]:
-                break
-            pc = go(first, pc, sums_at, -groups)
+            workers = self.share(first, arenas, partial(go, pc=pc, sums=sums_at, groups=groups), shared, min(threads, groups))
+            self.refuse(workers)
+            if not shared[1]:
+                pc = go(first, pc, sums_at, -groups)
         if poll and poll.error:
             raise poll.error
-        if first.state[1]:
-            tag, task, index, limit = first.state[2:6].tolist()
+        self.refuse([first])
+        self.idle.append(first)
+
+    def share(self, first: _Worker, arenas: list[int], go: Callable[[_Worker], int], shared: np.ndarray, threads: int) -> list[_Worker]:
+        """Runs go(worker) on threads, each with a worker of its own, and gives the workers."""
+        helpers: list[_Worker] = []
+
+        def work(k: int) -> None:
+            worker = first
+            if k:
+                worker = self.worker()
+                worker.bases[:] = first.bases
+                worker.bases[arenas] = worker.arena
+                worker.state[:] = 0
+                helpers.append(worker)
+            go(worker)
+
+        def stop() -> None:
+            shared[1] = 1
+
+        pool.pool.run(threads, work, stop)
+        self.idle += helpers
+        return [first, *helpers]
+
+    def refuse(self, workers: list[_Worker]) -> None:
+        """Raises for the bad index of the first task that met one."""
+        failed = [w.state[2:6].tolist() for w in workers if w.state[1]]
+        if failed:
+            tag, task, index, limit = min(failed, key=lambda f: f[1])
             op, line = self.lines[tag]
             raise bad_index(op, index, limit, task, line)
-        self.idle += workers
 
     def worker(self) -> _Worker:
         try:

@@ -6,7 +6,7 @@ from typing import Any
 
 from fastmeta.backends.numba.kernels import kernel
 from fastmeta.backends.numba.memory import load, move, store, words
-from fastmeta.backends.numba.passes import BYTE, F32, F64, I32
+from fastmeta.backends.numba.passes import F32, F64, I32
 from fastmeta.backends.numba.scalars import function
 
 # Words of a payload: dtype, o, n, j, i, a flag, then operands of 5 words: base, offset, strides over o, the middle dim, i

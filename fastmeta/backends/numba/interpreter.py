@@ -15,7 +15,16 @@ from typing import Any
 
 from numba import njit
 
-from fastmeta.backends.numba.kernels import CONVOLUTION, ELEMENTWISE_F32, INDEXED, NAMES, OPTIONS, PHASE, PRODUCT, digest
+from fastmeta.backends.numba.kernels import (
+    CONVOLUTION,
+    ELEMENTWISE_F32,
+    INDEXED,
+    NAMES,
+    OPTIONS,
+    PHASE,
+    PRODUCT,
+    digest,
+)
 from fastmeta.backends.numba.memory import call, clear, fetch_add, move, words
 from fastmeta.backends.numba.scalars import function
 from fastmeta.ops.microops import NUMBER
