@@ -5,7 +5,31 @@ from __future__ import annotations
 from typing import Any
 
 from fastmeta.backends.numba.memory import each
-from fastmeta.backends.numba.scalars import cos, eq, erf, exp, expm1, floor, function, ge, gt, larger, le, lit, log, log1p, lt, ne, select, sigmoid, sign, sin, smaller, sqrt, tanh
+from fastmeta.backends.numba.scalars import (
+    cos,
+    eq,
+    erf,
+    exp,
+    expm1,
+    floor,
+    function,
+    ge,
+    gt,
+    larger,
+    le,
+    lit,
+    log,
+    log1p,
+    lt,
+    ne,
+    select,
+    sigmoid,
+    sign,
+    sin,
+    smaller,
+    sqrt,
+    tanh,
+)
 
 
 @function

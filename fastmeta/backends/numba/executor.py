@@ -135,6 +135,7 @@ class Executable:
             shared[0] = 0
             workers = self.share(first, arenas, partial(go, pc=pc, sums=sums_at, groups=groups), shared, min(threads, groups))
             self.refuse(workers)
+            self.idle += workers[1:]
             if not shared[1]:
                 pc = go(first, pc, sums_at, -groups)
         if poll and poll.error:
@@ -160,7 +161,6 @@ class Executable:
             shared[1] = 1
 
         pool.pool.run(threads, work, stop)
-        self.idle += helpers
         return [first, *helpers]
 
     def refuse(self, workers: list[_Worker]) -> None:
