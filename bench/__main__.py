@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -58,10 +59,12 @@ def plot(reports: dict[str, dict[str, Any]], path: Path) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
-    parser.add_argument("what", help="a workload, or: all, sin-train, first-call, memory, overhead, imports")
-    parser.add_argument("workload", nargs="?", default="sin-K5", help="for first-call and memory (default sin-K5)")
+    parser.add_argument(
+        "what", help="a workload, or: perceptrons, images, sin-train, first-call, memory, team, overhead, imports"
+    )
+    parser.add_argument("workload", nargs="?", default="sin-K5", help="for first-call, memory, team (default sin-K5)")
     parser.add_argument("--tasks", type=int, help="tasks per meta-step (default: the workload's)")
-    parser.add_argument("--rounds", type=int, default=10, help="interleaved rounds, an even number")
+    parser.add_argument("--rounds", type=int, help="interleaved rounds, an even number (default: the workload's)")
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--steps", type=int, default=1000, help="meta-steps of sin-train (the paper: 70000)")
     parser.add_argument("--only", help="contestants, comma-separated; the first is the base of the ratios")
@@ -70,34 +73,49 @@ def main() -> None:
     options = parser.parse_args()
     pin(options.threads)
 
-    from bench import measure
-    from bench.workloads import WORKLOADS
+    from bench import images, measure, workloads
 
+    WORKLOADS = workloads.WORKLOADS | images.WORKLOADS
     if options.workload not in WORKLOADS:
         parser.error(f"workload: expected one of {', '.join(WORKLOADS)}, got {options.workload}")
-    known = measure.TRAINERS if options.what == "sin-train" else measure.CONTESTANTS
-    names = options.only.split(",") if options.only else list(known)
-    if unknown := set(names) - set(known):
-        parser.error(f"--only: expected some of {', '.join(known)}, got {', '.join(unknown)}")
     chosen = WORKLOADS[options.workload]
     if options.tasks:
         chosen = replace(chosen, tasks=options.tasks)
+
+    def contestants(known: dict[str, Any], usual: Sequence[str]) -> Sequence[str]:
+        names = options.only.split(",") if options.only else usual
+        if unknown := set(names) - set(known):
+            parser.error(f"--only: expected some of {', '.join(known)}, got {', '.join(unknown)}")
+        return names
+
+    def of(workload: workloads.Workload) -> Sequence[str]:
+        return contestants(workload.contestants, workload.usual)
+
     origin = measure.provenance()
     print(" | ".join(f"{k} {v}" for k, v in origin.items()), end="\n\n")
 
     reports: dict[str, dict[str, Any]] = {}
     match options.what:
         case "first-call":
-            reports[f"first-call {chosen.name}"] = measure.first_calls(chosen, names)
+            reports[f"first-call {chosen.name}"] = measure.first_calls(chosen, of(chosen))
         case "memory":
-            reports[f"memory {chosen.name}"] = measure.memory(chosen, replace(chosen, tasks=4096), names)
+            if chosen.name in images.WORKLOADS:
+                report = measure.memory_by_steps(chosen, (1, 5, 10), of(chosen))
+            else:
+                report = measure.memory(chosen, replace(chosen, tasks=4096), of(chosen))
+            reports[f"memory {chosen.name}"] = report
+        case "team":
+            reports[f"team {chosen.name}"] = measure.teams(chosen, of(chosen), options.rounds or chosen.rounds)
         case "imports":
             reports["imports"] = measure.imports()
         case "sin-train":
             workload = WORKLOADS["sin-train"]
-            reports["sin-train"] = measure.compare_training(workload, names, options.rounds, options.steps)
+            names = contestants(measure.TRAINERS, list(measure.TRAINERS))
+            reports["sin-train"] = measure.compare_training(workload, names, options.rounds or 10, options.steps)
         case what:
-            wanted = {"all": [w for w in WORKLOADS if w != "sin-train"], "overhead": ["tiny"]}.get(what, [what])
+            perceptrons = [name for name in workloads.WORKLOADS if name != "sin-train"]
+            groups = {"perceptrons": perceptrons, "images": list(images.WORKLOADS), "overhead": ["tiny"]}
+            wanted = groups.get(what, [what])
             if unknown := set(wanted) - set(WORKLOADS):
                 parser.error(
                     f"what: expected a workload ({', '.join(WORKLOADS)}) or a command, got {', '.join(unknown)}"
@@ -105,12 +123,13 @@ def main() -> None:
             for name in wanted:
                 workload = replace(WORKLOADS[name], tasks=options.tasks or WORKLOADS[name].tasks)
                 title = f"{name} T={workload.tasks}"
-                reports[title] = asdict(workload) | measure.compare(workload, names, options.rounds)
+                rounds = options.rounds or workload.rounds
+                reports[title] = asdict(workload) | measure.compare(workload, of(workload), rounds)
                 print(f"FMA peak GFLOP/s {reports[title]['peak_gflops']}, {workload.flops / 1e6:.4g} MFLOP per task")
                 show(title, reports[title]["rows"])
             if options.plot:
                 plot(reports, options.plot)
-    if options.what in {"first-call", "memory", "imports", "sin-train"}:
+    if options.what in {"first-call", "memory", "team", "imports", "sin-train"}:
         for title, report in reports.items():
             show(title, report["rows"])
     out = options.out or Path(__file__).parent / "results" / f"{options.what}.json"

@@ -15,36 +15,30 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
+from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from bench.workloads import Build, Result, Workload
+from bench.workloads import Build, Result, Workload, in_double
 
-CONTESTANTS = {  # name -> module and function; the first one present is what the others are compared with
-    "fastmeta": ("bench.ours", "unrolled"),
-    "fastmeta-scan": ("bench.ours", "scanned"),
-    "jax": ("bench.peers_jax", "unrolled"),
-    "jax-scan": ("bench.peers_jax", "scanned"),
-    "torch-compile": ("bench.peers_torch", "compiled"),
-    "torch-bmm": ("bench.peers_torch", "bmm"),
-    "torch-func": ("bench.peers_torch", "func"),
-    "torch-loop": ("bench.peers_torch", "loop"),
-}
 TRAINERS = {"fastmeta": "bench.ours", "jax": "bench.peers_jax"}
-TOLERANCE = 1e-4  # relative l2 distance of float32 results from float64 autograd
+DOUBLE_TOLERANCE = 1e-9
 TURN = 0.05  # seconds of calls per contestant and round
+LONG = 0.4  # seconds of a call that needs no warming up
+BUDGET, FEW = 15.0, 2  # seconds of measured calls after which a contestant leaves, but not before so many rounds
 Thunk = Callable[[], Any]
 Record = dict[str, Any]
 
 
-def build(contestant: str, workload: Workload) -> Callable[[], Result]:
-    module, function = CONTESTANTS[contestant]
+def build(contestant: str, workload: Workload, double: bool = False) -> Callable[[], Result]:
+    module, function = workload.contestants[contestant]
     make: Build = getattr(importlib.import_module(module), function)
-    return make(workload, workload.params(), workload.episodes())
+    data = workload.params(), workload.episodes()
+    return make(workload, *(in_double(*data) if double else data))
 
 
 def error(result: Result, reference: np.ndarray) -> float:
@@ -54,13 +48,31 @@ def error(result: Result, reference: np.ndarray) -> float:
     return float(np.linalg.norm(flat - reference) / np.linalg.norm(reference))
 
 
+def agreement(workload: Workload, name: str, thunk: Thunk, truth: np.ndarray) -> Record:
+    """Distances from the reference by dtype; a contestant that computes something else ends the run."""
+    runs = {"float32": (thunk, workload.tolerance)}
+    if workload.double:
+        runs["float64"] = (build(name, workload, double=True), DOUBLE_TOLERANCE)
+    errors = {}
+    for dtype, (run, tolerance) in runs.items():
+        distance = error(run(), truth)
+        if not distance <= tolerance:
+            raise SystemExit(f"{workload.name}: {name} is {distance:.1e} from the reference in {dtype}; no timing")
+        errors[dtype] = float(f"{distance:.1e}")
+    return errors
+
+
 # ---- timing
 
 
 def turn(thunk: Thunk) -> float:
-    """Best seconds of one call in a turn; the first call only brings caches and thread pools back."""
-    best, end, calls = float("inf"), 0.0, 0
+    """Best seconds of one call in a turn; the first call only brings caches and thread pools back, unless it is long."""
+    start = time.perf_counter()
     thunk()
+    first = time.perf_counter() - start
+    if first > LONG:
+        return first
+    best, end, calls = float("inf"), 0.0, 0
     while calls < 2 or time.perf_counter() < end:
         start = time.perf_counter()
         end = end or start + TURN
@@ -70,15 +82,19 @@ def turn(thunk: Thunk) -> float:
 
 
 def interleave(
-    thunks: dict[str, Thunk], rounds: int, measure: Callable[[Thunk], float] = turn
+    thunks: dict[str, Thunk], rounds: int, measure: Callable[[Thunk], float] = turn, patient: Container[str] = ()
 ) -> dict[str, list[float]]:
-    """Seconds per round; every second round runs backwards, so that none always follows the same neighbour."""
+    """Seconds per round; every second round runs backwards, so that none always follows the same neighbour.
+
+    Slow ones leave early, those in ``patient`` never.
+    """
     if rounds % 2:
         raise SystemExit(f"--rounds: expected an even number, got {rounds}")
     seconds: dict[str, list[float]] = {name: [] for name in thunks}
     for r in range(rounds):
         for name in list(thunks)[:: -1 if r % 2 else 1]:
-            seconds[name].append(measure(thunks[name]))
+            if r < FEW or name in patient or sum(seconds[name]) < BUDGET:
+                seconds[name].append(measure(thunks[name]))
     return seconds
 
 
@@ -89,14 +105,10 @@ def spread(values: Sequence[float], digits: int = 4) -> Record:
 
 def compare(workload: Workload, names: Sequence[str], rounds: int) -> Record:
     """Microseconds per task of every contestant, and its ratio to the first one, round by round."""
-    from bench.peers_torch import reference
-
+    reference = importlib.import_module(workload.reference).reference
     truth = reference(workload, workload.params(), workload.episodes())
-    thunks, errors = {n: build(n, workload) for n in names}, {}
-    for name, thunk in thunks.items():
-        errors[name] = error(thunk(), truth)
-        if not errors[name] <= TOLERANCE:
-            raise SystemExit(f"{workload.name}: {name} is {errors[name]:.1e} from the reference; no timing")
+    thunks = {n: build(n, workload) for n in names}
+    errors = {n: agreement(workload, n, thunk, truth) for n, thunk in thunks.items()}
     peaks: dict[str, list[float]] = {isa: [] for isa in peak()}
 
     def timed(thunk: Thunk) -> float:
@@ -105,18 +117,19 @@ def compare(workload: Workload, names: Sequence[str], rounds: int) -> Record:
                 peaks[isa].append(gflops)
         return turn(thunk)
 
-    seconds = interleave(thunks, rounds, timed)
+    seconds = interleave(thunks, rounds, timed, names[:1])
     best_peak = {isa: round(max(values), 1) for isa, values in peaks.items()}
     rows = {}
     for name, values in seconds.items():
         us = spread([v / workload.tasks * 1e6 for v in values])
-        ratio = spread([v / base for v, base in zip(values, seconds[names[0]], strict=True)], 3)
+        ratio = spread([v / base for v, base in zip(values, seconds[names[0]], strict=False)], 3)
         share = {isa: round(workload.flops / us["median"] / 10 / gflops, 2) for isa, gflops in best_peak.items()}
         rows[name] = {
             "us_per_task": us,
             "ratio": ratio,
             "percent_of_peak": share,
-            "error": float(f"{errors[name]:.1e}"),
+            "error": errors[name],
+            "rounds": len(values),
         }
     return {
         "peak_gflops": {k: round(v, 1) for k, v in best_peak.items()},
@@ -139,7 +152,7 @@ def compare_training(workload: Workload, names: Sequence[str], rounds: int, step
         losses[name] = runs[name]()
         return time.perf_counter() - start
 
-    seconds = interleave({n: functools.partial(once, n) for n in names}, rounds, lambda thunk: thunk())
+    seconds = interleave({n: functools.partial(once, n) for n in names}, rounds, lambda thunk: thunk(), names)
     for name, values in seconds.items():
         rows[name]["final_loss"] = round(float(losses[name][-max(1, steps // 10) :].mean()), 4)
         rows[name]["seconds_per_1000"] = spread([v / steps * 1e3 for v in values])
@@ -159,7 +172,7 @@ def fresh(function: Callable[..., Any], *args: Any) -> Any:
 def first_call(contestant: str, workload: Workload) -> float:
     """Seconds from data to the first result, imports excluded; compilers must not find last time's work on disk."""
     os.environ["TORCHINDUCTOR_FORCE_DISABLE_CACHES"] = "1"
-    importlib.import_module(CONTESTANTS[contestant][0])
+    importlib.import_module(workload.contestants[contestant][0])
     start = time.perf_counter()
     build(contestant, workload)()
     return time.perf_counter() - start
@@ -211,6 +224,25 @@ def memory(small: Workload, large: Workload, names: Sequence[str]) -> Record:
         figures = fresh(peak_memory, name, small), fresh(peak_memory, name, large), fresh(growth, name, small)
         keys = f"peak_mb_T{small.tasks}", f"peak_mb_T{large.tasks}", "growth_mb_1000_calls"
         rows[name] = dict(zip(keys, (round(f, 1) for f in figures), strict=True))
+    return {"rows": rows}
+
+
+def memory_by_steps(workload: Workload, steps: Sequence[int], names: Sequence[str]) -> Record:
+    """Peak megabytes with more and more inner steps, and how often the first figure the last one is."""
+    rows = {}
+    for name in names:
+        peaks = [fresh(peak_memory, name, replace(workload, steps=k)) for k in steps]
+        rows[name] = {f"peak_mb_K{k}": round(mb, 1) for k, mb in zip(steps, peaks, strict=True)} | {"growth": round(peaks[-1] / peaks[0], 2)}
+    return {"rows": rows}
+
+
+def teams(workload: Workload, names: Sequence[str], rounds: int) -> Record:
+    """Milliseconds of a call with one and with two tasks: one task alone leaves cores idle unless they share it."""
+    rows = {}
+    for name in names:
+        seconds = interleave({str(t): build(name, replace(workload, tasks=t)) for t in (1, 2)}, rounds)
+        rows[name] = {f"ms_T{t}": spread([v * 1e3 for v in values]) for t, values in seconds.items()}
+        rows[name]["T1_to_T2"] = spread([a / b for a, b in zip(*seconds.values(), strict=True)], 3)
     return {"rows": rows}
 
 

@@ -11,9 +11,9 @@ from bench.workloads import (
     Array,
     Episodes,
     Params,
+    Perceptron,
     Result,
     State,
-    Workload,
     adam_rates,
     predict,
     rule_state,
@@ -22,7 +22,7 @@ from bench.workloads import (
 )
 
 
-def episode_of(workload: Workload, scan: bool) -> Callable[..., Array]:
+def episode_of(workload: Perceptron, scan: bool) -> Callable[..., Array]:
     activation = {"relu": fm.nn.relu, "tanh": fm.tanh, "sin": fm.sin}[workload.activation]
     criterion = {"mse": fm.nn.mse, "cross_entropy": fm.nn.cross_entropy}[workload.loss]
 
@@ -46,20 +46,20 @@ def episode_of(workload: Workload, scan: bool) -> Callable[..., Array]:
     return episode
 
 
-def meta_gradient(workload: Workload, scan: bool) -> Callable[..., Result]:
+def meta_gradient(workload: Perceptron, scan: bool) -> Callable[..., Result]:
     return fm.map_tasks(fm.value_and_grad(episode_of(workload, scan)), in_axes=(None, 0, 0, 0, 0), reduce="mean")
 
 
-def unrolled(workload: Workload, params: Params, episodes: Episodes, scan: bool = False) -> Callable[[], Result]:
+def unrolled(workload: Perceptron, params: Params, episodes: Episodes, scan: bool = False) -> Callable[[], Result]:
     meta_step = meta_gradient(workload, scan)
     return lambda: meta_step(params, *episodes)
 
 
-def scanned(workload: Workload, params: Params, episodes: Episodes) -> Callable[[], Result]:
+def scanned(workload: Perceptron, params: Params, episodes: Episodes) -> Callable[[], Result]:
     return unrolled(workload, params, episodes, scan=True)
 
 
-def train(workload: Workload, params: Params, steps: int, rate: float) -> Callable[[], np.ndarray]:
+def train(workload: Perceptron, params: Params, steps: int, rate: float) -> Callable[[], np.ndarray]:
     """A whole training run: NumPy samples, one call per meta-step does gradient and Adam; returns every query loss."""
     gradient, s = meta_gradient(workload, scan=False), workload.shots
 

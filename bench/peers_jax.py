@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from bench.workloads import Array, Episodes, Params, Result, State, Workload, adam_rates, predict, rule_state, update
+from bench.workloads import Array, Episodes, Params, Perceptron, Result, State, adam_rates, predict, rule_state, update
 
 ACTIVATIONS = {"relu": jax.nn.relu, "tanh": jnp.tanh, "sin": jnp.sin}
 
@@ -25,7 +25,7 @@ def cross_entropy(logits: Array, labels: Array) -> Array:
 LOSSES = {"mse": mse, "cross_entropy": cross_entropy}
 
 
-def episode_of(workload: Workload, scan: bool) -> Callable[..., Array]:
+def episode_of(workload: Perceptron, scan: bool) -> Callable[..., Array]:
     activation, criterion = ACTIVATIONS[workload.activation], LOSSES[workload.loss]
 
     def loss(params: Params, x: Array, y: Array) -> Array:
@@ -46,22 +46,22 @@ def episode_of(workload: Workload, scan: bool) -> Callable[..., Array]:
     return episode
 
 
-def meta_gradient(workload: Workload, scan: bool) -> Callable[..., Result]:
+def meta_gradient(workload: Perceptron, scan: bool) -> Callable[..., Result]:
     batched = jax.vmap(jax.value_and_grad(episode_of(workload, scan)), in_axes=(None, 0, 0, 0, 0))
     return lambda *args: jax.tree.map(lambda a: a.mean(0), batched(*args))
 
 
-def unrolled(workload: Workload, params: Params, episodes: Episodes, scan: bool = False) -> Callable[[], Result]:
+def unrolled(workload: Perceptron, params: Params, episodes: Episodes, scan: bool = False) -> Callable[[], Result]:
     args = jax.device_put((params, *episodes))
     compiled = jax.jit(meta_gradient(workload, scan))
     return lambda: jax.block_until_ready(compiled(*args))
 
 
-def scanned(workload: Workload, params: Params, episodes: Episodes) -> Callable[[], Result]:
+def scanned(workload: Perceptron, params: Params, episodes: Episodes) -> Callable[[], Result]:
     return unrolled(workload, params, episodes, scan=True)
 
 
-def train(workload: Workload, params: Params, steps: int, rate: float) -> Callable[[], np.ndarray]:
+def train(workload: Perceptron, params: Params, steps: int, rate: float) -> Callable[[], np.ndarray]:
     """A whole training run, sampling included, as one lax.scan program; returns the query loss of every meta-step."""
     gradient, points = meta_gradient(workload, scan=False), workload.shots + workload.queries
 

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.func import grad, grad_and_value, vmap
 
-from bench.workloads import Episodes, Params, Result, Workload, predict, rule_state, update
+from bench.workloads import Episodes, Params, Perceptron, Result, predict, rule_state, update
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"relu": torch.relu, "tanh": torch.tanh, "sin": torch.sin}
 LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"mse": F.mse_loss, "cross_entropy": F.cross_entropy}
@@ -24,12 +24,12 @@ def tensors(params: Params, episodes: Episodes, dtype: torch.dtype) -> tuple[lis
     return [torch.tensor(p, dtype=dtype) for p in params], data
 
 
-def loss_of(workload: Workload) -> Callable[[Params, Tensor, Tensor], Tensor]:
+def loss_of(workload: Perceptron) -> Callable[[Params, Tensor, Tensor], Tensor]:
     activation, criterion = ACTIVATIONS[workload.activation], LOSSES[workload.loss]
     return lambda params, x, y: criterion(predict(params, x, activation), y)
 
 
-def adapt(workload: Workload, params: Params, gradient: Callable[[Params], Sequence[Tensor]]) -> Params:
+def adapt(workload: Perceptron, params: Params, gradient: Callable[[Params], Sequence[Tensor]]) -> Params:
     state = rule_state(workload.rule, params, torch.zeros_like)
     for rate in workload.rates:
         params, state = update(workload.rule, params, state, gradient(params), rate, torch.sqrt)
@@ -37,7 +37,7 @@ def adapt(workload: Workload, params: Params, gradient: Callable[[Params], Seque
 
 
 def loop(
-    workload: Workload, params: Params, episodes: Episodes, dtype: torch.dtype = torch.float32
+    workload: Perceptron, params: Params, episodes: Episodes, dtype: torch.dtype = torch.float32
 ) -> Callable[[], Result]:
     """autograd.grad with create_graph, one task after the other: how most meta-learning code is written."""
     theta, data = tensors(params, episodes, dtype)
@@ -60,7 +60,7 @@ def loop(
     return meta_step
 
 
-def func(workload: Workload, params: Params, episodes: Episodes, compiled: bool = False) -> Callable[[], Result]:
+def func(workload: Perceptron, params: Params, episodes: Episodes, compiled: bool = False) -> Callable[[], Result]:
     """torch.func: the gradient of one episode, mapped over tasks."""
     theta, data = tensors(params, episodes, torch.float32)
     loss = loss_of(workload)
@@ -76,12 +76,12 @@ def func(workload: Workload, params: Params, episodes: Episodes, compiled: bool 
     return lambda: run(theta, *data)
 
 
-def compiled(workload: Workload, params: Params, episodes: Episodes) -> Callable[[], Result]:
+def compiled(workload: Perceptron, params: Params, episodes: Episodes) -> Callable[[], Result]:
     """torch.compile of the torch.func program: the fastest PyTorch here once its half minute of compiling is paid."""
     return func(workload, params, episodes, compiled=True)
 
 
-def bmm(workload: Workload, params: Params, episodes: Episodes) -> Callable[[], Result]:
+def bmm(workload: Perceptron, params: Params, episodes: Episodes) -> Callable[[], Result]:
     """Tasks batched by hand: fast weights [T, in, out] and [T, 1, out], layers are baddbmm, losses summed."""
     theta, data = tensors(params, episodes, torch.float32)
     activation, criterion, tasks = ACTIVATIONS[workload.activation], LOSSES[workload.loss], workload.tasks
@@ -103,7 +103,7 @@ def bmm(workload: Workload, params: Params, episodes: Episodes) -> Callable[[], 
     return meta_step
 
 
-def reference(workload: Workload, params: Params, episodes: Episodes) -> np.ndarray:
+def reference(workload: Perceptron, params: Params, episodes: Episodes) -> np.ndarray:
     """Loss and meta-gradient in float64 as one vector: what every contestant must agree with."""
     value, gradient = loop(workload, params, episodes, torch.float64)()
     return torch.cat([value.reshape(1), *(g.reshape(-1) for g in gradient)]).numpy()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 
@@ -13,14 +13,33 @@ Array = Any  # an array or a tracer of any contestant
 Params = list[Array]  # [w1, b1, w2, b2, ...], w [in, out], b [out]
 State = tuple[Params, ...]  # what the inner rule carries from step to step
 Result = tuple[Array, Sequence[Array]]  # mean query loss, its gradient to the meta-parameters
-Build = Callable[["Workload", Params, "Episodes"], Callable[[], Result]]  # binds the data, returns one meta-step
+Build = Callable[[Any, Params, "Episodes"], Callable[[], Result]]  # binds the data, returns one meta-step
 Episodes = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]  # xs, ys, xq, yq with a leading task axis
 
 DECAY, DECAY2, EPSILON = 0.9, 0.999, 1e-6
 
 
+class Workload(Protocol):
+    """What the harness knows of a workload."""
+
+    name: str
+    steps: int
+    tasks: int
+    rounds: int  # unless told otherwise
+    contestants: ClassVar[dict[str, tuple[str, str]]]  # name -> module and function
+    usual: tuple[str, ...]  # those that run unless told otherwise; the others are compared with the first
+    reference: ClassVar[str]  # the module whose `reference` is the truth in float64
+    tolerance: ClassVar[float]  # relative l2 distance from it that float32 results may have
+    double: ClassVar[bool]  # contestants also run in float64, where they must agree to 1e-9
+
+    @property
+    def flops(self) -> int: ...
+    def params(self) -> Params: ...
+    def episodes(self) -> Episodes: ...
+
+
 @dataclass(frozen=True)
-class Workload:
+class Perceptron:
     """Second-order MAML of a perceptron: `steps` inner steps on the support set, then the query loss's gradient."""
 
     name: str
@@ -33,6 +52,22 @@ class Workload:
     rate: float = 0.01
     shots: int = 10
     queries: int = 10
+    rounds: int = 10
+
+    contestants: ClassVar[dict[str, tuple[str, str]]] = {
+        "fastmeta": ("bench.ours", "unrolled"),
+        "fastmeta-scan": ("bench.ours", "scanned"),
+        "jax": ("bench.peers_jax", "unrolled"),
+        "jax-scan": ("bench.peers_jax", "scanned"),
+        "torch-compile": ("bench.peers_torch", "compiled"),
+        "torch-bmm": ("bench.peers_torch", "bmm"),
+        "torch-func": ("bench.peers_torch", "func"),
+        "torch-loop": ("bench.peers_torch", "loop"),
+    }
+    usual: ClassVar[tuple[str, ...]] = tuple(contestants)
+    reference: ClassVar[str] = "bench.peers_torch"
+    tolerance: ClassVar[float] = 1e-4
+    double: ClassVar[bool] = False
 
     @property
     def rates(self) -> list[float]:
@@ -67,6 +102,12 @@ class Workload:
             x = x.astype(np.float32)
         s, dense = self.shots, np.ascontiguousarray
         return dense(x[:, :s]), dense(y[:, :s]), dense(x[:, s:]), dense(y[:, s:])
+
+
+def in_double(params: Params, episodes: Episodes) -> tuple[Params, Episodes]:
+    """The same numbers in float64, labels as they are."""
+    wide = [[a.astype(np.float64) if a.dtype == np.float32 else a for a in arrays] for arrays in (params, episodes)]
+    return wide[0], tuple(wide[1])  # type: ignore[return-value]  # four again
 
 
 def sinusoids(rng: np.random.Generator, tasks: int, points: int) -> tuple[np.ndarray, np.ndarray]:
@@ -108,15 +149,15 @@ def update(
 WORKLOADS = {
     w.name: w
     for w in (
-        Workload("sin-K1", steps=1),
-        Workload("sin-K5"),
-        Workload("tanh-64", sizes=(1, 64, 64, 64, 1), activation="tanh"),
-        Workload("sine-64", sizes=(1, 64, 64, 64, 1), activation="sin"),
-        Workload("relu-128", sizes=(1, 128, 128, 1), rate=0.001),
-        Workload("xent", sizes=(32, 40, 40, 5), loss="cross_entropy"),
-        Workload("momentum", rule="momentum"),
-        Workload("adam", rule="adam"),
-        Workload("tiny", sizes=(1, 1, 1, 1), steps=1, tasks=1, shots=1, queries=1),  # what a call costs besides work
-        Workload("sin-train", steps=1, tasks=25),
+        Perceptron("sin-K1", steps=1),
+        Perceptron("sin-K5"),
+        Perceptron("tanh-64", sizes=(1, 64, 64, 64, 1), activation="tanh"),
+        Perceptron("sine-64", sizes=(1, 64, 64, 64, 1), activation="sin"),
+        Perceptron("relu-128", sizes=(1, 128, 128, 1), rate=0.001),
+        Perceptron("xent", sizes=(32, 40, 40, 5), loss="cross_entropy"),
+        Perceptron("momentum", rule="momentum"),
+        Perceptron("adam", rule="adam"),
+        Perceptron("tiny", sizes=(1, 1, 1, 1), steps=1, tasks=1, shots=1, queries=1),  # what a call costs besides work
+        Perceptron("sin-train", steps=1, tasks=25),
     )
 }

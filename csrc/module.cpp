@@ -167,7 +167,7 @@ class Released final : public Poller {
 
 class Plan {
  public:
-  Plan(const py::array& words, const py::bytes& consts) {
+  Plan(const py::array& words, const py::bytes& consts, bool winograd) : winograd_(winograd) {
     if (!py::isinstance<py::array_t<int64_t>>(words) || words.ndim() != 1 || !(words.flags() & py::array::c_style))
       throw PlanError("[plan] words: expected a contiguous int64 array of one dimension, got another array");
     char* blob = nullptr;
@@ -203,6 +203,7 @@ class Plan {
   }
 
   const PlanSpec& spec() const { return *spec_; }
+  const Program& program() const { return *program_; }
 
  private:
   static constexpr size_t kFewArrays = 32;
@@ -216,7 +217,7 @@ class Plan {
 
   void bind() {
     // The program points into the constants: they live as long as it does.
-    auto hold = std::make_shared<std::pair<std::shared_ptr<Buffer>, Program>>(std::piecewise_construct, std::forward_as_tuple(consts_), std::forward_as_tuple(spec_, consts_->data(), current_kernels));
+    auto hold = std::make_shared<std::pair<std::shared_ptr<Buffer>, Program>>(std::piecewise_construct, std::forward_as_tuple(consts_), std::forward_as_tuple(spec_, consts_->data(), current_kernels, winograd_));
     program_ = std::shared_ptr<const Program>(hold, &hold->second);
   }
 
@@ -277,6 +278,7 @@ class Plan {
 
   std::shared_ptr<const PlanSpec> spec_;
   std::shared_ptr<Buffer> consts_;
+  bool winograd_;
   std::shared_ptr<const Program> program_;
 };
 
@@ -300,11 +302,15 @@ PYBIND11_MODULE(_core, m) {
   m.attr("BadIndex") = py::reinterpret_borrow<py::object>(bad_index_type);
 
   py::class_<Plan>(m, "Plan", "A checked plan, ready to run.")
-      .def(py::init<const py::array&, const py::bytes&>(), py::arg("words"), py::arg("consts"))
+      .def(py::init<const py::array&, const py::bytes&, bool>(), py::arg("words"), py::arg("consts"), py::arg("winograd") = true)
       .def("run", &Plan::run, py::arg("arrays"), py::arg("threads"),
            "Runs the plan on C-contiguous arrays; a tuple of arrays, or None where the inputs are not exactly the plan's.")
       .def("profile", &Plan::profile, py::arg("arrays"), py::arg("rounds"),
            "Runs the first task on one thread; a list of (block, index, opcode, tag, least nanoseconds).")
+      .def("footprint", [](const Plan& p, int64_t tasks, int threads) {
+             const Footprint f = p.program().footprint(tasks, threads);
+             return py::make_tuple(f.arenas, f.scratch, f.shared, f.sums, f.constants);
+           }, py::arg("tasks"), py::arg("threads"), "Bytes of a run's arenas and scratch, of values that tasks share, of sums over tasks, of constants.")
       .def_property_readonly("work", [](const Plan& p) { return p.spec().work; }, "Elementary operations of a run of one task.")
       .def_property_readonly("arena_bytes", [](const Plan& p) { return p.spec().arena_bytes; })
       .def_property_readonly("shared_bytes", [](const Plan& p) { return p.spec().shared_bytes; });

@@ -138,7 +138,7 @@ class Decoder {
   }
 
   Instr read_instr() {
-    const int64_t opcode = in_.next("opcode", 1, 8);
+    const int64_t opcode = in_.next("opcode", 1, 9);
     const int64_t n_words = in_.next("words of instruction", 3, int64_t(n_words_));
     Instr instr;
     const int64_t outer = in_.enter(n_words - 2, "words of instruction");
@@ -152,7 +152,8 @@ class Decoder {
       case 5: instr.body = read_cumsum(); break;
       case 6: instr.body = read_argreduce(); break;
       case 7: instr.body = read_loop(); break;
-      default: instr.body = read_conv(); break;
+      case 8: instr.body = read_conv(); break;
+      default: instr.body = read_order(); break;
     }
     in_.leave(outer, "instruction");
     return instr;
@@ -423,6 +424,20 @@ class Decoder {
     out.x = read_operand(3, dims, Access::Read, out.dtype, "X");
     out.out = read_operand(2, outer, Access::Write, I32, "OUT");
     count(product(dims, 3));
+    return out;
+  }
+
+  OrderSpec read_order() {
+    OrderSpec out{};
+    out.dtype = DType(in_.next("dtype of ORDER", 0, 2));
+    const int64_t dims[] = {out.o = in_.next("dim O", 0, kMaxDim), out.n = in_.next("dim N", 0, INT32_MAX), out.i = in_.next("dim I", 0, kMaxDim)};
+    const int64_t first[] = {out.o, out.k = in_.next("dim K", 0, out.n), out.i};
+    out.descending = in_.flag("descending");
+    out.x = read_operand(3, dims, Access::Read, out.dtype, "X");
+    out.out = read_operand(3, first, Access::Write, I32, "OUT");
+    int64_t levels = 1;  // of the heap
+    while (levels < 31 && int64_t{1} << levels < out.k) ++levels;
+    count(product(dims, 3) * levels);
     return out;
   }
 

@@ -140,6 +140,13 @@ struct ArgReduceSpec {
   Operand x, out;
 };
 
+struct OrderSpec {
+  DType dtype;
+  int64_t o, n, k, i;
+  bool descending;
+  Operand x, out;
+};
+
 struct SumSpec {
   int base;
   DType dtype;
@@ -160,7 +167,7 @@ struct LoopSpec {
 
 struct Instr {
   int tag;
-  std::variant<PassSpec, GemmSpec, GatherSpec, ScatterSpec, CumsumSpec, ArgReduceSpec, LoopSpec, ConvSpec> body;
+  std::variant<PassSpec, GemmSpec, GatherSpec, ScatterSpec, CumsumSpec, ArgReduceSpec, LoopSpec, ConvSpec, OrderSpec> body;
 };
 
 struct Block {

@@ -9,6 +9,7 @@ from fastmeta.array import (
     add,
     argmax,
     argmin,
+    argsort,
     astype,
     broadcast_to,
     concat,
@@ -25,6 +26,7 @@ from fastmeta.array import (
     floor,
     greater,
     greater_equal,
+    inverse,
     less,
     less_equal,
     log,
@@ -57,6 +59,7 @@ from fastmeta.array import (
     sign,
     sin,
     softmax,
+    sort,
     sqrt,
     square,
     squeeze,
@@ -67,12 +70,14 @@ from fastmeta.array import (
     take,
     take_along_axis,
     tanh,
+    top_k,
     var,
     where,
     zeros_like,
 )  # fmt: skip
 from fastmeta.backends import set_backend, set_num_threads
 from fastmeta.compile import grad, hvp, jit, jvp, map_tasks, scan, value_and_grad, vjp
+from fastmeta.memory import MemoryEstimate, memory_estimate
 from fastmeta.tree import tree_map
 
 __version__ = "0.1.0"

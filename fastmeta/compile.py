@@ -445,11 +445,20 @@ class Compiled:
                 out = last.run(leaves)
                 if out is not None:
                     return out
+            entry, values = self._lookup(args, leaves, tree)
+            return entry.run(values, checked=True)
+        except (ValueError, TypeError, OverflowError, RuntimeError) as error:
+            raise located(error) from error.__cause__
+
+    def entry(self, *args: Any) -> tuple[Entry, list[Any]]:
+        """The compiled program for these arguments, and the arguments as it takes them."""
+        leaves, tree = flatten(args)
+        try:
             return self._lookup(args, leaves, tree)
         except (ValueError, TypeError, OverflowError, RuntimeError) as error:
             raise located(error) from error.__cause__
 
-    def _lookup(self, args: tuple[Any, ...], leaves: list[Any], tree: Any) -> Any:
+    def _lookup(self, args: tuple[Any, ...], leaves: list[Any], tree: Any) -> tuple[Entry, list[Any]]:
         wide = any(getattr(x, "dtype", None) == np.float64 for x in leaves)
         values: list[Any] = []
         kinds: list[Any] = []
@@ -481,20 +490,17 @@ class Compiled:
         if entry is None:
             entry = self.cache[key] = Entry(self.f, tree, kinds)
         self.last = entry
-        return entry.run(values, checked=True)
+        return entry, values
 
     def program(self, *args: Any) -> Program:
         """The program for these arguments, before planning: prints as text."""
-        leaves, tree = flatten(args)
-        self._lookup(args, leaves, tree)
-        assert self.last is not None
-        return self.last.program
+        return self.entry(*args)[0].program
 
 
 class Entry:
     """One compiled program: from flat arguments to results."""
 
-    __slots__ = ("tree", "backend", "program", "executable", "hidden", "loose", "per_task", "out_tree", "fixed", "slots", "dynamic", "mapped", "statics")
+    __slots__ = ("tree", "backend", "program", "executable", "footprint", "hidden", "loose", "per_task", "out_tree", "fixed", "slots", "dynamic", "mapped", "statics")
 
     def __init__(self, f: Callable[..., Any], tree: Any, kinds: list[Any]) -> None:
         self.tree = tree
@@ -517,7 +523,11 @@ class Entry:
         self.mapped = next((i for i, k in enumerate(self.dynamic) if kinds[k][0][:1] == (-1,)), None)
         self.loose = any(isinstance(h, np.ndarray) and not (h.flags.c_contiguous and h.flags.aligned) for h in t.captured)
         self.per_task = [h for h in t.captured if isinstance(h, PerTask)]
-        self.executable = backends.load(self.program)
+        self.executable, self.footprint = backends.load(self.program)
+
+    def tasks(self, values: list[Any]) -> int:
+        """The number of tasks of checked arguments; 1 for a function without a task axis."""
+        return 1 if self.mapped is None else len(values[self.dynamic[self.mapped]])
 
     def run(self, leaves: list[Any], checked: bool = False) -> Any:
         arrays = leaves

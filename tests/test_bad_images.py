@@ -95,7 +95,7 @@ MODEL_CASES = [
     case("images", applied(SMALL, 4, 16, 17, 1), message=r"\[Conv4\] expected x \[n, 16, 16, 1\], got shape \[4, 16, 17, 1\]"),
     case("rank", applied(SMALL, 4, 256), message=r"\[Conv4\] expected x \[n, 16, 16, 1\], got shape \[4, 256\]"),
     case("one-image", applied(SMALL, 0, 16, 16, 1), message=r"\[conv2d\] expected at least one image, pixel and channel, got \(0, 16, 16, 1\)"),
-    case("mode", applied(SMALL, 4, 16, 16, 1, mode="running"), message=r"\[Conv4\] expected mode 'batch', got 'running'"),
+    case("mode", applied(SMALL, 4, 16, 16, 1, mode="moving"), message=r"\[Conv4\] expected mode 'batch' or 'running' or 'per_step', got 'moving'"),
     case("layers", lambda: SMALL(SMALL.init()[1:], ones(4, 16, 16, 1)), message=r"\[Conv4\] expected 5 layers of parameters, got 4"),
 ]
 

@@ -436,6 +436,7 @@ def test_settings(bad: Case) -> None:
         ("FASTMETA_NUM_THREADS", "²", "a positive integer, got '²'"),
         ("FASTMETA_BACKEND", "torch", "one of native, numba, numpy, got 'torch'"),
         ("FASTMETA_DEBUG", "yes", "0 or 1, got 'yes'"),
+        ("FASTMETA_WINOGRAD", "no", "0 or 1, got 'no'"),
     ],
 )
 def test_environment(name: str, value: str, message: str) -> None:

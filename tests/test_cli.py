@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
 from pathlib import Path
 
@@ -52,6 +53,7 @@ def test_train_sinusoid_writes_everything(tmp_path):
     result = sinusoid("--steps", 30, "--out", "o")
     assert result.exit_code == 0, result.output
     assert "query loss" in result.stdout
+    assert re.search(r"memory of a meta-step, .*: [\d.]+ MB \(.*code [\d.]+\)", result.stdout)
     assert {p.name for p in (tmp_path / "o").iterdir()} == {
         "checkpoint.safetensors", "result.json", "learning_curve.png", "adaptation_curve.png",
     }  # fmt: skip
@@ -228,9 +230,10 @@ def test_train_omniglot_end_to_end(tmp_path, monkeypatch):
     small = ["--hidden", "16", "--tasks", "4", "--test-episodes", "20", "--test-queries", "3", "--queries", "3"]
     result = run("train", "omniglot", *small, "--steps", 40, "--validate-every", 10, "--out", "o")
     assert result.exit_code == 0, result.output
-    assert "batch norm: batch" in result.stdout.replace("\n", " ").replace("│", "") or "transductive" in result.stdout
-    assert "query accuracy" in result.stdout
+    assert "query accuracy (batch norm: batch)" in " ".join(result.stdout.split())
+    assert re.search(r"accuracy [\d.]+ % \(batch\)  validation [\d.]+ % \(batch\)", result.stdout)
     stored = json.loads((tmp_path / "o" / "result.json").read_text())
+    assert "batch norm: batch (transductive)" in stored["protocol"]
     assert stored["metrics"]["accuracy"] > 0.5
     assert [row[0] for row in stored["validations"]] == [10, 20, 30, 40]
     for split in ("test", "validation", "train"):

@@ -66,6 +66,7 @@ SIZES = {
     "large window": Sizes(1, 12, 12, 3, 7, 5, 20, stride=(1, 2), low=(3, 2), high=(3, 2)),
     "wide": Sizes(1, 3, 90, 20, 3, 3, 100, low=(1, 1), high=(1, 1)),
     "tall": Sizes(1, 120, 40, 16, 3, 3, 24, low=(1, 1), high=(1, 1)),
+    "small and even": Sizes(6, 6, 6, 16, 3, 3, 16, low=(1, 1), high=(1, 1)),
     "much padding": Sizes(1, 3, 2, 3, 2, 2, 4, low=(9, 7), high=(8, 5)),
 }
 
@@ -120,7 +121,7 @@ def test_kinds(isa, name, kind, dtype):
 
 @pytest.mark.parametrize("dtype", FLOATS)
 @pytest.mark.parametrize("kind", [0, 1, 2])
-@pytest.mark.parametrize("name", ["3x3", "small map", "mixed strides", "tall"])
+@pytest.mark.parametrize("name", ["3x3", "small map", "mixed strides", "tall", "small and even"])
 def test_sums_cin_and_phases(isa, name, kind, dtype):
     """Two products and CIN, a relu and two reductions on each block of rows, a phase over all at the end."""
     s = SIZES[name]
@@ -151,9 +152,10 @@ def test_sums_cin_and_phases(isa, name, kind, dtype):
 
 
 @pytest.mark.parametrize("kind", [0, 1, 2])
-def test_adds_to_itself_from_strided_maps(isa, kind):
+@pytest.mark.parametrize("name", ["stride 2", "3x3"])
+def test_adds_to_itself_from_strided_maps(isa, name, kind):
     """Maps broadcast over images, flipped, and cut out of wider ones; CIN is OUT; an accumulating phase by rows."""
-    s = SIZES["stride 2"]
+    s = SIZES[name]
     *operands, target = s.shapes(kind)
     forms = [((1, *operands[0][1:]), lambda a: np.broadcast_to(a, operands[0])), ((*operands[1][:3], 50), lambda a: a[:, ::-1, ::-1, 3 : 3 + operands[1][3]])]
     if kind != 2:
@@ -167,6 +169,40 @@ def test_adds_to_itself_from_strided_maps(isa, kind):
     got, doubled = b.run(*arrays)
     check(got, 1 + reference(s, kind, *(make(x) for x, (_, make) in zip(arrays, forms, strict=True))), 4 * terms(s, kind))
     np.testing.assert_array_equal(doubled, 1 + got)
+
+
+WINOGRAD = {
+    "7x7": Sizes(7, 7, 7, 64, 3, 3, 64, low=(1, 1), high=(1, 1)),
+    "even": Sizes(4, 14, 14, 32, 3, 3, 64, low=(1, 1), high=(1, 1)),
+    "15x13": Sizes(4, 15, 13, 33, 3, 3, 47, low=(1, 1), high=(1, 1)),
+    "28x28": Sizes(2, 28, 28, 17, 3, 3, 20, low=(1, 1), high=(1, 1)),
+    "bands": Sizes(1, 61, 57, 64, 3, 3, 32, low=(1, 1), high=(1, 1)),
+    "valid": Sizes(3, 11, 12, 40, 3, 3, 24),
+    "uneven padding": Sizes(4, 9, 10, 36, 3, 3, 18, low=(4, 0), high=(0, 3)),
+    "many channels": Sizes(6, 6, 8, 200, 3, 3, 130, low=(1, 1), high=(1, 1)),
+}
+
+
+@pytest.mark.parametrize("products", [1, 3])
+@pytest.mark.parametrize("kind", [0, 1, 2])
+@pytest.mark.parametrize("name", WINOGRAD)
+def test_winograd(isa, name, kind, products):
+    """Another algorithm than the direct one, with the same answer, bit for bit at any number of threads."""
+    s = WINOGRAD[name]
+    *operands, target = s.shapes(kind)
+    arrays = [sample(shape, f32, k) for k, shape in enumerate([*operands * products, target])]
+    b = Builder([(f32, x.shape) for x in arrays], [(f32, target)])
+    views = [view(b.input(k), x.shape) for k, x in enumerate(arrays)]
+    b.conv(f32, kind, s.words, list(zip(views[:-1:2], views[1:-1:2], strict=True)), view(b.output(0), target), cin=views[-1])
+    plan = b.plan()
+    (got,) = plan.run(arrays, 1)
+    want = arrays[-1] + sum(reference(s, kind, *arrays[2 * k : 2 * k + 2]) for k in range(products))
+    (direct,) = _core.Plan(b.words(), b.consts, winograd=False).run(arrays, 1)
+    for result in (got, direct):
+        check(result, want, 4 * products * terms(s, kind))  # numbers in the middle are up to four times as large
+    assert not np.array_equal(got, direct)
+    for threads in (2, 5):
+        np.testing.assert_array_equal(got, plan.run(arrays, threads)[0])
 
 
 def test_in_parallel_tasks(isa):

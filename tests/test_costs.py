@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 import fastmeta as fm
+from fastmeta.models import Conv4
 from fastmeta.plan import make_plan
 
 
@@ -37,5 +38,35 @@ def test_five_steps_on_sinusoids(episode):
     meta_step = fm.map_tasks(fm.value_and_grad(episode), in_axes=(None, 0, 0, 0, 0), reduce="mean")
     plan = make_plan(meta_step.program(params, *points))
     assert plan.flops <= 1.60e6
-    assert plan.instructions <= 130
+    assert plan.instructions <= 110
     assert plan.arena <= 80 * 1024
+
+
+def test_one_step_with_conv4_on_omniglot():
+    model = Conv4(channels=64, classes=5, input=(28, 28, 1))
+
+    def cost(params, x, y):
+        return fm.nn.cross_entropy(model(params, x), y)
+
+    def episode(params, xs, ys, xq, yq):
+        params = fm.tree_map(lambda p, g: p - 0.4 * g, params, fm.grad(cost)(params, xs, ys))
+        return cost(params, xq, yq)
+
+    shape = (2, 5, 28, 28, 1)
+    data = [np.ones(shape, np.float32), np.zeros(shape[:2], np.int32), np.ones((2, 25, 28, 28, 1), np.float32), np.zeros((2, 25), np.int32)]
+    meta_step = fm.map_tasks(fm.value_and_grad(episode), in_axes=(None, 0, 0, 0, 0), reduce="mean")
+    plan = make_plan(meta_step.program(model.init(0), *data))
+    assert plan.flops <= 2.32e9
+    assert plan.instructions <= 108
+    assert plan.arena <= 16e6
+
+
+def test_memory_does_not_grow_with_inner_steps():
+    model = Conv4(channels=32, classes=5, input=(28, 28, 3))
+    batch = [np.ones((2, 5, 28, 28, 3), np.float32), np.zeros((2, 5), np.int32), np.ones((2, 75, 28, 28, 3), np.float32), np.zeros((2, 75), np.int32)]
+
+    def arena(steps):
+        learner = fm.MAML(model, inner_lr=0.01, inner_steps=steps)
+        return make_plan(fm.jit(learner.value_and_grad).program(learner.init(0), tuple(batch))).arena
+
+    assert arena(10) <= 1.1 * arena(1)

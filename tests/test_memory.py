@@ -170,3 +170,72 @@ def test_an_unused_result_is_freed_at_once() -> None:
         refs.append(weakref.ref(result))
         del result
     assert [ref() for ref in refs] == [None, None]
+
+
+PROGRAMS = {  # f and its arguments: convolutions, where arenas count; reduced and kept gradients of wide layers
+    "conv4-84": """
+learner = fm.MAML(fm.models.Conv4(32, 5, (84, 84, 3)), inner_steps=2)
+f, args = learner.value_and_grad, (learner.init(0), (images(3, 5), labels(3, 5), images(3, 40), labels(3, 40)))
+""",
+    "conv4-28": """
+learner = fm.MAML(fm.models.Conv4(64, 5, (28, 28, 1)), inner_lr=0.4)
+f, args = learner.value_and_grad, (learner.init(0), (images(8, 5, 28, 1), labels(8, 5), images(8, 25, 28, 1), labels(8, 25)))
+""",
+    "sums": """
+learner = fm.MAML(fm.models.MLP((784, 256, 64, 5)))
+f, args = learner.value_and_grad, (learner.init(0), (images(32, 5, 28, 1), labels(32, 5), images(32, 5, 28, 1), labels(32, 5)))
+""",
+    "outputs": """
+learner = fm.MAML(fm.models.MLP((784, 256, 64, 5)))
+f = fm.map_tasks(lambda p, e: fm.grad(lambda p: learner.loss(p, e)[0])(p), in_axes=(None, 0))
+args = learner.init(0), (images(32, 5, 28, 1), labels(32, 5), images(32, 5, 28, 1), labels(32, 5))
+""",
+}
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("name", PROGRAMS)
+def test_the_estimate_is_what_a_call_takes(name: str, threads: int) -> None:
+    output = in_subprocess(
+        MAML
+        + f"""
+def images(tasks, n, side=84, channels=3):
+    return np.ones((tasks, n, side, side, channels), np.float32)
+
+def labels(tasks, n):
+    return np.tile(np.arange(n, dtype=np.int32) % 5, (tasks, 1))
+
+fm.set_num_threads({threads})
+{PROGRAMS[name]}
+before = resident()
+estimate = fm.memory_estimate(f, *args)
+kept = f(*args)
+print(estimate.total, resident("VmHWM") - before)
+"""
+    )
+    estimate, measured = map(int, output.split())
+    assert measured > 20e6
+    assert estimate == pytest.approx(measured, rel=0.2)
+
+
+def test_the_estimate_by_parts() -> None:
+    f = fm.map_tasks(lambda w, x: (fm.sum(fm.tanh(x @ w)), x @ w), in_axes=(None, 0), reduce=("mean", None))
+    w = np.ones((100, 30), F32)
+    before = fm.backends.num_threads()
+    try:
+        parts = {}
+        for threads in (1, 4):
+            fm.set_num_threads(threads)
+            for tasks in (2, 8):
+                parts[threads, tasks] = fm.memory_estimate(f, w, np.ones((tasks, 50, 100), F32))
+    finally:
+        fm.set_num_threads(before)
+    for (threads, tasks), part in parts.items():
+        assert part.outputs == 4 + tasks * 50 * 30 * 4
+        assert part.arenas == min(threads, tasks) * parts[1, 2].arenas
+        assert part.total == sum(part) and str(part).startswith("0.")
+    assert parts[1, 8].sums == 4 * parts[1, 2].sums == 8 * 64  # a group for each of few tasks
+    with fm.set_backend("numpy"), pytest.raises(RuntimeError, match=r"\[memory_estimate\] expected the native backend, got numpy"):
+        fm.memory_estimate(f, w, np.ones((2, 50, 100), F32))
+    with pytest.raises(ValueError, match=r"\[map_tasks\] expected one number of tasks"):
+        fm.memory_estimate(fm.map_tasks(lambda a, b: a + b), np.ones(2, F32), np.ones(3, F32))

@@ -79,7 +79,7 @@ BAD = [
     (
         lambda: MLP((3, 2))(MLP((3, 2)).init(), np.ones((2, 3), np.float32), mode="running"),
         ValueError,
-        "mode 'batch', got 'running'",
+        "either state or return_statistics=True in mode 'running', got neither",
     ),
     (
         lambda: MLP((3, 4, 2), batch_norm=True)(MLP((3, 4, 2), batch_norm=True).init(), np.ones((1, 3), np.float32)),

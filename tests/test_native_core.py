@@ -20,6 +20,7 @@ from plan_tools import (
     MAX,
     MIN,
     NUMBERS,
+    ORDER,
     SCATTER,
     STORE,
     SUM,
@@ -333,6 +334,18 @@ def test_argreduce(dtype, which):
     b = Builder([(dtype, x.shape)], [(np.int32, (3, 5))])
     b.emit(ARGREDUCE, [code(dtype), *x.shape, which, *view(b.input(0), x.shape, dtype).words, *view(b.output(0), (3, 5), np.int32).words])
     np.testing.assert_array_equal(b.run(x)[0], (np.argmin if which else np.argmax)(x, 1))
+
+
+@pytest.mark.parametrize("dtype", NUMBERS)
+@pytest.mark.parametrize("descending", [0, 1])
+@pytest.mark.parametrize("k", [1, 2, 5, 40])
+def test_order(dtype, descending, k):
+    x = np.round(sample((3, 40, 5), dtype) * 3)  # with ties
+    if dtype != np.int32:
+        x[1, 4:9:2, 2] = np.nan
+    b = Builder([(dtype, x.shape)], [(np.int32, (3, k, 5))])
+    b.emit(ORDER, [code(dtype), *x.shape, k, descending, *view(b.input(0), x.shape, dtype).words, *view(b.output(0), (3, k, 5), np.int32).words])
+    np.testing.assert_array_equal(b.run(x)[0], np.argsort(-x if descending else x, 1, kind="stable")[:, :k])
 
 
 # ---- loops
@@ -779,7 +792,7 @@ def everything():
     yield loop, [x, w]
     for in_task in (False, True):
         yield scan(3, 1, in_task), [sample((2, 3, 7) if in_task else (3, 7))]
-    b = Builder([(f32, (2, 5, 6)), (f32, (6, 4)), (np.int32, (2, 3, 4))], [(f32, (2, 5, 4)), (f32, (2, 3, 4)), (f32, (2, 5, 4)), (np.int32, (2, 4)), (np.bool_, (2, 5, 4))], consts=bytes(32), shared=320)
+    b = Builder([(f32, (2, 5, 6)), (f32, (6, 4)), (np.int32, (2, 3, 4))], [(f32, (2, 5, 4)), (f32, (2, 3, 4)), (f32, (2, 5, 4)), (np.int32, (2, 4)), (np.bool_, (2, 5, 4)), (np.int32, (2, 3, 4))], consts=bytes(32), shared=320)
     c, shared = view(b.output(0), (2, 5, 4)), b.shared()
     total = phase((2, 5, 4), [c], [("relu", f32, 0, 0)], [(1, SUM, view(shared, (4,)).to((2, 5, 4)))], rowwise=1)
     b.gemm(f32, (2,), 5, 4, [(6, view(b.input(0), (2, 5, 6)), view(b.input(1), (6, 4)).to((2, 6, 4)))], c, alpha=2.0, cin=view(b.const(), (4,)).to((2, 5, 4)), phases=[total])
@@ -788,6 +801,7 @@ def everything():
     b.emit(SCATTER, [0, 2, 5, 3, 4, *view(b.output(1), (2, 3, 4)).words, *index.words, *view(b.output(2), (2, 5, 4)).words])
     b.emit(CUMSUM, [0, 2, 5, 4, 1, *c.words, *view(shared, (2, 5, 4), offset=160).words])
     b.emit(ARGREDUCE, [0, 2, 5, 4, 0, *c.words, *view(b.output(3), (2, 4), np.int32).words])
+    b.emit(ORDER, [0, 2, 5, 4, 3, 1, *c.words, *view(b.output(5), (2, 3, 4), np.int32).words])
     b.elementwise((2, 5, 4), [c, view(b.const(), ()).to((2, 5, 4))], [("less", f32, 0, 0, 1), ("cast", np.bool_, -1, 2, f32)], [(3, STORE, view(b.output(4), (2, 5, 4), np.bool_))])
     yield b, [sample((2, 5, 6)), sample((6, 4)), np.random.default_rng(1).integers(0, 5, (2, 3, 4), dtype=np.int32)]
 

@@ -100,7 +100,19 @@ def plain() -> Any:
     return fm.hvp(f), (x, x)
 
 
-PLANS = {"for": lambda: sinusoid(False), "scan": lambda: sinusoid(True), "classifier": classifier, "recurrent": recurrent, "plain": plain}
+def ordered() -> Any:
+    """Order and inverses: the nearest rows by a covariance of each task, and their distances' gradients."""
+
+    def task(x: Any, y: Any, s: Any) -> Any:
+        distances, indices = fm.kernels.nearest(x, y, 3, metric="mahalanobis", scale=s)
+        return fm.sum(distances), indices
+
+    x = np.linspace(-1, 1, TASKS * 7 * 3, dtype=np.float32).reshape(TASKS, 7, 3)
+    s = np.stack([np.eye(3, dtype=np.float32) * (1 + t) for t in range(TASKS)])
+    return fm.map_tasks(fm.value_and_grad(task, has_aux=True, argnums=(0, 2))), (x, np.ascontiguousarray(x[:, ::-1] * 2), s)
+
+
+PLANS = {"for": lambda: sinusoid(False), "scan": lambda: sinusoid(True), "classifier": classifier, "recurrent": recurrent, "plain": plain, "ordered": ordered}
 
 
 class Subject:

@@ -11,14 +11,14 @@ import numpy as np
 import pytest
 
 import fastmeta as fm
-from fastmeta.ops import convolution, elementwise, index, pooling, product, reduce, shape
+from fastmeta.ops import convolution, elementwise, index, linalg, order, pooling, product, reduce, shape
 from fastmeta.program import DTYPES, FLOATS, Primitive
 from fastmeta.testing import check_grads
 from fastmeta.trace import Tracer, running
 
 ROWS = {
     op.name: op
-    for module in (convolution, elementwise, index, pooling, product, reduce, shape)
+    for module in (convolution, elementwise, index, linalg, order, pooling, product, reduce, shape)
     for op in [*vars(module).values(), *getattr(module, "REGISTRY", {}).values()]
     if isinstance(op, Primitive) and op.name not in ("const", "array", "input")
 }
@@ -33,14 +33,17 @@ def seed_of(*what: object) -> int:
 
 
 def sample(spec: str, dtype: str, rng: np.random.Generator) -> list[np.ndarray]:
-    """Arrays for a row's sample: f normal, p positive, i small integers, iN integers below N, b bool."""
+    """Arrays for a row's sample: f normal, p positive, i small integers, iN integers below N, b bool, s symmetric positive definite."""
     out = []
-    for kind, bound, dims in re.findall(r"([fpib])(\d*)\(([\d,]*)\)", spec):
+    for kind, bound, dims in re.findall(r"([fpibs])(\d*)\(([\d,]*)\)", spec):
         size = tuple(int(n) for n in dims.split(",") if n)
         if kind == "f":
             x = rng.standard_normal(size).astype(DTYPES[dtype])
         elif kind == "p":
             x = (rng.random(size) * 2 + 0.25).astype(DTYPES[dtype])
+        elif kind == "s":
+            x = rng.standard_normal(size)
+            x = (x @ x.swapaxes(-1, -2) + np.eye(size[-1])).astype(DTYPES[dtype])
         elif kind == "b":
             x = rng.random(size) < 0.5
         else:
@@ -98,7 +101,7 @@ def test_value(op: Primitive, spec: str, attrs: tuple[Any, ...], dtype: str, bac
 @pytest.mark.parametrize("op, spec, attrs", CASES)
 def test_gradients(op: Primitive, spec: str, attrs: tuple[Any, ...], backend: str) -> None:
     rng = np.random.default_rng(seed_of(op.name, spec))
-    if not re.search("[fp]", spec) or op is shape.STOP_GRADIENT:
+    if not re.search("[fps]", spec) or op is shape.STOP_GRADIENT:
         return  # nothing to differentiate
     xs = clear_sample(op, spec, rng)
     with np.errstate(all="ignore"):

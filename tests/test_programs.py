@@ -344,3 +344,35 @@ def test_tasks(first: int, monkeypatch: pytest.MonkeyPatch, threads: None) -> No
             return fm.map_tasks(lambda *v: fm.mean(fm.tanh(f(*v)[0])), in_axes=axes, reduce="mean")(*floats, labels)
 
         equal(fm.grad(scalar)(floats), reference(fm.grad(scalar), floats), f"seed {seed}, gradient of a mean over tasks")
+
+
+def many_results(x: Any) -> list[Any]:
+    return [fm.sin(x) * float(k) + x * x for k in range(1, 90)]
+
+
+def many_values(x: Any) -> list[Any]:
+    values = [x * float(k) + fm.tanh(x * (0.1 * k)) for k in range(1, 60)]
+    y = x
+    for a, b in zip(values, values[::-1], strict=True):
+        y = y * 0.5 + a * b
+    return [y]
+
+
+def many_conditions(x: Any) -> list[Any]:
+    masks = [x > 0.1 * k for k in range(-20, 20)]
+    y = x
+    for k, mask in enumerate((*masks, *masks[::-1])):
+        y = fm.where(mask, y + x * float(k), y * 0.5)
+    return [y]
+
+
+@pytest.mark.parametrize("f", [many_results, many_values, many_conditions])
+def test_more_than_one_pass_can_hold(f: Any) -> None:
+    """Results, values and conditions of one space are spread over passes that the core takes."""
+    x = np.random.default_rng(0).normal(size=(11, 7))
+
+    def scalar(x: Any) -> Any:
+        return fm.sum(fm.stack([fm.sum(fm.square(y)) for y in f(x)]))
+
+    equal(fm.jit(f)(x), reference(f, x), "values")
+    equal(fm.jit(fm.grad(scalar))(x), reference(fm.grad(scalar), x), "gradient")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -62,9 +63,21 @@ def test_a_queue_writes_results_and_logs_and_leaves_what_is_there(tmp_path):
     assert first["config"] == TINY.settings() and result("other")["config"]["learner"] == "ANIL"
     assert {"split", "rotations", "batch_norm", "loss"} == first["protocol"].keys()
     assert {"versions", "machine", "wall_seconds", "train_seconds"} <= first.keys()
-    assert "ended by steps" in (tmp_path / "o" / "tiny" / "log.txt").read_text()
+    log = (tmp_path / "o" / "tiny" / "log.txt").read_text()
+    assert "ended by steps" in log and "memory of a meta-step" in log
     assert "is there" in run("tiny").stdout
     assert result() == first
+
+
+@pytest.mark.parametrize("mode", ["running", "per_step"])
+def test_the_batch_norm_mode_stands_beside_every_accuracy(mode, tmp_path, monkeypatch):
+    monkeypatch.setattr(reproduce, "REPLICATIONS", {"tiny": replace(TINY, options={"batch_norm": mode})})
+    done = run("tiny")
+    assert done.exit_code == 0, done.output
+    assert result()["protocol"]["batch_norm"].startswith(f"{mode}: query sets of tests by averages")
+    for text in (done.stdout, (tmp_path / "o" / "tiny" / "log.txt").read_text()):
+        assert re.search(rf"accuracy [\d.]+ % \(batch\)  validation [\d.]+ % \({mode}\)", text)
+        assert f"20 test tasks (batch norm: {mode})" in text
 
 
 def test_an_interrupted_run_goes_on_and_ends_the_same(tmp_path, monkeypatch):

@@ -11,7 +11,7 @@ from regression_tasks import TASKS, W, check, linear, regression, slope, vector
 import fastmeta as fm
 from fastmeta.algorithms.imaml import conjugate_gradients
 from fastmeta.data import Episode, Sinusoid
-from fastmeta.models import MLP
+from fastmeta.models import MLP, Conv4
 from fastmeta.plan import make_plan
 
 
@@ -110,6 +110,22 @@ def test_imaml_needs_no_memory_for_inner_steps():
         return make_plan(fm.jit(learner.value_and_grad).program(learner.init(0), Sinusoid(tasks=2).batch(0))).arena
 
     assert arena(64) <= 1.01 * arena(16)
+
+
+def test_imaml_of_a_deep_strided_net_plans_and_is_the_oracles():
+    """Its plan keeps masks of ReLU whose arguments are no longer in memory: where(y > 0, x, 0) may not read y then."""
+    rng = np.random.default_rng(0)
+    model = Conv4(channels=2, classes=2, strided=True, head="mean")
+    learner = fm.IMAML(model, inner_lr=0.1, inner_steps=2, iterations=2)
+    params = optree.tree_map(lambda p: np.asarray(p, np.float64), model.init(0))
+    x, y = rng.normal(size=(1, 4, 28, 28, 1)), np.array([[0, 1, 0, 1]], np.int32)
+    (loss, aux), g = learner.value_and_grad(params, Episode(x, y, x[:, ::-1], y))
+    with fm.set_backend("numpy"):
+        (want, told), exact = learner.value_and_grad(params, Episode(x, y, x[:, ::-1], y))
+    check(loss, want)
+    check(aux["residual"], told["residual"])
+    for a, b in zip(optree.tree_leaves(g), optree.tree_leaves(exact), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-7, atol=1e-10)
 
 
 def test_conjugate_gradients_stay_when_they_have_arrived():

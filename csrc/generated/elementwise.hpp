@@ -172,6 +172,11 @@ struct MultiplyAdd {
   static constexpr bool heavy = false;
   template <class V> static FASTMETA_INLINE V apply(V x, V y, V z) { return x * y + z; }
 };
+struct AtLeast {
+  static constexpr int arity = 2, types = 7;
+  static constexpr bool heavy = false;
+  template <class V> static FASTMETA_INLINE V apply(V x, V y) { return select(le(y, x), lit<V>(1), select(ne(x, x), lit<V>(1), lit<V>(0))); }
+};
 struct Gate {
   static constexpr int arity = 2, types = 3;
   static constexpr bool heavy = false;
@@ -218,6 +223,7 @@ constexpr void fill_elementwise(Kernels& kernels) {
   fill_tile<Relu>(kernels.tile[31]);
   fill_tile<Where>(kernels.tile[32]);
   fill_tile<MultiplyAdd>(kernels.tile[33]);
-  fill_tile<Gate>(kernels.tile[34]);
-  fill_tile<Copy>(kernels.tile[35]);
+  fill_tile<AtLeast>(kernels.tile[34]);
+  fill_tile<Gate>(kernels.tile[35]);
+  fill_tile<Copy>(kernels.tile[36]);
 }

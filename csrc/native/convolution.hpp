@@ -1,9 +1,6 @@
 // The CONV instruction: maps padded into scratch a unit at a time, sums over windows, and the phases that follow.
 #pragma once
-#include <vector>
-
-#include "pass.hpp"
-#include "worker.hpp"
+#include "maps.hpp"
 
 namespace fastmeta {
 
@@ -15,40 +12,19 @@ class Convolution final : public Instruction {
   int64_t scratch_bytes() const override { return scratch_.end; }
 
  private:
-  // A dim of the map that is read, and of its padded copy: place `at` of the copy holds place source(at) of the map.
-  // Where windows do not overlap, what lies between them is left out of the copy.
-  struct Axis {
-    int64_t size;        // of the map
-    int64_t step, kept;  // from window to window, in the map and in the copy
-    int64_t pad;
-    int64_t source(int64_t at) const { return at / kept * step + at % kept - pad; }
-  };
   // Kind 1 splits the pixels by their place within a stride: those of one class see the same taps.
   struct Class {
     int64_t taps[2];      // number of them
     int64_t residue[2];   // the first
     int64_t weights = 0;  // where its own begin, elements
   };
-  // Images x rows of the target (of y in kind 2).
-  struct Unit {
-    int64_t image, images, row, rows;
-  };
-  struct Following {
-    bool rowwise;
-    int rank;  // 2: images, rows and columns are one dim; 3: rows and columns
-    BoundPhase phase;
-  };
   struct Scratch {  // of a worker, byte offsets; the phases' tiles come first
     int64_t x_at = 0, y_at = 0, sources = 0, maps = 0, weights = 0, end = 0;
   };
 
-  void choose_units(double work);
-  void bind_phases(const Kernels& kernels, double work);
   void lay_out_scratch();
-  Unit unit(int64_t number) const;
   int64_t copied_rows(int64_t rows) const;
   void pad_maps(Worker& worker, const Unit& unit) const;
-  void pad_map(const char* from, const Operand& strides, T* to, int64_t first_row, int64_t rows) const;
   void turn_weights(Worker& worker) const;
   void run_unit(Worker& worker, const T* weights, int64_t number) const;
   void sum_pixels(Worker& worker, const T* weights, const Unit& unit, const Class& one) const;
@@ -62,16 +38,14 @@ class Convolution final : public Instruction {
   void (*transpose_)(const void*, int64_t, void*, int64_t, int64_t, int64_t);
   int64_t maps_[2];               // rows and columns that units are made of
   int64_t depth_, width_;         // channels of what is read, and of the target
-  Axis axes_[2];
+  PaddedCopy copy_;
+  Units units_;
   bool single_;                   // few elements follow each other in a row of taps: each is a source of its own
-  int64_t columns_;               // of the padded copy
-  int64_t row_size_, image_size_, map_size_;  // of the copy: elements of a row, an image, all images of a unit
+  int64_t row_size_, image_size_, map_size_;  // of the padded copy: elements of a row, an image, all images of a unit
   std::vector<Class> classes_;
-  int64_t unit_images_ = 1, unit_rows_ = 1, units_ = 1, bands_ = 1;
   int64_t parts_ = 1;             // kind 2: blocks of rows of the target, for a team
   bool team_ = false, long_ = false;
-  std::vector<Following> phases_;
-  bool any_rowwise_ = false;
+  UnitPhases phases_;
   Scratch scratch_;
 };
 

@@ -7,6 +7,7 @@
 #include "loop.hpp"
 #include "pass.hpp"
 #include "product.hpp"
+#include "winograd.hpp"
 
 #if defined(__x86_64__)
 #include <x86intrin.h>
@@ -35,6 +36,7 @@ std::unique_ptr<Instruction> bind(const Instr& instr, const Kernels& kernels, co
             return std::make_unique<Gemm<double>>(tag, s, kernels);
           },
           [&](const ConvSpec& s) -> std::unique_ptr<Instruction> {
+            if (program.winograd() && Winograd::pays(s)) return std::make_unique<Winograd>(tag, s, kernels);
             if (s.dtype == F32) return std::make_unique<Convolution<float>>(tag, s, kernels);
             return std::make_unique<Convolution<double>>(tag, s, kernels);
           },
@@ -42,6 +44,7 @@ std::unique_ptr<Instruction> bind(const Instr& instr, const Kernels& kernels, co
           [&](const ScatterSpec& s) -> std::unique_ptr<Instruction> { return std::make_unique<Scatter>(tag, s); },
           [&](const CumsumSpec& s) -> std::unique_ptr<Instruction> { return std::make_unique<Cumsum>(tag, s); },
           [&](const ArgReduceSpec& s) -> std::unique_ptr<Instruction> { return std::make_unique<ArgReduce>(tag, s); },
+          [&](const OrderSpec& s) -> std::unique_ptr<Instruction> { return std::make_unique<Order>(tag, s); },
           [&](const LoopSpec& s) -> std::unique_ptr<Instruction> { return std::make_unique<Loop>(tag, s, program); },
       },
       instr.body);
@@ -100,7 +103,8 @@ void run_parts(Worker& worker, int64_t parts, PartFn fn, const void* context) {
   worker.team = true;
 }
 
-Program::Program(std::shared_ptr<const PlanSpec> plan, const char* consts, const Kernels* kernels) : plan_(std::move(plan)), consts_(consts), kernels_(kernels) {
+Program::Program(std::shared_ptr<const PlanSpec> plan, const char* consts, const Kernels* kernels, bool winograd)
+    : plan_(std::move(plan)), consts_(consts), kernels_(kernels), winograd_(winograd) {
   for (size_t k = 0; k < plan_->bases.size(); ++k)
     if (plan_->bases[k].kind == BaseKind::Arena) arenas_.push_back(int(k));
   for (const Block& block : plan_->blocks) {
@@ -130,6 +134,25 @@ void Program::run_block(int block, Worker& worker) const {
     least = std::min(least, double(ticks() - start) * ns_per_tick());
     if (worker.stopped()) return;
   }
+}
+
+Footprint Program::footprint(int64_t length, int threads) const {
+  Footprint f;
+  f.shared = allocated_bytes(plan_->shared_bytes);
+  f.constants = allocated_bytes(plan_->const_bytes);
+  int64_t workers = 1;  // with an arena each; tasks or, without enough of them, parts of instructions occupy all threads
+  bool team = true;
+  for (const Instr& instr : plan_->blocks[0].instrs) {
+    const LoopSpec* loop = std::get_if<LoopSpec>(&instr.body);
+    if (!loop || !loop->parallel) continue;
+    const int64_t groups = group_count(loop->length == kRuntimeLength ? length : loop->length, loop->sum_bytes);
+    f.sums = std::max(f.sums, allocated_bytes(groups * loop->sum_bytes));
+    workers = std::max(workers, std::min<int64_t>(groups, threads));
+    team = team && groups <= 1;
+  }
+  f.arenas = workers * allocated_bytes(plan_->arena_bytes);
+  f.scratch = (team ? threads : workers) * allocated_bytes(scratch_bytes_);
+  return f;
 }
 
 void Program::run(Call& call, char* const* pointers, PoolLease& pool, Profile* profile) const {

@@ -116,11 +116,23 @@ void Scatter::run_typed(Worker& worker) const {
       if (patience.ended(i_)) return;
     }
   if (j_ == 0) return;
+  // One index for a whole row of adjacent elements: rows are added at once.
+  const bool rows = index_.stride[2] == 0 && dense && (i_ == 1 || ct_.stride[2] == int64_t(sizeof(T)));
   for (int64_t o = 0; o < o_; ++o)
     for (int64_t j = 0; j < j_; ++j) {
       char* out = out_.at(worker) + o * out_.stride[0];
       const char* index = index_.at(worker) + o * index_.stride[0] + j * index_.stride[1];
       char* ct = ct_.at(worker) + o * ct_.stride[0] + j * ct_.stride[1];
+      if (rows) {
+        int32_t n;
+        std::memcpy(&n, index, sizeof n);
+        if (n < 0 || n >= n_) return record_bad(worker, tag, n, n_);
+        T* to = reinterpret_cast<T*>(out + n * out_.stride[1]);
+        const T* from = reinterpret_cast<const T*>(ct);
+        for (int64_t i = 0; i < i_; ++i) to[i] = add(to[i], from[i]);
+        if (patience.ended(i_)) return;
+        continue;
+      }
       for (int64_t i = 0; i < i_; ++i) {
         int32_t n;
         std::memcpy(&n, index + i * index_.stride[2], sizeof n);
@@ -197,6 +209,66 @@ void ArgReduce::run_typed(Worker& worker) const {
       }
       at<int32_t>(out_.at(worker) + o * out_.stride[0] + i * out_.stride[1]) = int32_t(where);
       if (patience.ended(n_)) return;
+    }
+}
+
+Order::Order(int tag, const OrderSpec& spec) : Instruction(tag), dtype_(spec.dtype), o_(spec.o), n_(spec.n), k_(spec.k), i_(spec.i), descending_(spec.descending) {
+  const int64_t dims[] = {o_, n_, i_}, first[] = {o_, k_, i_};
+  x_ = Strided(spec.x, 3, dims);
+  out_ = Strided(spec.out, 3, first);
+}
+
+void Order::run(Worker& worker) const {
+  if (o_ == 0 || k_ == 0 || i_ == 0) return;
+  auto typed = [&](auto type) {
+    using T = decltype(type);
+    if (descending_) run_typed<T, true>(worker);
+    else run_typed<T, false>(worker);
+  };
+  if (dtype_ == F32) typed(float{});
+  else if (dtype_ == F64) typed(double{});
+  else typed(int32_t{});
+}
+
+// A heap of the first k indices so far, the last of them on top, stands where the result goes: no other memory, and a value
+// that comes after all of them, as most do when k is small, costs one comparison.  Taking the top away k times sorts it.
+template <class T, bool descending>
+void Order::run_typed(Worker& worker) const {
+  Patience patience(worker);
+  for (int64_t o = 0; o < o_; ++o)
+    for (int64_t i = 0; i < i_; ++i) {
+      const char* x = x_.at(worker) + o * x_.stride[0] + i * x_.stride[2];
+      char* out = out_.at(worker) + o * out_.stride[0] + i * out_.stride[2];
+      auto index = [&](int64_t k) -> int32_t& { return at<int32_t>(out + k * out_.stride[1]); };
+      auto before = [&](int32_t a, int32_t b) {
+        const T va = *reinterpret_cast<const T*>(x + a * x_.stride[1]), vb = *reinterpret_cast<const T*>(x + b * x_.stride[1]);
+        if (va == vb || (va != va && vb != vb)) return a < b;
+        if (va != va || vb != vb) return vb != vb;  // NaN comes last
+        return descending ? va > vb : va < vb;
+      };
+      auto sift = [&](int64_t at, int64_t size, int32_t value) {  // value enters the heap at a place whose children are heaps
+        for (int64_t child; (child = 2 * at + 1) < size; at = child) {
+          if (child + 1 < size && before(index(child), index(child + 1))) ++child;
+          if (!before(value, index(child))) break;
+          index(at) = index(child);
+        }
+        index(at) = value;
+      };
+      for (int64_t k = 0; k < k_; ++k) index(k) = int32_t(k);
+      for (int64_t k = k_ / 2 - 1; k >= 0; --k) {
+        sift(k, k_, index(k));
+        if (patience.ended(1)) return;
+      }
+      for (int64_t n = k_; n < n_; ++n) {
+        if (before(int32_t(n), index(0))) sift(0, k_, int32_t(n));
+        if (patience.ended(1)) return;
+      }
+      for (int64_t k = k_ - 1; k > 0; --k) {
+        const int32_t last = index(0), moved = index(k);
+        sift(0, k, moved);
+        index(k) = last;
+        if (patience.ended(1)) return;
+      }
     }
 }
 

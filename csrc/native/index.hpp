@@ -1,4 +1,4 @@
-// Gather, scatter-add, cumulative sums and the position of extremes.
+// Gather, scatter-add, cumulative sums, the position of extremes and the order of values.
 #pragma once
 #include "worker.hpp"
 
@@ -60,6 +60,19 @@ class ArgReduce final : public Instruction {
   DType dtype_;
   int64_t o_, n_, i_;
   bool smallest_;
+  Strided x_, out_;
+};
+
+class Order final : public Instruction {
+ public:
+  Order(int tag, const OrderSpec& spec);
+  void run(Worker& worker) const override;
+
+ private:
+  template <class T, bool descending> void run_typed(Worker& worker) const;
+  DType dtype_;
+  int64_t o_, n_, k_, i_;
+  bool descending_;
   Strided x_, out_;
 };
 

@@ -26,6 +26,7 @@ namespace FASTMETA_TARGET {
 #include "simd.hpp"
 #include "gemm.hpp"
 #include "conv.hpp"
+#include "winograd_tiles.hpp"
 #include "vmath.hpp"
 #include "tiles.hpp"
 #include "../generated/elementwise.hpp"
@@ -37,6 +38,7 @@ constexpr Kernels make_kernels() {
   k.gemm_f64 = gemm<double>;
   k.conv_f32 = conv<float>;
   k.conv_f64 = conv<double>;
+  fill_winograd(k);
   fill_elementwise(k);
   fill_tiles(k);
   return k;

@@ -51,6 +51,27 @@ struct ConvArgs {
   T* y;
 };
 
+// Winograd's transforms: of each tile and channel a small square of numbers into another.
+enum WinogradTransform {
+  kWinogradMap,      // 4 x 4 pixels of a map
+  kWinogradSum,      // 4 x 4 products into 2 x 2 pixels
+  kWinogradSpread,   // its transpose
+  kWinogradWeights,  // 3 x 3 taps
+  kWinogradTaps,     // its transpose
+  kWinogradTransforms
+};
+struct WinogradArgs {
+  int64_t tiles, channels;
+  const float* x;
+  const int64_t* x_at;  // [tiles]
+  int64_t x_row, x_column;
+  float* y;
+  const int64_t* y_at;  // [tiles]
+  int64_t y_row, y_column;
+  const uint8_t* missing = nullptr;  // Sum and Spread: [tiles], bit 0: the map ends before the second row of pixels; bit 1: column
+  const float* start = nullptr;      // Sum and Taps: added, laid out as y; nullptr: zeros; may be y
+};
+
 // One micro-op on a tile of `rows` x `cols`: dst(r, c) = op(x(r, c), y(r, c), z(r, c)).
 // dst has unit column stride; each argument has column stride 1, or 0 where the variant says so.
 struct TileArgs {
@@ -83,6 +104,7 @@ struct Kernels {
   void (*gemm_f64)(const GemmArgs<double>&);
   void (*conv_f32)(const ConvArgs<float>&);
   void (*conv_f64)(const ConvArgs<double>&);
+  void (*winograd[kWinogradTransforms])(const WinogradArgs&);
   TileFn tile[kMaxOps][3][kVariants];  // [micro-op][F32, F64, I32][variant]; nullptr where the op has no such type
   TileFn cast[4][4];                   // [source dtype][target dtype], unit column strides
   ReduceFn reduce[4][3];               // [mode][F32, F64, I32]

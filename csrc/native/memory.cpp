@@ -15,11 +15,17 @@ constexpr int64_t kHugePage = int64_t{2} << 20;
 std::atomic<int64_t> kept{0};  // bytes kept by all threads
 thread_local WorkerMemory own_memory;
 
+int64_t alignment(int64_t bytes) { return bytes >= kHugePage ? kHugePage : 64; }
+
 }  // namespace
 
+int64_t allocated_bytes(int64_t bytes) {
+  const int64_t align = alignment(bytes);
+  return (bytes + align - 1) / align * align;
+}
+
 char* allocate_aligned(int64_t bytes) {
-  const int64_t align = bytes >= kHugePage ? kHugePage : 64;
-  const int64_t rounded = (bytes + align - 1) / align * align;
+  const int64_t align = alignment(bytes), rounded = allocated_bytes(bytes);
   void* data = std::aligned_alloc(size_t(align), size_t(rounded > 0 ? rounded : align));
   if (!data) throw std::bad_alloc();
 #ifdef __linux__

@@ -25,6 +25,7 @@ class Buffer {
 };
 
 char* allocate_aligned(int64_t bytes);  // throws std::bad_alloc; freed by std::free
+int64_t allocated_bytes(int64_t bytes);  // what that takes: large blocks are whole huge pages
 
 // What one thread needs to run tasks. Kept by the thread, unless all threads together keep more than kMaxKept.
 struct WorkerMemory {

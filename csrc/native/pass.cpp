@@ -14,6 +14,7 @@ constexpr int64_t kTileMemory = 24 << 10;    // of all tiles of a phase: half of
 constexpr int64_t kTileElements = 2048;
 constexpr int64_t kDirectElements = 1 << 16;  // of a "tile" that lives in memory only: bounds the time between polls
 constexpr int64_t kFewestElements = 64;
+constexpr int64_t kFewElements = 512;  // of a tile: fewer hardly pay for the calls of its steps
 constexpr int64_t kCrossedCols = 64;  // tiles to transpose are squarish
 
 // Teams: only what takes longer than kSplitWork is split, in parts of about kPartWork.
@@ -179,6 +180,13 @@ void BoundPhase::choose_layout(const Phase& phase, bool by_rows) {
           for (int e = d; e + 1 < last; ++e) nest_.exchange(e, e + 1);
           crossed_ = true;
         }
+      }
+      // Few rows (of an operand that repeats along them, say) are few elements per step: a longer dim takes their place.
+      if (!crossed_ && nest_.dims[last] * nest_.dims[last - 1] < kFewElements) {
+        int best = last - 1;
+        for (int d = last - 2; d >= 0 && nest_.dims[last] * nest_.dims[best] < kFewElements; --d)
+          if (nest_.dims[d] > nest_.dims[best]) best = d;
+        for (int d = best; d + 1 < last; ++d) nest_.exchange(d, d + 1);
       }
     }
   }

@@ -18,7 +18,7 @@ class ANIL(MAML):
     """MAML whose inner loop moves the head only; the body is learned by the outer loop, through the exact gradient.
 
     Args:
-        model, loss, inner_lr, inner_steps: as for `MAML`.
+        model, loss, inner_lr, inner_steps, batch_norm: as for `MAML`.
         head: True for what adapts and False for what does not, a prefix of the parameters' tree; None for the last
             layer of parameters that are a list of layers, as those of `fastmeta.models`.
 
@@ -41,8 +41,9 @@ class ANIL(MAML):
         inner_lr: Any = 0.01,
         inner_steps: int = 1,
         head: Any = None,
+        batch_norm: str = "batch",
     ):
-        super().__init__(model, loss, inner_lr, inner_steps)
+        super().__init__(model, loss, inner_lr, inner_steps, batch_norm=batch_norm)
         if head is not None:
             parts = flatten(head)[0]
             if not all(isinstance(part, bool) for part in parts):

@@ -30,6 +30,7 @@ class IMAML(InnerLoop):
 
     ``aux["residual"]`` tells per task how well its system was solved: ||g - (I + H / damping) z|| / ||g||, 0 for an exact
     solution z, 1 for z = 0.  It may exceed 1 on the way where H / damping is large: take more iterations or damping.
+    A trainer warns of tasks with 1 or more.
 
     Args:
         model: ``model(params, x) -> outputs`` with ``model.init(seed)``, or any such function.
@@ -38,6 +39,7 @@ class IMAML(InnerLoop):
         inner_steps: inner steps in training, at least 1.
         damping: lambda of the paper, above 0.
         iterations: of conjugate gradients, at least 1.
+        batch_norm: whose statistics normalise query sets in tests, "batch", "running" or "per_step"; see `InnerLoop`.
 
     Errors: TypeError or ValueError naming the argument.
     Source: Rajeswaran, Finn, Kakade, Levine 2019, lemma 1 and algorithms 1 and 2.
@@ -61,25 +63,27 @@ class IMAML(InnerLoop):
         inner_steps: int = 16,
         damping: float = 2.0,
         iterations: int = 5,
+        batch_norm: str = "batch",
     ):
         self.inner_lr = positive(self._name, "inner_lr", inner_lr)
-        super().__init__(model, loss, inner_steps)
+        super().__init__(model, loss, inner_steps, batch_norm)
         self.damping = positive(self._name, "damping", damping)
         self.iterations = whole(self._name, "iterations", iterations, 1)
 
     def task_gradient(self, params: Any, episode: Any, *phase: Any) -> tuple[Loss, Any]:
         """((query loss, aux), implicit gradient) of one task, traced; ``aux`` as in `loss`, and "residual"."""
         support_x, support_y, query_x, query_y = self._parts(episode)
-        weights, inner, _ = self._descend(params, support_x, support_y, self.inner_steps)
-        query = value_and_grad(lambda w: self._queried(w, query_x, query_y), has_aux=True)
+        steps = self.inner_steps
+        weights, seen, _ = self._descend(params, support_x, support_y, steps)
+        query = value_and_grad(lambda w: self._queried(w, query_x, query_y, steps), has_aux=True)
         (value, aux), gradient = query(weights)
-        curvature = hvp(lambda w: self.loss_function(self.model(w, support_x), support_y))
+        curvature = hvp(lambda w: self.loss_function(self._outputs(w, support_x, steps)[0], support_y))
 
         def product(v: Any) -> Any:
             return tree_map(lambda a, h: fa.add(a, fa.multiply(h, 1.0 / self.damping)), v, curvature(weights, v))
 
         solution, residual = conjugate_gradients(product, gradient, self.iterations)
-        return (value, aux | {"inner_losses": inner, "residual": residual}), solution
+        return (value, self._told(aux, seen) | {"residual": residual}), solution
 
     def _rule(self, params: Any) -> Optimizer:
         def move(gradient: Array, weight: Array, centre: Array) -> Array:

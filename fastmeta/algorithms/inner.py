@@ -14,11 +14,14 @@ from fastmeta import array as fa
 from fastmeta.algorithms.learner import Learner, Loss, accuracy, examples, quadruple
 from fastmeta.compile import jit, map_tasks, scan, value_and_grad
 from fastmeta.errors import expected, whole
+from fastmeta.models.batch_norm import MODES
 from fastmeta.optim import Optimizer, apply_updates
 from fastmeta.trace import Array
 from fastmeta.tree import tree_map
 
 __all__ = ["InnerLoop"]
+
+KEPT = 0.9  # of the averaged statistics, at every meta-step
 
 
 class InnerLoop(Learner):
@@ -27,6 +30,12 @@ class InnerLoop(Learner):
     A subclass writes `_rule`, the `fastmeta.optim.Optimizer` of one task's inner steps as a function of the
     meta-parameters, so that whatever is learned about the steps is differentiated like the weights; and `_weights` if
     the meta-parameters hold more than the weights.
+
+    ``batch_norm`` says by whose statistics query sets are normalised in tests.  "batch": their own, so that a prediction
+    depends on the other queries (transductive).  "running": averages over the query sets of training.  "per_step": averages
+    for each number k of inner steps taken, over what the network saw in training after k steps (support sets, and query
+    sets after the last).  Support sets, and in training query sets too, are always normalised by their own.  The averages
+    are state: a trainer carries and returns them, and tests take them.
 
     >>> from fastmeta import nn, optim
     >>> from fastmeta.models import MLP
@@ -43,31 +52,61 @@ class InnerLoop(Learner):
 
     order = 2  # 1 treats inner gradients as constants
 
-    def __init__(self, model: Callable[..., Any], loss: Callable[[Array, Array], Array], inner_steps: int):
+    def __init__(
+        self,
+        model: Callable[..., Any],
+        loss: Callable[[Array, Array], Array],
+        inner_steps: int,
+        batch_norm: str = "batch",
+    ):
         for name, value in (("model", model), ("loss", loss)):
             if not callable(value):
                 raise expected(self._name, f"{name} a function", type(value).__name__, TypeError)
         self.model = model
         self.loss_function = loss
         self.inner_steps = whole(self._name, "inner steps", inner_steps, 1)
+        if batch_norm not in list(MODES):
+            raise expected(self._name, f"batch_norm {' or '.join(map(repr, MODES))}", repr(batch_norm))
+        if batch_norm != "batch" and not callable(getattr(model, "init_state", None)):
+            raise expected(
+                self._name, f"a model with init_state for batch_norm {batch_norm!r}", type(model).__name__, TypeError
+            )
+        self.batch_norm = batch_norm
         self._adapting: dict[int, Callable[..., Any]] = {}
         self._measuring: dict[int, Callable[..., Any]] = {}
-        self._predicting = jit(lambda adapted, x: self.model(adapted, x))
+        self._predicting = jit(lambda adapted, x, state, taken: self._outputs(adapted, x, taken, state)[0])
 
     def init(self, seed: int = 0) -> Any:
         """Fresh meta-parameters: those of the model."""
         return self.model.init(seed)  # type: ignore[attr-defined]  # our models have it; plain functions start elsewhere
 
+    def init_state(self) -> Any:
+        """Statistics before any training, as `fastmeta.models` make them; () for batch norm "batch"."""
+        if self.batch_norm == "batch":
+            return ()
+        steps = self.inner_steps if self.batch_norm == "per_step" else None
+        return self.model.init_state(steps)  # type: ignore[attr-defined]  # the constructor has looked
+
+    def update_state(self, state: Any, aux: dict[str, Any]) -> Any:
+        """Exponential averages: 0.9 of the old statistics and 0.1 of the tasks' mean."""
+        if self.batch_norm == "batch":
+            return state
+
+        def average(old: Array, new: Array) -> Array:
+            return fa.add(fa.multiply(old, KEPT), fa.multiply(fa.mean(new, axis=0), 1.0 - KEPT))
+
+        return tree_map(average, state, aux["statistics"])
+
     def loss(self, params: Any, episode: Any) -> Loss:
         """Query loss after ``inner_steps`` of one task, traced.
 
         ``aux``: "loss" (the same), "inner_losses" [inner_steps] (support loss before each step), "outputs" of the model
-        for the query set, and for classification "accuracy".
+        for the query set, for classification "accuracy", and "statistics" of batch norm unless it is "batch".
         """
         support_x, support_y, query_x, query_y = self._parts(episode)
-        weights, inner, _ = self._descend(params, support_x, support_y, self.inner_steps)
-        value, aux = self._queried(weights, query_x, query_y)
-        return value, aux | {"inner_losses": inner}
+        weights, seen, _ = self._descend(params, support_x, support_y, self.inner_steps)
+        value, aux = self._queried(weights, query_x, query_y, self.inner_steps)
+        return value, self._told(aux, seen)
 
     def adapt(self, params: Any, *support: Any, steps: int | None = None) -> Any:
         """The model's weights after ``steps`` (``inner_steps`` if None) on the support set of one task.
@@ -82,17 +121,19 @@ class InnerLoop(Learner):
             self._adapting[k] = jit(lambda p, x, y: self._descend(p, x, y, k)[0])
         return self._adapting[k](params, x, y)
 
-    def predict(self, adapted: Any, x: Array) -> Array:
-        """The model's outputs for x [n, ...]."""
-        return self._predicting(adapted, x)
+    def predict(self, adapted: Any, x: Array, state: Any = (), steps: int | None = None) -> Array:
+        """The model's outputs for x [n, ...], of weights adapted by ``steps`` (``inner_steps`` if None)."""
+        return self._predicting(adapted, x, self._checked(state), self._steps(steps))
 
-    def measure(self, params: Any, episodes: Any, steps: int | None = None) -> dict[str, NDArray[Any]]:
+    def measure(self, params: Any, episodes: Any, steps: int | None = None, state: Any = ()) -> dict[str, NDArray[Any]]:
         """Per task: query "losses" [tasks, steps + 1] before and after every inner step, "inner_losses" [tasks, steps],
         and for classification "accuracies" [tasks, steps + 1]."""
         k = self._steps(steps)
         if k not in self._measuring:
-            self._measuring[k] = map_tasks(lambda p, e: self._trajectory(p, e, k), in_axes=(None, 0))
-        result: dict[str, NDArray[Any]] = self._measuring[k](params, quadruple(self._name, episodes))
+            self._measuring[k] = map_tasks(lambda p, e, s: self._trajectory(p, e, k, s), in_axes=(None, 0, None))
+        result: dict[str, NDArray[Any]] = self._measuring[k](
+            params, quadruple(self._name, episodes), self._checked(state)
+        )
         return result
 
     @property
@@ -114,54 +155,90 @@ class InnerLoop(Learner):
         return params
 
     def _descend(
-        self, params: Any, x: Array, y: Array, steps: int, watch: Callable[[Any], Any] = lambda weights: (),
+        self, params: Any, x: Array, y: Array, steps: int, watch: Callable[[Any, Any], Any] = lambda weights, taken: (),
         order: int | None = None,
-    ) -> tuple[Any, Array, Any]:  # fmt: skip
-        """The adapted weights, the support loss before each step [steps], and ``watch(weights)`` after each, stacked."""
+    ) -> tuple[Any, dict[str, Any], Any]:  # fmt: skip
+        """The adapted weights; "inner_losses" before each step [steps] and, "per_step", "statistics" alike, for `_told`; and
+        ``watch(weights, steps taken)`` after each, stacked."""
         examples(self._name, "support", x, y)
         rule, first = self._rule(params), (order or self.order) == 1
+        counted = self.batch_norm == "per_step"  # else nobody asks for the steps taken
 
-        def step(carry: Any, _: None) -> tuple[Any, Any]:
+        def step(carry: Any, taken: Any) -> tuple[Any, Any]:
             weights, state = carry
-            value, grads = self._support_gradient(weights, x, y)
+            (value, statistics), grads = self._support_gradient(weights, x, y, taken)
             updates, state = rule.update(tree_map(fa.stop_gradient, grads) if first else grads, state, weights)
             weights = apply_updates(weights, updates)
-            return (weights, state), (value, watch(weights))
+            seen = {"inner_losses": value} | ({"statistics": statistics} if counted else {})
+            return (weights, state), (seen, watch(weights, taken + 1 if counted else None))
 
         start = self._weights(params)
         carry = (start, rule.init(start))
         if steps == 1:
-            (weights, _), seen = step(carry, None)
-            inner, watched = tree_map(_first_axis, seen)
+            (weights, _), (seen, watched) = step(carry, 0)
+            seen, watched = tree_map(_first_axis, (seen, watched))
         else:
-            (weights, _), (inner, watched) = scan(step, carry, length=steps)
-        return weights, inner, watched
+            count = np.arange(steps, dtype=np.int32) if counted else None
+            (weights, _), (seen, watched) = scan(step, carry, count, length=steps)
+        return weights, seen, watched
 
-    def _support_gradient(self, weights: Any, x: Array, y: Array) -> tuple[Array, Any]:
-        result: tuple[Array, Any] = value_and_grad(lambda w: self.loss_function(self.model(w, x), y))(weights)
+    def _outputs(self, weights: Any, x: Array, taken: Any, state: Any = None) -> tuple[Array, Any]:
+        """(outputs after so many inner steps, x's own statistics); normalised by these if ``state`` is None, else by state."""
+        if self.batch_norm == "batch":
+            return self.model(weights, x), ()
+        options: dict[str, Any] = {"mode": self.batch_norm}
+        if self.batch_norm == "per_step":  # steps beyond those of training use the last statistics
+            options["step"] = (
+                min(taken, self.inner_steps) if isinstance(taken, int) else fa.minimum(taken, self.inner_steps)
+            )
+        if state is None:
+            result: tuple[Array, Any] = self.model(weights, x, return_statistics=True, **options)
+            return result
+        return self.model(weights, x, state=state, **options), ()
+
+    def _support_gradient(self, weights: Any, x: Array, y: Array, taken: Any) -> tuple[tuple[Array, Any], Any]:
+        """((loss, statistics), gradient) of the support set."""
+
+        def loss(w: Any) -> tuple[Array, Any]:
+            outputs, statistics = self._outputs(w, x, taken)
+            return self.loss_function(outputs, y), statistics
+
+        result: tuple[tuple[Array, Any], Any] = value_and_grad(loss, has_aux=True)(weights)
         return result
 
-    def _queried(self, weights: Any, x: Array, y: Array) -> Loss:
+    def _queried(self, weights: Any, x: Array, y: Array, taken: Any, state: Any = None) -> Loss:
         """The query loss, and what `loss` tells beside it of the query set."""
-        outputs = self.model(weights, x)
+        outputs, statistics = self._outputs(weights, x, taken, state)
         value = self.loss_function(outputs, y)
         aux = {"loss": value, "outputs": outputs}
+        if self.batch_norm != "batch":
+            aux["statistics"] = statistics
         share = accuracy(outputs, y)
         return value, aux if share is None else aux | {"accuracy": share}
 
-    def _trajectory(self, params: Any, episode: Any, steps: int) -> dict[str, Array]:
+    def _told(self, aux: dict[str, Any], seen: dict[str, Any]) -> dict[str, Any]:
+        """The ``aux`` of `loss`: of the query set, and of the support set on the way there."""
+        if "statistics" in seen:
+            rows = tree_map(
+                lambda before, last: fa.concat([before, _first_axis(last)]), seen["statistics"], aux["statistics"]
+            )
+            seen = seen | {"statistics": rows}
+        return aux | seen
+
+    def _trajectory(self, params: Any, episode: Any, steps: int, state: Any) -> dict[str, Array]:
         support_x, support_y, query_x, query_y = self._parts(episode)
         examples(self._name, "support", support_x, support_y)
 
-        def watch(weights: Any) -> dict[str, Array]:
-            aux = self._queried(weights, query_x, query_y)[1]
+        def watch(weights: Any, taken: Any) -> dict[str, Array]:
+            aux = self._queried(weights, query_x, query_y, taken, state)[1]
             return {many: aux[one] for one, many in (("loss", "losses"), ("accuracy", "accuracies")) if one in aux}
 
-        before = tree_map(_first_axis, watch(self._weights(params)))
+        before = tree_map(_first_axis, watch(self._weights(params), 0))
         if steps == 0:
             return before
-        _, inner, after = self._descend(params, support_x, support_y, steps, watch)
-        return {name: fa.concat([before[name], after[name]]) for name in before} | {"inner_losses": inner}
+        _, seen, after = self._descend(params, support_x, support_y, steps, watch)
+        losses = {name: fa.concat([before[name], after[name]]) for name in before}
+        return losses | {"inner_losses": seen["inner_losses"]}
 
     # -- arguments
 
@@ -176,6 +253,16 @@ class InnerLoop(Learner):
         if len(support) != 2:
             raise expected(self._name, "a support set (x, y)", f"{len(support)} arguments", TypeError)
         return support[0], support[1]
+
+    def _checked(self, state: Any) -> Any:
+        """State for a test, refused where it is missing or has no meaning."""
+        given = not (isinstance(state, tuple) and state == ())
+        if given != (self.batch_norm != "batch"):
+            what = "state (averaged statistics, as a trainer returns them)" if not given else "no state"
+            raise expected(
+                self._name, f"{what} for batch_norm {self.batch_norm!r}", type(state).__name__ if given else "none"
+            )
+        return state
 
     def _steps(self, steps: int | None) -> int:
         return self.inner_steps if steps is None else whole(self._name, "inner steps", steps, 0)

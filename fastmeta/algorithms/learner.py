@@ -25,7 +25,7 @@ class Learner(ABC):
     """A function from (meta-parameters, episode) to a loss, with what follows from it.
 
     A subclass writes `init`, `loss`, `adapt`, `predict` and `measure`; one with a meta-gradient of its own `task_gradient`
-    too, and one whose loss changes with the meta-step `phase`.  Episodes are ``fm.data.Episode`` or any tuple
+    too, one whose loss changes with the meta-step `phase`, and one with state `init_state` and `update_state`.  Episodes are ``fm.data.Episode`` or any tuple
     (support_x, support_y, query_x, query_y): [tasks, n, ...] for `value_and_grad`, `measure` and `evaluate`, [n, ...] for
     `loss`.  Labels are integers for classification; targets are floats for regression.
 
@@ -39,9 +39,9 @@ class Learner(ABC):
     ...         return value, {"loss": value, "inner_losses": fm.reshape(value, (1,))}
     ...     def adapt(self, params, *support, steps=None):
     ...         return params
-    ...     def predict(self, adapted, x):
+    ...     def predict(self, adapted, x, state=()):
     ...         return np.full(len(x), adapted)
-    ...     def measure(self, params, episodes, steps=None):
+    ...     def measure(self, params, episodes, steps=None, state=()):
     ...         return {"losses": np.mean((episodes[3] - params) ** 2, axis=1)[:, None]}
     >>> x = np.zeros((2, 3), np.float32)
     >>> (loss, aux), gradient = Constant().value_and_grad(np.float32(1.0), (x, x, x, x))
@@ -65,7 +65,7 @@ class Learner(ABC):
         """The loss of one task and ``aux``, traced.
 
         ``aux`` holds at least "loss" (scalar) and "inner_losses" [steps], by which a trainer finds a task that diverged;
-        "accuracy" (scalar) for classification.
+        "accuracy" (scalar) for classification, and "residual" (scalar) of a learner that solves a system for its gradient.
         """
 
     @abstractmethod
@@ -73,12 +73,23 @@ class Learner(ABC):
         """What `predict` needs for one task, learned from its support set: (x, y) as two arguments or one pair."""
 
     @abstractmethod
-    def predict(self, adapted: Any, x: Array) -> Array:
+    def predict(self, adapted: Any, x: Array, state: Any = ()) -> Array:
         """The outputs for x [n, ...] of the task that ``adapted`` was made for."""
 
     @abstractmethod
-    def measure(self, params: Any, episodes: Any, steps: int | None = None) -> dict[str, NDArray[Any]]:
+    def measure(self, params: Any, episodes: Any, steps: int | None = None, state: Any = ()) -> dict[str, NDArray[Any]]:
         """Per task and number of inner steps: "losses" [tasks, steps + 1] on the query set, and "accuracies" alike."""
+
+    def init_state(self) -> Any:
+        """What training keeps beside meta-parameters and out of every gradient; () for nothing.
+
+        A trainer passes it through `update_state` after every meta-step, and tests need it: `predict`, `measure`, `evaluate`.
+        """
+        return ()
+
+    def update_state(self, state: Any, aux: dict[str, Any]) -> Any:
+        """The state after a meta-step whose ``aux``, with a leading task axis, is given; traced."""
+        return state
 
     def phase(self, step: int) -> tuple[Any, ...]:
         """Further arguments of `loss` and `value_and_grad` at meta-step ``step``; none unless a learner says otherwise.
@@ -101,9 +112,9 @@ class Learner(ABC):
         result: tuple[Loss, Any] = self._mapped(params, quadruple(type(self).__name__, episodes), phase)
         return result
 
-    def evaluate(self, params: Any, episodes: Any, steps: int | None = None) -> dict[str, Any]:
+    def evaluate(self, params: Any, episodes: Any, steps: int | None = None, state: Any = ()) -> dict[str, Any]:
         """Means over tasks with 95 % intervals, as `summary` gives them."""
-        return summary(self.measure(params, episodes, steps))
+        return summary(self.measure(params, episodes, steps, state))
 
 
 def summary(measured: dict[str, NDArray[Any]]) -> dict[str, Any]:

@@ -31,6 +31,7 @@ class MAML(InnerLoop):
         inner_steps: inner steps in training, at least 1.
         order: 2 for the exact meta-gradient, 1 to treat inner gradients as constants (FOMAML).
         inner_clip: the largest global norm of an inner gradient; None for no limit.
+        batch_norm: whose statistics normalise query sets in tests, "batch", "running" or "per_step"; see `InnerLoop`.
 
     Errors: TypeError or ValueError naming the argument, at construction.
     Source: Finn, Abbeel, Levine 2017, algorithms 1 to 3.
@@ -55,6 +56,7 @@ class MAML(InnerLoop):
         inner_steps: int = 1,
         order: int = 2,
         inner_clip: float | None = None,
+        batch_norm: str = "batch",
     ):
         rates = optree.tree_leaves(inner_lr, none_is_leaf=True)
         for rate in rates:
@@ -67,7 +69,7 @@ class MAML(InnerLoop):
         if isinstance(order, bool) or order not in (1, 2):
             raise expected(self._name, "order 1 or 2", repr(order))
         self.inner_lr = inner_lr
-        super().__init__(model, loss, inner_steps)
+        super().__init__(model, loss, inner_steps, batch_norm)
         self.order = order
         self.inner_clip = inner_clip
         self._clip = None if inner_clip is None else clip_by_global_norm(inner_clip)
@@ -116,5 +118,6 @@ class FOMAML(MAML):
         inner_lr: Any = 0.01,
         inner_steps: int = 1,
         inner_clip: float | None = None,
+        batch_norm: str = "batch",
     ):
-        super().__init__(model, loss, inner_lr, inner_steps, order=1, inner_clip=inner_clip)
+        super().__init__(model, loss, inner_lr, inner_steps, order=1, inner_clip=inner_clip, batch_norm=batch_norm)

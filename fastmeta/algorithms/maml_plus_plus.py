@@ -22,13 +22,15 @@ ORDERS = {"first": 1, "second": 2}
 
 
 class MAMLPlusPlus(LearnedRates):
-    """MAML with three remedies for its instability; batch norm stays that of the model.
+    """MAML with remedies for its instability.
 
     - Every array of weights has a learned inner rate for each inner step: the meta-parameters are {"weights", "rates"},
       the rates a tree like the weights with arrays [inner_steps].  Steps beyond these use the last rate.
     - The loss is a weighted sum of the query losses after every inner step.  The weights start equal and move in a
       straight line to the last step alone, over the first ``multi_loss`` meta-steps.
     - The first ``first_order`` meta-steps take inner gradients as constants.
+    - ``batch_norm`` "per_step" gives each number of inner steps taken, 0 to ``inner_steps``, its own statistics, and its own
+      learned scale and shift (which only the outer loop moves: no later step uses those of an earlier one).
 
     `phase` says both for a meta-step: the loss weights, which are data, and the order, for which it is compiled; a trainer
     asks it at every step.  Without it, `loss` is that of the end of training.
@@ -40,9 +42,11 @@ class MAMLPlusPlus(LearnedRates):
         inner_steps: inner steps in training, at least 1.
         multi_loss: meta-steps until the loss is that of the last inner step; 0 for that from the start.
         first_order: meta-steps of first order; 0 for exact gradients from the start.
+        batch_norm: whose statistics normalise query sets in tests, "batch", "running" or "per_step"; see `InnerLoop`.
 
     Errors: TypeError or ValueError naming the argument; the same for rates that do not fit the weights, at first use.
-    Source: Antoniou, Edwards, Storkey 2019, section 4 (multi-step loss, derivative-order annealing, learned rates).
+    Source: Antoniou, Edwards, Storkey 2019, section 4 (multi-step loss, derivative-order annealing, learned rates,
+    per-step batch norm).
 
     >>> from fastmeta.models import MLP
     >>> learner = MAMLPlusPlus(MLP((1, 8, 1)), loss=nn.mse, inner_lr=0.01, inner_steps=2, multi_loss=100, first_order=10)
@@ -63,8 +67,9 @@ class MAMLPlusPlus(LearnedRates):
         inner_steps: int = 5,
         multi_loss: int = 5000,
         first_order: int = 0,
+        batch_norm: str = "batch",
     ):
-        super().__init__(model, loss, inner_lr, inner_steps)
+        super().__init__(model, loss, inner_lr, inner_steps, batch_norm)
         self.multi_loss = whole(self._name, "multi_loss", multi_loss, 0)
         self.first_order = whole(self._name, "first_order", first_order, 0)
 
@@ -87,14 +92,19 @@ class MAMLPlusPlus(LearnedRates):
             raise expected(self._name, f"{self.inner_steps} weights of losses", len(weights))
         support_x, support_y, query_x, query_y = self._parts(episode)
 
-        def watch(w: Any) -> Any:
-            return () if weights is None else self._queried(w, query_x, query_y)[0]
+        def watch(w: Any, taken: Any) -> Any:
+            return () if weights is None else self._queried(w, query_x, query_y, taken)[0]
 
-        last, inner, losses = self._descend(params, support_x, support_y, self.inner_steps, watch, ORDERS[order])
-        value, aux = self._queried(last, query_x, query_y)
+        last, seen, losses = self._descend(params, support_x, support_y, self.inner_steps, watch, ORDERS[order])
+        value, aux = self._queried(last, query_x, query_y, self.inner_steps)
         if weights is not None:
             value = fa.sum(fa.multiply(fa.stack(weights), losses))
-        return value, aux | {"loss": value, "inner_losses": inner}
+        return value, self._told(aux, seen) | {"loss": value}
+
+    def _start(self, seed: int) -> Any:
+        if self.batch_norm != "per_step":
+            return super()._start(seed)
+        return self.model.init(seed, steps=self.inner_steps)  # type: ignore[attr-defined]  # has init_state, so init too
 
     def _rates_shape(self, shape: Shape) -> Shape:
         return (self.inner_steps,)

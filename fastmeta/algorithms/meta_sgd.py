@@ -25,6 +25,7 @@ class MetaSGD(LearnedRates):
         loss: ``loss(outputs, targets) -> scalar``, of both the inner and the outer problem.
         inner_lr: what every rate starts from.
         inner_steps: inner steps in training, at least 1.
+        batch_norm: whose statistics normalise query sets in tests, "batch", "running" or "per_step"; see `InnerLoop`.
 
     Errors: TypeError or ValueError naming the argument; the same for rates that do not fit the weights, at first use.
     Source: Li, Zhou, Chen, Li 2017, algorithm 1.
@@ -44,8 +45,9 @@ class MetaSGD(LearnedRates):
         loss: Callable[[Array, Array], Array] = nn.cross_entropy,
         inner_lr: float = 0.01,
         inner_steps: int = 1,
+        batch_norm: str = "batch",
     ):
-        super().__init__(model, loss, inner_lr, inner_steps)
+        super().__init__(model, loss, inner_lr, inner_steps, batch_norm)
 
     def _rates_shape(self, shape: Shape) -> Shape:
         return shape

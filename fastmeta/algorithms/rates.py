@@ -41,19 +41,28 @@ class LearnedRates(InnerLoop):
     """
 
     def __init__(
-        self, model: Callable[..., Any], loss: Callable[[Array, Array], Array], inner_lr: float, inner_steps: int
+        self,
+        model: Callable[..., Any],
+        loss: Callable[[Array, Array], Array],
+        inner_lr: float,
+        inner_steps: int,
+        batch_norm: str = "batch",
     ):
         self.inner_lr = positive(self._name, "inner_lr", inner_lr)
-        super().__init__(model, loss, inner_steps)
+        super().__init__(model, loss, inner_steps, batch_norm)
 
     def init(self, seed: int = 0) -> dict[str, Any]:
         """Fresh weights of the model, and every rate at ``inner_lr``."""
-        weights = super().init(seed)
+        weights = self._start(seed)
 
         def full(w: Any) -> Any:
             return np.full(self._rates_shape(w.shape), self.inner_lr, w.dtype)
 
         return {"weights": weights, "rates": tree_map(full, weights)}
+
+    def _start(self, seed: int) -> Any:
+        """The weights of the model at the start."""
+        return super().init(seed)
 
     @abstractmethod
     def _rates_shape(self, shape: Shape) -> Shape:

@@ -32,6 +32,7 @@ class Reptile(InnerLoop):
         inner_lr: the rate of the inner rule.
         inner_steps: inner steps in training; with one step of "sgd" this is joint training on all tasks.
         inner_rule: "sgd", or "adam" with beta1 = 0.
+        batch_norm: whose statistics normalise query sets in tests, "batch", "running" or "per_step"; see `InnerLoop`.
 
     Errors: TypeError or ValueError naming the argument.
     Source: Nichol, Achiam, Schulman 2018, algorithm 2 (batched).
@@ -55,19 +56,20 @@ class Reptile(InnerLoop):
         inner_lr: float = 1e-3,
         inner_steps: int = 5,
         inner_rule: str = "sgd",
+        batch_norm: str = "batch",
     ):
         self.inner_lr = positive(self._name, "inner_lr", inner_lr)
         if inner_rule not in list(RULES):
             raise expected(self._name, f"inner_rule {' or '.join(map(repr, RULES))}", repr(inner_rule))
-        super().__init__(model, loss, inner_steps)
+        super().__init__(model, loss, inner_steps, batch_norm)
         self.inner_rule = inner_rule
 
     def task_gradient(self, params: Any, episode: Any, *phase: Any) -> tuple[Loss, Any]:
         """((query loss after the inner steps, aux), params - adapted) of one task, traced; ``aux`` as in `loss`."""
         support_x, support_y, query_x, query_y = self._parts(episode)
-        adapted, inner, _ = self._descend(params, support_x, support_y, self.inner_steps)
-        value, aux = self._queried(adapted, query_x, query_y)
-        return (value, aux | {"inner_losses": inner}), tree_map(fa.subtract, params, adapted)
+        adapted, seen, _ = self._descend(params, support_x, support_y, self.inner_steps)
+        value, aux = self._queried(adapted, query_x, query_y, self.inner_steps)
+        return (value, self._told(aux, seen)), tree_map(fa.subtract, params, adapted)
 
     def _rule(self, params: Any) -> Optimizer:
         return RULES[self.inner_rule](self.inner_lr)

@@ -6,7 +6,7 @@ become the float's dtype.
 """
 
 from fastmeta.array import operators  # noqa: F401  (gives tracers their operators)
-from fastmeta.array.indexing import getitem, one_hot, scatter_add, take, take_along_axis
+from fastmeta.array.indexing import argsort, getitem, one_hot, scatter_add, sort, take, take_along_axis, top_k
 from fastmeta.array.numeric import (
     abs,
     add,
@@ -47,7 +47,7 @@ from fastmeta.array.numeric import (
     where,
     zeros_like,
 )
-from fastmeta.array.product import einsum, matmul
+from fastmeta.array.product import einsum, inverse, matmul
 from fastmeta.array.reduction import (
     argmax,
     argmin,

@@ -16,12 +16,14 @@ from fastmeta.array.arguments import (
     dtype_name,
     graph_of,
     integer_operand,
+    ordered,
     shown,
 )
-from fastmeta.errors import expected
+from fastmeta.errors import expected, whole
 from fastmeta.ops import elementwise as ew
 from fastmeta.ops import index as ix
 from fastmeta.ops import shape as sh
+from fastmeta.ops.order import ARGSORT
 from fastmeta.program import Var
 from fastmeta.trace import Array, Tracer, located
 
@@ -74,6 +76,39 @@ def one_hot(labels: Array, n: int, *, dtype: Any = np.float32) -> Array:
     if isinstance(n, bool) or not isinstance(n, int | np.integer) or n < 0:
         raise located(expected("one_hot", "n a whole number of at least 0", repr(n)))
     return _one_hot(labels, n=int(n), dtype=dtype_name("one_hot", dtype))
+
+
+@array_function
+def argsort(x: Any, *, axis: int = -1, descending: bool = False) -> Var:
+    """The int32 indices that sort x along ``axis``; of equal values the first comes first, NaN comes last."""
+    a = axis_of("argsort", x, axis)
+    return ordered("argsort", x).graph.emit(ARGSORT, (x,), (a, x.shape[a], builtins.bool(descending)))
+
+
+@array_function
+def sort(x: Any, *, axis: int = -1, descending: bool = False) -> Var:
+    """x sorted along ``axis``, NaN last; derivatives follow the values to their places."""
+    a = axis_of("sort", x, axis)
+    return ix.gather(x, ordered("sort", x).graph.emit(ARGSORT, (x,), (a, x.shape[a], builtins.bool(descending))), a)
+
+
+def top_k(x: Array, k: int, *, axis: int = -1, largest: bool = True) -> tuple[Array, Array]:
+    """The k largest (or smallest) values along ``axis`` in order, and their int32 indices; ties and NaN as in `argsort`.
+
+    >>> top_k(np.array([1.0, 5.0, 3.0], np.float32), 2)
+    (array([5., 3.], dtype=float32), array([1, 2], dtype=int32))
+    """
+    indices = _first(x, k=k, axis=axis, largest=largest)
+    return take_along_axis(x, indices, axis=axis), indices
+
+
+@array_function
+def _first(x: Any, *, k: int, axis: int, largest: bool) -> Var:
+    a = axis_of("top_k", x, axis)
+    k = whole("top_k", "k", k, 0)
+    if k > x.shape[a]:
+        raise expected("top_k", f"k of at most the {x.shape[a]} values along axis {axis}", k)
+    return ordered("top_k", x).graph.emit(ARGSORT, (x,), (a, k, builtins.bool(largest)))
 
 
 def getitem(x: Array, key: Any) -> Array:

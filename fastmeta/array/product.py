@@ -12,11 +12,13 @@ from fastmeta.array.arguments import (
     array_operand,
     common_dtype,
     converted,
+    floats_of,
     graph_of,
 )
 from fastmeta.errors import expected
 from fastmeta.ops import elementwise as ew
 from fastmeta.ops import shape as sh
+from fastmeta.ops.linalg import INVERSE
 from fastmeta.ops.product import matmul as _product
 from fastmeta.ops.reduce import total
 from fastmeta.program import DTYPES, FLOATS, Var
@@ -119,3 +121,9 @@ def _diagonal(x: Var, term: str) -> tuple[Var, str]:
             eye = sh.broadcast(x.graph.array(np.eye(n, dtype=DTYPES[x.dtype])), x.shape, (i, j))
             x, term = total(ew.multiply(x, eye), (j,)), term[:j] + term[j + 1 :]
     return x, term
+
+
+@array_function
+def inverse(x: Any) -> Var:
+    """The inverses of symmetric positive definite matrices [.., n, n], covariances for instance; a matrix that is not one gives NaN."""
+    return array_operand("inverse", x).graph.emit(INVERSE, (floats_of(x),))

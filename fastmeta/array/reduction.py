@@ -152,10 +152,9 @@ def log_softmax(x: Any, *, axis: int = -1) -> Var:
 
 
 def _shifted(where: str, x: Var, axes: tuple[int, ...]) -> tuple[Var, Var]:
-    """The maximum, as a constant and 0 where it is infinite, and x minus it."""
+    """The maximum, as a constant and 0 where it is not finite, and x minus it."""
     if x.dtype not in FLOATS:
         raise expected(where, "a float array", shown(x), TypeError)
     top = x.graph.emit(sh.STOP_GRADIENT, (x.graph.emit(MAX, (x,), (axes,)),))
-    finite = ew.apply(ew.LESS, ew.apply(ew.ABS, top), float("inf"))
-    top = ew.where(ew.apply(ew.LOGICAL_OR, finite, ew.apply(ew.NOT_EQUAL, top, top)), top, 0.0)
+    top = ew.where(ew.apply(ew.LESS, ew.apply(ew.ABS, top), float("inf")), top, 0.0)
     return top, ew.subtract(x, spread(top, x.shape, axes))

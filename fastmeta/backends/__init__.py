@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from importlib import import_module
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -16,8 +16,20 @@ from fastmeta.errors import expected
 from fastmeta.program import Program, check
 
 Executable = Callable[[Sequence[Any]], "Sequence[np.ndarray] | None"]
+Footprint = Callable[[int, int], tuple[int, int, int, int, int, int]]
 NAMES = config.BACKENDS
 ENGINES = ("native", "numba")  # they run plans; the first that is there is chosen
+
+
+class Loaded(NamedTuple):
+    """What a backend makes of a program.
+
+    ``run`` answers None to arrays that do not fit.  ``footprint(tasks, threads)`` tells the bytes that a run takes: arenas,
+    scratch, values shared by tasks, sums over tasks, constants, the program itself; None where a backend cannot tell.
+    """
+
+    run: Executable
+    footprint: Footprint | None = None
 
 
 class _State:
@@ -104,8 +116,8 @@ def num_threads() -> int:
     return state.threads
 
 
-def load(p: Program) -> Executable:
-    """An executable for ``p`` on the chosen backend; it answers None to arrays that do not fit."""
+def load(p: Program) -> Loaded:
+    """``p`` on the chosen backend."""
     if config.debug():
         check(p)
     return import_module(f"fastmeta.backends.{chosen()}").load(p)

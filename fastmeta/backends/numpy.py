@@ -8,10 +8,11 @@ from typing import Any
 import numpy as np
 
 from fastmeta import oracle
+from fastmeta.backends import Loaded
 from fastmeta.program import DTYPES, Program
 
 
-def load(p: Program) -> Any:
+def load(p: Program) -> Loaded:
     """Runs the un-planned program with NumPy."""
 
     def run(arrays: Sequence[Any]) -> list[np.ndarray] | None:
@@ -25,4 +26,4 @@ def load(p: Program) -> Any:
             return None
         return oracle.evaluate(p, arrays)
 
-    return run
+    return Loaded(run)

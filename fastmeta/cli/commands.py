@@ -94,8 +94,9 @@ def train(
     show.tell(
         f"{settings['task']}: {r.protocol}\n{r.learner!r}\n{settings['tasks']} tasks a meta-step, results in {folder}"
     )
+    show.tell(display.memory(trainer))
     start = 0 if resume is None else load_step(resume)
-    live = display.Live(show.console, settings["task"], settings["steps"], start)
+    live = display.Live(show.console, settings["task"], settings["steps"], start, r.learner.batch_norm)
     trainer.report = live
     with live:
         trained = trainer.run(settings["steps"], resume)
@@ -111,6 +112,7 @@ def train(
             r.test("test"),
             episodes=settings["test_episodes"],
             steps=settings["test_steps"],
+            state=trained.state,
         )
     except KeyboardInterrupt:
         again = _command("eval", str(trained.checkpoint), data=data)
@@ -148,18 +150,20 @@ def evaluate_checkpoint(
         settings["test_episodes"] = settings["test_episodes"] if episodes is None else episodes
         settings["test_steps"] = settings["test_steps"] if steps is None else steps
         r = recipe(settings, data)
-    template = r.learner.init(settings["seed"])
-    extra = {"best": template} if r.validation is not None else {}
+    template, state = r.learner.init(settings["seed"]), r.learner.init_state()
+    extra = {"state": state} | ({"best": template, "best_state": state} if r.validation is not None else {})
     loaded = load_checkpoint(path, params=template, extra=extra)
     best = loaded.config["log"]["best_step"]
-    params = loaded.params if best is None else loaded.extra["best"]
+    params, state = (
+        (loaded.params, loaded.extra["state"]) if best is None else (loaded.extra["best"], loaded.extra["best_state"])
+    )
     metrics = evaluate(
-        r.learner, params, r.test(split), episodes=settings["test_episodes"], steps=settings["test_steps"]
+        r.learner, params, r.test(split), episodes=settings["test_episodes"], steps=settings["test_steps"], state=state
     )
     step = loaded.sampler_step if best is None else best
     show.tell(f"{settings['task']}: {r.protocol}\n{r.learner!r}\n{split} tasks, after {step:,} meta-steps")
     title = f"{metrics['tasks']} new tasks"
-    show.console.print(display.metrics_table(metrics, title, settings["inner_steps"]))
+    show.console.print(display.metrics_table(metrics, title, settings["inner_steps"], r.learner.batch_norm))
     show.result(
         {
             "config": settings,
@@ -370,7 +374,8 @@ def _write(folder: Path, r: Recipe, trained: Trained, metrics: dict[str, Any], r
 
 def _tables(show: Show, r: Recipe, trained: Trained, metrics: dict[str, Any], files: list[str]) -> None:
     s = r.settings
-    show.console.print(display.metrics_table(metrics, f"{metrics['tasks']} new tasks", s["inner_steps"]))
+    table = display.metrics_table(metrics, f"{metrics['tasks']} new tasks", s["inner_steps"], r.learner.batch_norm)
+    show.console.print(table)
     speed = trained.step * s["tasks"] / trained.seconds
     rows = {
         "trained": f"{trained.step:,} meta-steps in {display.duration(trained.seconds)}, {speed:,.0f} tasks/s",

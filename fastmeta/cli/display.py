@@ -11,7 +11,9 @@ from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn
 from rich.table import Table
 from rich.text import Text
 
+from fastmeta import backends
 from fastmeta.train.trainer import Progress as Told
+from fastmeta.train.trainer import Trainer
 
 
 class _Left(ProgressColumn):
@@ -21,10 +23,13 @@ class _Left(ProgressColumn):
 
 
 class Live:
-    """A progress line: loss, accuracy, tasks per second, time left; a plain line now and then where there is no terminal."""
+    """A progress line: loss, accuracy (and whose batch-norm statistics it is by), tasks per second, time left.
 
-    def __init__(self, console: Console, label: str, steps: int, start: int = 0):
-        self.console = console
+    Where there is no terminal, a plain line now and then.
+    """
+
+    def __init__(self, console: Console, label: str, steps: int, start: int = 0, batch_norm: str = "batch"):
+        self.console, self.batch_norm = console, batch_norm
         self.plain = not console.is_terminal
         self.told = time.monotonic()
         self.bar = Progress(
@@ -50,9 +55,9 @@ class Live:
     def __call__(self, p: Told) -> None:
         text = f"loss {p.loss:.4g}"
         if p.accuracy is not None:
-            text += f"  accuracy {100 * p.accuracy:.1f} %"
+            text += f"  accuracy {100 * p.accuracy:.1f} % (batch)"  # training normalises by the batch in every mode
         if p.validation is not None and p.validation[2] is not None:
-            text += f"  validation {100 * p.validation[2]:.1f} %"
+            text += f"  validation {100 * p.validation[2]:.1f} % ({self.batch_norm})"
         text += f"  {p.tasks_per_second:,.0f} tasks/s"
         if not self.plain:
             self.bar.update(self.task, completed=p.step, numbers=text, left=p.seconds_left, refresh=True)
@@ -60,6 +65,13 @@ class Live:
             self.told = time.monotonic()
             left = "" if p.step == p.steps else f"  {duration(p.seconds_left)} left"
             self.console.print(f"step {p.step:,}/{p.steps:,}  {text}{left}", highlight=False, soft_wrap=True)
+
+
+def memory(trainer: Trainer) -> str:
+    """What a meta-step will take, as a line."""
+    if backends.chosen() != "native":
+        return f"memory of a meta-step: the {backends.chosen()} backend cannot tell"
+    return f"memory of a meta-step, beside data, parameters and optimiser: {trainer.memory_estimate()}"
 
 
 def duration(seconds: float) -> str:
@@ -76,14 +88,14 @@ def duration(seconds: float) -> str:
     return f"{s // 3600}:{s // 60 % 60:02d}:{s % 60:02d} h"
 
 
-def metrics_table(metrics: dict[str, Any], title: str, trained_steps: int) -> Table:
-    """Query loss and accuracy after each number of inner steps."""
+def metrics_table(metrics: dict[str, Any], title: str, trained_steps: int, batch_norm: str) -> Table:
+    """Query loss and accuracy, by batch norm of this mode, after each number of inner steps."""
     table = Table(title=title, title_justify="left", title_style="bold")
     table.add_column("inner steps", justify="right")
     table.add_column("query loss", justify="right")
     accurate = "accuracies" in metrics
     if accurate:
-        table.add_column("query accuracy", justify="right")
+        table.add_column(f"query accuracy (batch norm: {batch_norm})", justify="right")
     for k, loss in enumerate(metrics["losses"]):
         row = [f"{k}{' (as trained)' if k == trained_steps else ''}", _pm(loss, metrics["losses_interval"][k])]
         if accurate:

@@ -7,13 +7,17 @@ from dataclasses import dataclass
 from typing import Any
 
 from fastmeta import nn, optim
-from fastmeta.algorithms import MAML
-from fastmeta.algorithms.learner import Learner
+from fastmeta.algorithms import MAML, InnerLoop
 from fastmeta.data import Omniglot, Sinusoid
 from fastmeta.data.sampler import Sampler
 from fastmeta.errors import expected, whole
 from fastmeta.models import MLP
 
+BATCH_NORM = {
+    "batch": "batch (transductive): statistics of the batch at hand, in training and in tests",
+    "running": "running: query sets of tests by averages over the query sets of training, support sets by their own statistics",
+    "per_step": "per_step: query sets of tests by averages of training for the inner steps taken, support sets by their own statistics",
+}
 TEST_SEED, VALIDATION_SEED = 2**63, 2**62  # added to the run's seed: streams that training never meets
 
 SINUSOID: dict[str, Any] = {
@@ -35,7 +39,7 @@ class Recipe:
     """All that a run needs."""
 
     settings: dict[str, Any]
-    learner: Learner
+    learner: InnerLoop
     optimizer: optim.Optimizer
     train: Sampler
     validation: Sampler | None
@@ -132,5 +136,5 @@ def _omniglot(s: dict[str, Any], data: str | None) -> Recipe:
         test=lambda split: sampler(split, 50, s["test_queries"], offsets[split]),
         prefetch=2,
         protocol=f"{s['ways']}-way {s['shots']}-shot, {s['test_queries']} queries a class; characters split "
-        f"1100/100/423 by seed {s['split_seed']}; rotations: {s['rotations']}; batch norm: batch (transductive)",
+        f"1100/100/423 by seed {s['split_seed']}; rotations: {s['rotations']}; batch norm: {BATCH_NORM[learner.batch_norm]}",
     )

@@ -11,8 +11,7 @@ from types import MappingProxyType
 from typing import Any
 
 from fastmeta import algorithms, nn, optim
-from fastmeta.algorithms.learner import Learner
-from fastmeta.cli.recipes import TEST_SEED, VALIDATION_SEED
+from fastmeta.cli.recipes import BATCH_NORM, TEST_SEED, VALIDATION_SEED
 from fastmeta.data import Omniglot
 from fastmeta.models import Conv4
 
@@ -67,10 +66,10 @@ class Replication:
         """As plain JSON values."""
         return asdict(self)
 
-    def make_learner(self) -> Learner:
+    def make_learner(self) -> algorithms.InnerLoop:
         """The learner around its net."""
         net = Conv4(self.channels, self.ways, strided=self.strided, head=self.head)
-        make: Callable[..., Learner] = getattr(algorithms, self.learner)
+        make: Callable[..., algorithms.InnerLoop] = getattr(algorithms, self.learner)
         return make(
             net, loss=nn.cross_entropy, inner_lr=self.inner_lr, inner_steps=self.inner_steps, **dict(self.options)
         )
@@ -100,7 +99,7 @@ class Replication:
         return {
             "split": f"1,100 training, 100 validation and 423 test characters, shuffled by seed {self.split_seed}",
             "rotations": "a multiple of 90 degrees drawn per class and task, in training and in tests",
-            "batch_norm": "batch (transductive): statistics of the batch at hand, in training and in tests",
+            "batch_norm": BATCH_NORM[self.options.get("batch_norm", "batch")],
             "loss": "mean cross-entropy over examples, mean over tasks",
         }
 
@@ -108,7 +107,7 @@ class Replication:
 REPLICATIONS: Mapping[str, Replication] = MappingProxyType(
     {
         "omniglot-maml-5w1s": Replication("MAML", inner_lr=0.4, inner_steps=1, test_steps=3, version=2, steps=24_000),
-        "omniglot-fomaml-5w1s": Replication("FOMAML", inner_lr=0.4, inner_steps=1, test_steps=3, version=2, steps=28_000),
+        "omniglot-fomaml-5w1s": Replication("FOMAML", inner_lr=0.4, inner_steps=1, test_steps=3, version=2, steps=20_000),
         "omniglot-meta-sgd-5w1s": Replication("MetaSGD", inner_lr=0.4, inner_steps=1, test_steps=1, version=2, steps=20_000),
         "omniglot-anil-5w1s": Replication("ANIL", inner_lr=0.4, inner_steps=1, test_steps=3),
         "omniglot-reptile-5w1s": Replication(

@@ -70,7 +70,8 @@ def _one(name: str, r: Replication, data: str | None, path: Path, show: Show) ->
     with (folder / "log.txt").open("a", buffering=1) as file:
         log = Console(file=file, width=160, highlight=False)
         steps_done = 0 if resume is None else load_step(str(resume))
-        lines = [display.Live(console, name, r.steps, steps_done) for console in (show.console, log)]
+        mode = learner.batch_norm
+        lines = [display.Live(console, name, r.steps, steps_done, mode) for console in (show.console, log)]
 
         def tell(text: str) -> None:
             show.tell(text)
@@ -98,6 +99,7 @@ def _one(name: str, r: Replication, data: str | None, path: Path, show: Show) ->
             report=report,
         )
         tell(f"{name}: {learner!r}, from meta-step {steps_done:,}, at most {r.minutes:g} minutes")
+        tell(display.memory(trainer))
         with lines[0]:
             trained = trainer.run(r.steps, resume)
         if trained.interrupted:
@@ -105,12 +107,14 @@ def _one(name: str, r: Replication, data: str | None, path: Path, show: Show) ->
             return None
         began = time.perf_counter()
         tests = r.sampler("test", data)
-        metrics = evaluate(learner, trained.params, tests, episodes=r.test_episodes, steps=r.test_steps)
+        metrics = evaluate(
+            learner, trained.params, tests, episodes=r.test_episodes, steps=r.test_steps, state=trained.state
+        )
         result = _result(name, r, trained, metrics, trained.seconds + time.perf_counter() - began)
         with replacing(path) as target:
             target.write(json.dumps(plain(result), indent=1, allow_nan=False).encode() + b"\n")
         tell(
-            f"{100 * metrics['accuracy']:.2f} ± {100 * metrics['accuracy_interval']:.2f} % on {metrics['tasks']} test tasks; "
+            f"{100 * metrics['accuracy']:.2f} ± {100 * metrics['accuracy_interval']:.2f} % on {metrics['tasks']} test tasks (batch norm: {mode}); "
             f"{trained.step:,} meta-steps in {display.duration(trained.seconds)}, ended by {trained.ended}; {path}"
         )
     return result

@@ -10,14 +10,13 @@ import numpy as np
 from fastmeta import array as fa
 from fastmeta import nn
 from fastmeta.errors import expected
+from fastmeta.models.batch_norm import BatchNorm, affine, statistics
 from fastmeta.trace import Array
 
 __all__ = ["Conv4"]
 
 BLOCKS = 4
 HEADS = ("flatten", "mean")
-MODES = ("batch",)
-EPS = 1e-3  # of batch norm, as in the released code of MAML
 
 
 class Conv4:
@@ -31,7 +30,7 @@ class Conv4:
     Convolutions and the linear layer of a flattened map are Xavier-uniform (Glorot and Bengio 2010), that of a mean is
     normal with deviation 1; scales are 1, shifts and biases 0.
 
-    The only mode is "batch": statistics of the batch at hand, in training and in evaluation (transductive).
+    Modes of batch norm: see `__call__`.
     Errors: TypeError or ValueError naming the argument; ValueError for images of another size or an unknown mode.
     Source: Vinyals et al. 2016 (pooled); Finn, Abbeel, Levine 2017 (strided, with the mean, for Omniglot).
 
@@ -70,32 +69,42 @@ class Conv4:
         h, w = (-(-n // 2**BLOCKS) if self.strided else n // 2**BLOCKS for n in self.input[:2])
         return h * w * self.channels
 
-    def init(self, seed: int = 0) -> list[dict[str, Any]]:
-        """Fresh parameters of ``seed``, NumPy float32."""
+    def init(self, seed: int = 0, steps: int | None = None) -> list[dict[str, Any]]:
+        """Fresh parameters of ``seed``, NumPy float32; with ``steps``, scales and shifts [steps + 1, channels] for mode "per_step"."""
         rng = np.random.default_rng(seed)
         m = self.channels
         layers = []
         for n in (self.input[2], *[m] * (BLOCKS - 1)):
-            layers.append({"w": _xavier(rng, (3, 3, n, m)), "scale": np.ones(m, np.float32), "shift": np.zeros(m, np.float32)})
+            layers.append({"w": _xavier(rng, (3, 3, n, m))} | affine("Conv4", m, steps))
         shape = (self.features, self.classes)
         w = _xavier(rng, shape) if self.head == "flatten" else rng.standard_normal(shape).astype(np.float32)
         return [*layers, {"w": w, "b": np.zeros(self.classes, np.float32)}]
 
-    def __call__(self, params: Any, x: Array, *, mode: str = "batch", step: Any = None) -> Array:
-        """x [n, height, width, in] through the blocks: [n, classes].  ``step`` has no meaning for this model."""
-        if mode not in MODES:
-            raise expected("Conv4", f"mode {' or '.join(map(repr, MODES))}", repr(mode))
+    def init_state(self, steps: int | None = None) -> list[dict[str, Any]]:
+        """Statistics before any training: {"mean", "variance"} of each block, [channels], or with ``steps`` [steps + 1, channels]."""
+        return statistics("Conv4", [self.channels] * BLOCKS, steps)
+
+    def __call__(
+        self, params: Any, x: Array, *, mode: str = "batch", step: Any = None, state: Any = None, return_statistics: bool = False
+    ) -> Any:
+        """x [n, height, width, in] through the blocks: [n, classes], or with ``return_statistics`` (that, x's own statistics).
+
+        ``mode`` "batch" normalises by x's own statistics (transductive), "running" by ``state``, "per_step" by the set of
+        ``state`` for ``step``; see `fastmeta.models.batch_norm.BatchNorm`.
+        """
+        norm = BatchNorm("Conv4", BLOCKS, mode, step, state, return_statistics)
         if len(params) != BLOCKS + 1:
             raise expected("Conv4", f"{BLOCKS + 1} layers of parameters", len(params))
         if len(x.shape) != 4 or tuple(x.shape[1:]) != self.input:
             raise expected("Conv4", f"x [n, {', '.join(map(str, self.input))}]", f"shape {list(x.shape)}")
         for layer in params[:-1]:
             x = nn.conv2d(x, layer["w"], stride=2 if self.strided else 1)
-            x = nn.relu(nn.batch_norm(x, layer["scale"], layer["shift"], eps=EPS))
+            x = nn.relu(norm(x, layer["scale"], layer["shift"]))
             if not self.strided:
                 x = nn.max_pool2d(x)
         x = nn.global_average_pool(x) if self.head == "mean" else fa.reshape(x, (x.shape[0], -1))
-        return nn.linear(x, params[-1]["w"], params[-1]["b"])
+        y = nn.linear(x, params[-1]["w"], params[-1]["b"])
+        return (y, norm.statistics) if return_statistics else y
 
     def __repr__(self) -> str:
         return f"Conv4(channels={self.channels}, classes={self.classes}, input={self.input}, strided={self.strided}, head={self.head!r})"

@@ -11,6 +11,7 @@ import numpy as np
 from fastmeta import array as fa
 from fastmeta import nn
 from fastmeta.errors import expected
+from fastmeta.models.batch_norm import BatchNorm, affine, statistics
 from fastmeta.trace import Array
 
 __all__ = ["MLP"]
@@ -21,8 +22,6 @@ ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "sigmoid": fa.sigmoid,
     "sin": fa.sin,
 }
-MODES = ("batch",)
-EPS = 1e-3  # of batch norm, as in the released code of MAML
 
 
 class MLP:
@@ -32,7 +31,7 @@ class MLP:
     [out], "shift" [out]} instead (a bias in front of it would have no effect).  Weights are normal with variance
     2 / in before relu (He et al. 2015) and 1 / in elsewhere, the last layer included; biases and shifts 0, scales 1.
 
-    The only mode is "batch": statistics of the batch at hand, in training and in evaluation (transductive).
+    Modes of batch norm: see `__call__`; without batch norm they are one.
     Errors: TypeError or ValueError naming the argument; ValueError for inputs of another size or an unknown mode.
     Source: regression net (1, 40, 40, 1) and Omniglot net (784, 256, 128, 64, 64, 5) of Finn, Abbeel, Levine 2017.
 
@@ -61,8 +60,8 @@ class MLP:
         self.activation = activation
         self.batch_norm = batch_norm
 
-    def init(self, seed: int = 0) -> list[dict[str, Any]]:
-        """Fresh parameters of ``seed``, NumPy float32."""
+    def init(self, seed: int = 0, steps: int | None = None) -> list[dict[str, Any]]:
+        """Fresh parameters of ``seed``, NumPy float32; with ``steps``, scales and shifts [steps + 1, out] for mode "per_step"."""
         rng = np.random.default_rng(seed)
         last = len(self.sizes) - 2
         layers = []
@@ -70,16 +69,37 @@ class MLP:
             gain = 2.0 if self.activation == "relu" and k < last else 1.0
             layer = {"w": (rng.standard_normal((n, m)) * math.sqrt(gain / n)).astype(np.float32)}
             if self.batch_norm and k < last:
-                layer |= {"scale": np.ones(m, np.float32), "shift": np.zeros(m, np.float32)}
+                layer |= affine("MLP", m, steps)
             else:
                 layer["b"] = np.zeros(m, np.float32)
             layers.append(layer)
         return layers
 
-    def __call__(self, params: Any, x: Array, *, mode: str = "batch", step: Any = None) -> Array:
-        """x [n, ...], flattened to [n, in], through the layers: [n, out].  ``step`` has no meaning for this model."""
-        if mode not in MODES:
-            raise expected("MLP", f"mode {' or '.join(map(repr, MODES))}", repr(mode))
+    @property
+    def _normalized(self) -> tuple[int, ...]:
+        """The sizes of the layers with batch norm."""
+        return self.sizes[1:-1] if self.batch_norm else ()
+
+    def init_state(self, steps: int | None = None) -> list[dict[str, Any]]:
+        """Statistics before any training: {"mean", "variance"} of each batch norm, [out], or with ``steps`` [steps + 1, out]."""
+        return statistics("MLP", self._normalized, steps)
+
+    def __call__(
+        self,
+        params: Any,
+        x: Array,
+        *,
+        mode: str = "batch",
+        step: Any = None,
+        state: Any = None,
+        return_statistics: bool = False,
+    ) -> Any:
+        """x [n, ...], flattened to [n, in], through the layers: [n, out], or with ``return_statistics`` (that, x's own statistics).
+
+        ``mode`` "batch" normalises by x's own statistics (transductive), "running" by ``state``, "per_step" by the set of
+        ``state`` for ``step``; see `fastmeta.models.batch_norm.BatchNorm`.
+        """
+        norm = BatchNorm("MLP", len(self._normalized), mode, step, state, return_statistics)
         if len(params) != len(self.sizes) - 1:
             raise expected("MLP", f"{len(self.sizes) - 1} layers of parameters", len(params))
         features = math.prod(x.shape[1:])
@@ -90,11 +110,12 @@ class MLP:
         activation = ACTIVATIONS[self.activation]
         for layer in params[:-1]:
             if self.batch_norm:
-                x = nn.batch_norm(nn.linear(x, layer["w"]), layer["scale"], layer["shift"], eps=EPS)
+                x = norm(nn.linear(x, layer["w"]), layer["scale"], layer["shift"])
             else:
                 x = nn.linear(x, layer["w"], layer["b"])
             x = activation(x)
-        return nn.linear(x, params[-1]["w"], params[-1]["b"])
+        y = nn.linear(x, params[-1]["w"], params[-1]["b"])
+        return (y, norm.statistics) if return_statistics else y
 
     def __repr__(self) -> str:
         return f"MLP({self.sizes}, activation={self.activation!r}, batch_norm={self.batch_norm})"

@@ -1,4 +1,4 @@
-"""Plans: what backends run.  A program is unrolled, simplified, expanded, laid out, hoisted, fused and encoded."""
+"""Plans: what backends run.  A program is unrolled, simplified, expanded, laid out, hoisted, rid of long-lived values, fused and encoded."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from fastmeta.plan.encode import Encoder, Plan
 from fastmeta.plan.expand import expand
 from fastmeta.plan.hoist import hoist
 from fastmeta.plan.layout import lay_out
+from fastmeta.plan.recompute import recompute
 from fastmeta.program import Program, check
 from fastmeta.transforms.simplify import simplify
 from fastmeta.transforms.unroll import unroll
@@ -15,7 +16,7 @@ from fastmeta.transforms.unroll import unroll
 def prepare(p: Program) -> Program:
     """The program as it will be encoded."""
     verify = config.debug()
-    for step in (simplify, unroll, simplify, expand, lay_out, hoist):
+    for step in (simplify, unroll, simplify, expand, lay_out, hoist, recompute):
         p = check(step(p)) if verify else step(p)
     return p
 

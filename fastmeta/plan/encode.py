@@ -11,21 +11,22 @@ import numpy as np
 
 from fastmeta.ops import elementwise as ew
 from fastmeta.ops.index import GATHER, SCATTER_ADD
+from fastmeta.ops.order import ARGSORT
 from fastmeta.ops.product import MATMUL
 from fastmeta.ops.reduce import ARGMAX, ARGMIN, CUMSUM
 from fastmeta.ops.shape import CONCAT, PAD
 from fastmeta.ops.structure import LOOP, PROJECT, Loop
 from fastmeta.plan.convolution import flops, geometry
 from fastmeta.plan.fuse import REDUCTIONS, Group, Phase, fuse, root, through
-from fastmeta.plan.layout import View, dense, folded, in_order, view_of
+from fastmeta.plan.layout import View, dense, folded, in_order, restride, view_of
 from fastmeta.plan.lifetimes import Lifetimes
-from fastmeta.plan.memory import Arena, aligned
+from fastmeta.plan.memory import Addresses, Arena, aligned
 from fastmeta.plan.phases import CODES, REDUCE, PhaseCode, Place
 from fastmeta.program import ARRAY, CONST, DTYPES, Program, Shape, Var
 
 MAGIC, VERSION = 0x464D504C, 1
 B_INPUT, B_OUTPUT, B_CONST, B_SHARED, B_ARENA, B_SLICE, B_SUM, B_CARRY = range(8)
-PASS, GEMM, I_GATHER, I_SCATTER, I_CUMSUM, I_ARGREDUCE, I_LOOP, I_CONV = range(1, 9)
+PASS, GEMM, I_GATHER, I_SCATTER, I_CUMSUM, I_ARGREDUCE, I_LOOP, I_CONV, I_ORDER = range(1, 10)
 SIZE = {0: 4, 1: 8, 2: 4, 3: 1}
 
 
@@ -66,12 +67,15 @@ class Encoder:
         self.work = 1  # a plan without instructions counts as one
         self.arena_bytes = 0
         self.sum_bytes = 0
+        self.addresses = Addresses()
         self.const_base = self.base(B_CONST)
         self.shared = self.base(B_SHARED)
         self.worker = self.base(B_ARENA)
         spots = {v.id: Spot(self.base(B_INPUT, k), 0) for k, v in enumerate(p.inputs)}
         targets = {v.id: Spot(self.base(B_OUTPUT, k), 0) for k, v in enumerate(p.outputs)}
-        self.shared_bytes = Block(self, p, 0, spots, targets, {}, self.shared, 0, 1).size
+        arena = Block(self, p, 0, spots, targets, {}, self.shared, 1).arena
+        self.shared_bytes = arena.place()
+        arena.settle()
 
     def base(self, kind: int, a: int = 0, b: int = 0, c: int = 0) -> int:
         self.bases.append((kind, a, b, c))
@@ -112,7 +116,7 @@ class Encoder:
                 out += words
         head = [MAGIC, VERSION, 11 + len(out), len(p.inputs), len(p.outputs), len(self.bases), len(self.blocks),
                 len(self.consts), self.shared_bytes, self.arena_bytes, self.work]  # fmt: skip
-        return Plan(np.array(head + out, np.int64), bytes(self.consts), self.lines, self.instructions, self.flops, self.arena_bytes)
+        return Plan(self.addresses.settle(np.array(head + out, np.int64)), bytes(self.consts), self.lines, self.instructions, self.flops, self.arena_bytes)
 
 
 def _scalar(value: float, dtype: int) -> bytes:
@@ -126,13 +130,13 @@ class Block:
         spots: where inputs are.
         targets: where results must go.
         sums: places that results are added to.
-        memory, start: the base of this block's arena and the offset at which it may begin.
+        memory: the base of this block's arena.
         times: how often the block runs, for the count of work.
     """
 
     def __init__(
         self, encoder: Encoder, p: Program, number: int, spots: dict[int, Spot], targets: dict[int, Spot],
-        sums: dict[int, Spot], memory: int, start: int, times: int,
+        sums: dict[int, Spot], memory: int, times: int,
     ) -> None:  # fmt: skip
         self.e = encoder
         self.number = number
@@ -140,9 +144,8 @@ class Block:
         self.sums = sums
         self.targets = targets
         self.memory = memory
-        self.start = start
         self.times = times
-        self.arena = Arena()
+        self.arena = Arena(encoder.addresses)
         self.views: dict[int, View] = {}
         self.live = p.live()
         self.groups, self.virtual = fuse(p)
@@ -151,7 +154,6 @@ class Block:
             self.index = k
             self.emit(g)
             self.lives.release(k)
-        self.size = start + max(self.arena.top, self.arena.high)
 
     # -- places
 
@@ -193,10 +195,8 @@ class Block:
                 spot = self.spots[old.id]
                 self.lives.inherit(v, old)
             else:
-                size = bytes_of(v)
-                offset = self.arena.take(size)
-                spot = Spot(self.memory, self.start + offset)
-                self.lives.own(v, offset, size)
+                spot = Spot(self.memory, self.arena.take(bytes_of(v)))
+                self.lives.held[v.id] = spot.offset
         self.spots[v.id] = spot
         return spot
 
@@ -220,7 +220,7 @@ class Block:
         if v.op is LOOP:
             self.loop(v)
         elif v.op is CONCAT or v.op is PAD:
-            self.joined(v)
+            self.joined(v, g)
         else:
             self.indexed(v)
 
@@ -358,8 +358,8 @@ class Block:
         """The rows' values between may be lost: nothing reads ``core`` in another instruction or phase."""
         return all(any(u is v for v in phase.members) for u in self.lives.readers.get(core.id, ())) and core.id not in self.sums
 
-    def joined(self, v: Var) -> None:
-        """concat and pad: copies into parts of the result."""
+    def joined(self, v: Var, g: Group) -> None:
+        """concat and pad: copies into parts of the result, or the passes that compute what is padded there."""
         self.allocate(v)
         spot = self.spot(v)
         strides = dense(v.shape)
@@ -382,6 +382,15 @@ class Block:
                 at += x.shape[axis]
         for x, offset, into in parts:
             if not x.size:
+                continue
+            if g.phases:
+                y = root(x)
+                inner = restride(x.shape, into, y.shape)
+                assert inner is not None
+                self.views[y.id], self.spots[y.id] = View(v, offset, inner), spot
+                more, extra = self.phases(g, g.phases)
+                words += more
+                count, work = count + len(g.phases), work + extra
                 continue
             pc = self.code(x.shape)
             pc.store(x, Place(spot.base, spot.offset + offset * SIZE[code], code, into))
@@ -407,6 +416,11 @@ class Block:
         o, n, i = prod(x.shape[:axis]), x.shape[axis], prod(x.shape[axis + 1 :])
         if op is CUMSUM:
             self.instruction(I_CUMSUM, v, [code, o, n, i, int(v.attrs[1]), *fold(x, axis), *fold(v, axis)], 8 * o * n * i + 64)
+            return
+        if op is ARGSORT:
+            _, k, descending = v.attrs
+            levels = max(1, (k - 1).bit_length())
+            self.instruction(I_ORDER, v, [code, o, n, i, k, int(descending), *fold(x, axis), *fold(v, axis)], 8 * o * n * i * levels + 64)
             return
         assert op is ARGMAX or op is ARGMIN, op
         out = self.place(v)
@@ -439,12 +453,11 @@ class Block:
         totals: list[int] = []
         before: list[int] = []
         phases = 0
-        scratch: list[tuple[int, int]] = []
+        scratch: list[int] = []
 
         def block(size: int) -> Spot:
-            offset = self.arena.take(size)
-            scratch.append((offset, size))
-            return Spot(self.memory, self.start + offset)
+            scratch.append(self.arena.take(size))
+            return Spot(self.memory, scratch[-1])
 
         for k in range(n):
             spots[body.inputs[k].id] = self.spot(root(v.ins[k]))
@@ -500,14 +513,14 @@ class Block:
             self.instruction(PASS, v, [phases, *before], 64 + sum(4 * bytes_of(u) for u in (*v.ins[n:m], *results.values()) if u.size > 0))
         times = self.times * max(s.length, 1)
         if parallel:
-            inner = Block(e, body, number, spots, targets, sums, e.worker, 0, times)
-            e.arena_bytes = max(e.arena_bytes, inner.size)
+            inner = Block(e, body, number, spots, targets, sums, e.worker, times).arena
+            e.arena_bytes = max(e.arena_bytes, inner.place())
+            inner.settle()
         else:
-            # the body's arena lies above everything that lives now
-            inner = Block(e, body, number, spots, targets, sums, self.memory, self.start + self.arena.top, times)
-            self.arena.high = max(self.arena.high, inner.size - self.start)
-        for offset, size in scratch:
-            self.arena.give(offset, size)
+            inner = Block(e, body, number, spots, targets, sums, self.memory, times).arena
+            scratch.append(self.arena.take(inner.place(), inner))
+        for address in scratch:
+            self.arena.give(address)
         payload = [number, s.length, int(parallel), int(s.reverse), len(slices), *slices, len(swaps) // 2, *swaps, len(totals) // 5, *totals]
         self.instruction(I_LOOP, v, payload, 64)
 

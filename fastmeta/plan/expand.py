@@ -1,4 +1,4 @@
-"""Expansion: pooling in terms of comparisons and selections over strided slices, which passes over elements run."""
+"""Expansion: pooling in comparisons and selections over strided slices, inverses in a loop of eliminations; passes over elements run both."""
 
 from __future__ import annotations
 
@@ -9,16 +9,18 @@ import numpy as np
 
 from fastmeta.ops import elementwise as ew
 from fastmeta.ops.convolution import Pair
+from fastmeta.ops.linalg import INVERSE, eliminate
 from fastmeta.ops.pooling import POOL_INDEX, POOL_PUT, POOL_TAKE, slices
 from fastmeta.ops.reduce import SUM
-from fastmeta.ops.shape import broadcast, cast, pad, reshape
+from fastmeta.ops.shape import RESHAPE, broadcast, cast, pad, reshape
 from fastmeta.ops.structure import LOOP, loop, rebuild
-from fastmeta.program import DTYPES, FLOATS, Graph, Program, Var
+from fastmeta.plan.fuse import splits
+from fastmeta.program import DTYPES, FLOATS, Graph, Program, Shape, Var
 from fastmeta.transforms.pooling import pointwise
 
 
 def expand(p: Program) -> Program:
-    """The program without pooling equations, its loops' bodies included."""
+    """The program without pooling and inverses, its loops' bodies included."""
     tiled: dict[int, Var] = {}  # a map [N, H, W, C] that is a reshape of tiles -> the tiles [N, OH, KH, OW, KW, C]
     numbers: dict[int, Var] = {}  # positions as int32 -> the same as numbers of the map's dtype
 
@@ -29,6 +31,8 @@ def expand(p: Program) -> Program:
     def visit(g: Graph, v: Var, ins: tuple[Any, ...], env: list[Any]) -> Any:
         if v.op is LOOP:
             return loop(g, v.attrs[0]._replace(body=_body(v.attrs[0].body)), ins)
+        if v.op is INVERSE:
+            return eliminate(ins[0])
         if v.op is POOL_INDEX:
             at = where_maximum(ins[0], ins[0], *v.attrs)[1]
             y = cast(at, "i32")
@@ -60,8 +64,29 @@ def expand(p: Program) -> Program:
         tiled[y.id] = tiles
         return y
 
-    if not any(v.op in (LOOP, POOL_INDEX, POOL_TAKE, POOL_PUT) for v in p.live()):
+    if not any(v.op in (LOOP, INVERSE, POOL_INDEX, POOL_TAKE, POOL_PUT) for v in p.live()):
         return p
+    g, env = rebuild(p, visit)
+    return reshaped(Program([env[v.id] for v in p.inputs], [env[v.id] for v in p.outputs], g))
+
+
+def reshaped(p: Program) -> Program:
+    """The program in which what is only read as tiles is computed as tiles."""
+    live = p.live()
+    seen_as: dict[int, set[Shape]] = {v.id: {v.shape} for v in p.outputs}
+    for v in reversed(live):
+        shapes = seen_as.get(v.id, set())
+        if not v.op.elementwise or len(shapes) != 1 or not splits(v.shape, *shapes):
+            seen_as[v.id] = {v.shape}
+        for i in v.ins:
+            seen_as.setdefault(i.id, set()).update({v.shape} if v.op is RESHAPE else seen_as[v.id] if v.op.elementwise else {i.shape})
+
+    def visit(g: Graph, v: Var, ins: tuple[Any, ...], env: list[Any]) -> Any:
+        (shape,) = seen_as[v.id]
+        if not v.op.elementwise or shape == v.shape:
+            return None
+        return reshape(g.emit(v.op, tuple(reshape(i, shape) for i in ins), v.attrs), v.shape)
+
     g, env = rebuild(p, visit)
     return Program([env[v.id] for v in p.inputs], [env[v.id] for v in p.outputs], g)
 

@@ -9,11 +9,13 @@ no search for one is needed.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import accumulate
+from math import prod
 
 from fastmeta.ops import elementwise as ew
 from fastmeta.ops.product import MATMUL
 from fastmeta.ops.reduce import MAX, MIN, SUM
-from fastmeta.ops.shape import RESHAPE, STOP_GRADIENT
+from fastmeta.ops.shape import PAD, RESHAPE, STOP_GRADIENT
 from fastmeta.ops.structure import PROJECT
 from fastmeta.plan.layout import PRODUCTS
 from fastmeta.program import ARRAY, CONST, INPUT, Program, Shape, Var
@@ -22,19 +24,23 @@ REDUCTIONS = (SUM, MAX, MIN)
 COMPARISONS = (ew.EQUAL, ew.NOT_EQUAL, ew.LESS, ew.LESS_EQUAL, ew.GREATER, ew.GREATER_EQUAL)
 PASSIVE = (INPUT, CONST, ARRAY)
 MAX_PRODUCTS = 4
-MAX_OPERATIONS, MAX_LOADS, MAX_PHASES = 32, 60, 60  # of a phase and a group: what the core takes, an operation being a register
+MAX_OPERATIONS, MAX_LOADS, MAX_STORES, MAX_PHASES = 200, 60, 32, 60  # of a phase and a group: below what the core takes
+LARGE, LATER = 1 << 20, 128  # elements; equations
+SMALL = 1 << 17  # elements: what is smaller may be held a little longer
+MAX_REPLACED = 8  # values that a phase writes over values it reads: what is read once more has to wait in a register
+MAX_REGISTERS = 32 - MAX_REPLACED - 2  # values at once in a phase, two being left for conversions
 
 
 class Phase:
     """A pass over one space: its equations in order, reductions among them as the last thing done to an element."""
 
-    __slots__ = ("space", "members", "rowwise", "operations", "loads")
+    __slots__ = ("space", "members", "rowwise", "operations", "replaced")
 
     def __init__(self, space: Shape, rowwise: bool = False) -> None:
         self.space = space
         self.members: list[Var] = []
         self.rowwise = rowwise
-        self.operations = self.loads = 0
+        self.operations = self.replaced = 0
 
 
 class Group:
@@ -56,6 +62,10 @@ class Group:
         for p in self.phases:
             yield from p.members
 
+    @property
+    def elements(self) -> int:
+        return max(prod(p.space) for p in self.phases)
+
 
 def squeezed(shape: Shape) -> Shape:
     return tuple([n for n in shape if n != 1])
@@ -75,6 +85,18 @@ def root(v: Var) -> Var:
     return v
 
 
+def splits(old: Shape, new: Shape) -> bool:
+    """Each axis of ``new`` is an axis of ``old`` or a part of one: any array of shape ``old`` can be seen so without a copy."""
+    rest = iter(squeezed(new))
+    for n in squeezed(old):
+        while n > 1:
+            m = next(rest, 0)
+            if not m or n % m:
+                return False
+            n //= m
+    return True
+
+
 def fuse(p: Program) -> tuple[list[Group], set[int]]:
     """The groups of a laid-out program in running order, and the ids of equations that every reader recomputes."""
     f = _Fuser(p)
@@ -83,7 +105,10 @@ def fuse(p: Program) -> tuple[list[Group], set[int]]:
             f.of[v.id] = f.of[v.ins[0].id]
         elif not (v.op.view or v.op in PASSIVE):
             f.place(v)
-    return sorted((g for g in f.groups if g.products or g.phases or g.single is not None), key=lambda g: g.at), f.virtual
+    groups = sorted((g for g in f.groups if g.products or g.phases or g.single is not None), key=lambda g: g.at)
+    for g in groups:
+        f.postpone(g)
+    return f.together(groups), f.virtual
 
 
 class _Fuser:
@@ -123,10 +148,25 @@ class _Fuser:
                 self.virtual.add(v.id)
             elif not self.product_sum(v):
                 self.elementwise(v)
-        else:
+        elif v.op is not PAD or not self.padded(v):
             g = self.new()
             g.single = v
             self.own(v, g)
+
+    def padded(self, v: Var) -> bool:
+        """A pass whose result only a pad reads writes it into the middle of the padded array."""
+        x = v.ins[0]
+        while x.op in (RESHAPE, STOP_GRADIENT):
+            x = x.ins[0]
+        g = self.of.get(x.id)
+        if g is None or not self.lone_pass(g) or g.readers or not self.alone(x):
+            return False
+        if not splits(v.ins[0].shape, x.shape):
+            return False
+        g.single = v
+        g.phase_of[v.id] = 1
+        self.own(v, g)
+        return True
 
     def own(self, v: Var, g: Group) -> None:
         self.of[v.id] = g
@@ -145,9 +185,10 @@ class _Fuser:
                 yield r
 
     def recomputed(self, v: Var) -> bool:
-        """Comparisons with a constant, or of a value with itself, cost less to compute again than to store."""
+        """Comparisons with a constant, or of a value with itself, cost less to compute again than to store, unless that keeps a large value."""
         return (
             v.op in COMPARISONS
+            and v.size < LARGE
             and v.id not in self.outputs
             and (any(i.op is CONST for i in v.ins) or v.ins[0] is v.ins[1])
             and all(u.op.elementwise and any(through(i) is v for i in u.ins) for u in self.readers.get(v.id, ()))
@@ -186,6 +227,8 @@ class _Fuser:
             g = self.of.get(through(i).id)
             if g is None or g.single is not None or squeezed(i.shape) != squeezed(v.shape):
                 continue
+            if v.size >= LARGE and v.id - max(u.id for u in (*g.products, *g.members)) > LATER:
+                continue  # a large value is made when it is needed, not as soon as it can be
             better = best is None or (bool(g.products), g.at) > (bool(best.products), best.at)
             if better and self.fits(v, g) is not None:
                 best = g
@@ -197,17 +240,20 @@ class _Fuser:
             self.merge(self.of.get(through(i).id), best)
 
     def merge(self, h: Group | None, g: Group) -> None:
-        """One pass instead of two over the same space, the second being the first one's only reader so far."""
-        if h is None or h is g or h.at > g.at or not (self.lone_pass(h) and self.lone_pass(g)) or h.readers - {g}:
+        """One pass instead of two over the same space, the second being the first one's only reader so far: a pass, or the rows of a product."""
+        if h is None or h is g or h.at > g.at or not self.lone_pass(h) or h.readers - {g}:
+            return
+        if g.products and any(self.of.get(r.id) is h for w in g.products for r in self.sources(w)):
+            return
+        if not (self.lone_pass(g) or g.products and g.phases[0].rowwise):
             return
         a, b = h.phases[0], g.phases[0]
-        if not all(self.reads_in_place(u, h) for u in b.members):
+        if squeezed(a.space) != squeezed(b.space) or not all(self.reads_in_place(u, h) for u in g.members):
             return
-        if a.space != b.space or a.operations + b.operations > MAX_OPERATIONS or a.loads + b.loads > MAX_LOADS:
+        if a.operations + b.operations > MAX_OPERATIONS or not self.holds([*a.members, *b.members]):
             return
-        a.members += b.members
-        a.operations, a.loads = a.operations + b.operations, a.loads + b.loads
-        g.phases = [a]
+        b.members = a.members + b.members
+        b.operations += a.operations
         h.phases = []
         for v in a.members:
             self.of[v.id], g.phase_of[v.id] = g, 0
@@ -262,25 +308,54 @@ class _Fuser:
         return k if k < MAX_PHASES else None
 
     def room(self, v: Var, phase: Phase) -> bool:
-        operations, loads = self.cost(v)
-        return phase.operations + operations <= MAX_OPERATIONS and phase.loads + loads <= MAX_LOADS
+        return phase.operations + self.cost(v) <= MAX_OPERATIONS and self.holds([*phase.members, v])
 
-    def cost(self, v: Var) -> tuple[int, int]:
-        """Operations, conversions from and to bool included, and loads that v needs at most."""
-        operations, loads = 1 + (v.dtype == "bool") + (v.id in self.outputs), 0
+    def holds(self, members: list[Var]) -> bool:
+        """A pass can load what these read, store what others read, and hold each value from its first operation to the last that needs it."""
+        first: dict[int, int] = {}
+        last: dict[int, int] = {}
+        loads: set[int] = set()
+        types: dict[int, set[str]] = {}  # of a truth value: those of the numbers that it selects
+
+        def use(v: Var, now: int) -> None:
+            for i in v.ins:
+                r = root(i)
+                if r.id in self.virtual:
+                    use(r, now)
+                elif r.id not in first:
+                    loads.add(i.id)
+                    if r.dtype != "bool":
+                        continue
+                first.setdefault(r.id, now)
+                last[r.id] = len(members) if v.op in REDUCTIONS else now
+                types.setdefault(r.id, set()).add(v.dtype if r.dtype == "bool" else r.dtype)
+
+        for now, v in enumerate(members):
+            use(v, now)
+            first[v.id] = last[v.id] = now
+        change = [0] * (len(members) + 2)
+        for k in first:
+            n = max(1, len(types.get(k, set()) - {"bool"}))
+            change[first[k]] += n
+            change[last[k] + 1] -= n
+        stores = sum(self.stores(v, first) for v in members)
+        return stores <= MAX_STORES and len(loads) <= MAX_LOADS and max(accumulate(change)) <= MAX_REGISTERS
+
+    def stores(self, v: Var, here: dict[int, int]) -> int:
+        """Where v goes at most in a pass with the values ``here``: to memory if others read it, and to a result or a sum."""
+        return (v.op in REDUCTIONS or any(u.id not in here for u in self.reading(v))) + (v.id in self.outputs)
+
+    def cost(self, v: Var) -> int:
+        """Operations, conversions from and to bool included, that v needs at most."""
+        operations = 1 + (v.dtype == "bool") + (v.id in self.outputs)
         for i in v.ins:
-            if root(i).id in self.virtual:
-                more = self.cost(root(i))
-                operations, loads = operations + more[0], loads + more[1]
-            else:
-                operations, loads = operations + (i.dtype == "bool"), loads + 1
-        return operations, loads
+            operations += self.cost(root(i)) if root(i).id in self.virtual else i.dtype == "bool"
+        return operations
 
     def add(self, v: Var, g: Group, k: int) -> None:
         phase = g.phases[k]
         phase.members.append(v)
-        operations, loads = self.cost(v)
-        phase.operations, phase.loads = phase.operations + operations, phase.loads + loads
+        phase.operations += self.cost(v)
         g.phase_of[v.id] = k
         self.own(v, g)
 
@@ -326,4 +401,54 @@ class _Fuser:
     def before(self, g: Group, r: Var, k: int) -> bool:
         return g.phase_of.get(r.id, 0) < k
 
+    def together(self, groups: list[Group]) -> list[Group]:
+        """Passes in a row that do not read each other become one instruction: the scaled gradients of all parameters, say."""
+        done: list[Group] = []
+        for g in groups:
+            h = done[-1] if done else g
+            passes = h is not g and not any(x.products or x.single is not None or x.elements > SMALL for x in (g, h))
+            if not passes or len(h.phases) + len(g.phases) > MAX_PHASES or any(self.of.get(r.id) is h for v in g.members for r in self.sources(v)):
+                done.append(g)
+                continue
+            for v in g.members:
+                self.of[v.id], h.phase_of[v.id] = h, g.phase_of[v.id] + len(h.phases)
+            h.phases += g.phases
+        return done
 
+    def postpone(self, g: Group) -> None:
+        """Moves what only a later phase over the same space reads into that phase: there it needs no memory, or that of what it is made of."""
+        for k, phase in enumerate(g.phases):
+            space = squeezed(phase.space)
+            later = next((j for j in range(k + 1, len(g.phases)) if squeezed(g.phases[j].space) == space), None)
+            if later is None:
+                continue
+            for v in reversed(phase.members[:]):
+                more = [v, *g.phases[later].members]
+                if v.id not in self.reduced and self.postponable(v, g, k, later) and self.room(v, g.phases[later]) and self.holds(more):
+                    phase.members.remove(v)
+                    g.phases[later].members = more
+                    g.phases[later].operations += self.cost(v)
+                    g.phase_of[v.id] = later
+
+    def postponable(self, v: Var, g: Group, k: int, later: int) -> bool:
+        readers = list(self.reading(v))
+        inside = [u for u in readers if self.of[u.id] is g]
+        if v.id in self.outputs or any(g.phase_of.get(u.id, 0) < later for u in inside):
+            return False
+        lost = bool(inside) and len(inside) == len(readers)  # v needs no memory of its own then
+        for r in self.sources(v):
+            if self.of.get(r.id) is not g:
+                continue
+            others = [u for u in self.reading(r) if u is not v]
+            if not any(self.of[u.id] is not g or g.phase_of.get(u.id, k) != g.phase_of.get(r.id, k) for u in others):
+                return False  # r would need memory
+            lost |= r.size == v.size and all(self.of[u.id] is g for u in others)
+        return lost
+
+    def reading(self, v: Var) -> Iterator[Var]:
+        """What reads v, also by way of values that are computed again."""
+        for u in self.readers.get(v.id, ()):
+            if u.id in self.virtual:
+                yield from self.reading(u)
+            else:
+                yield u

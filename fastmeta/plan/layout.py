@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 from fastmeta.ops.convolution import CONV_WEIGHT, TRIO
 from fastmeta.ops.index import GATHER, SCATTER_ADD
+from fastmeta.ops.order import ARGSORT
 from fastmeta.ops.product import MATMUL
 from fastmeta.ops.reduce import ARGMAX, ARGMIN, CUMSUM
 from fastmeta.ops.shape import BROADCAST, COPY, FLIP, PERMUTE, RESHAPE, SLICE, STOP_GRADIENT, broadcast_to
@@ -18,7 +19,7 @@ from fastmeta.ops.structure import LOOP, PROJECT, Loop, loop
 from fastmeta.program import ARRAY, CONST, INPUT, Graph, Program, Var
 
 PRODUCTS = (MATMUL, *TRIO)
-INDEXED = (GATHER, SCATTER_ADD, CUMSUM, ARGMAX, ARGMIN)
+INDEXED = (GATHER, SCATTER_ADD, CUMSUM, ARGMAX, ARGMIN, ARGSORT)
 SHARED_TRANSPOSE = 1 << 14  # elements: a transposed right factor up to this size is copied once and shared
 
 NEAR = 128  # equations: users of a copy further apart than this make their own

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from fastmeta.ops import elementwise as ew
 from fastmeta.ops.structure import PROJECT
-from fastmeta.plan.fuse import Group, Phase, root, squeezed, through
-from fastmeta.plan.layout import PRODUCTS
-from fastmeta.program import ARRAY, CONST, INPUT, Program, Var
+from fastmeta.plan.fuse import MAX_REPLACED, Group, root, squeezed, through
+from fastmeta.plan.layout import PRODUCTS, in_order, view_of
+from fastmeta.program import ARRAY, CONST, INPUT, Program, Shape, Var
 
 if TYPE_CHECKING:
     from fastmeta.plan.encode import Block
@@ -23,7 +24,7 @@ class Lifetimes:
         self.group_of: dict[int, int] = {}
         self.read_in: dict[int, set[int]] = {}  # value -> groups that read its memory
         self.outputs = {v.id for v in p.outputs}
-        self.held: dict[int, tuple[int, int]] = {}  # value -> (offset, size) in the arena
+        self.held: dict[int, int] = {}  # value -> its address in the arena
         self.ends: dict[int, list[int]] = {}  # group -> values whose last reader it is
         for k, g in enumerate(block.groups):
             for v in [*g.products, *g.members, *([g.single] if g.single is not None else []), *([g.core] if g.core is not None else [])]:
@@ -70,9 +71,6 @@ class Lifetimes:
         readers = self.readers.get(core.id, ())
         return all(u is v for u in readers) and core.id not in self.outputs
 
-    def own(self, v: Var, offset: int, size: int) -> None:
-        self.held[v.id] = (offset, size)
-
     def inherit(self, v: Var, old: Var) -> None:
         self.held[v.id] = self.held.pop(old.id)
 
@@ -83,21 +81,22 @@ class Lifetimes:
         for ident in self.ends.get(k, ()):
             held = self.held.pop(ident, None)
             if held is not None:
-                self.block.arena.give(*held)
+                self.block.arena.give(held)
 
     def dying_in_place(self, v: Var, g: Group, k: int) -> Var | None:
         """An operand of v's phase that dies in this instruction and is read element by element where v is written."""
         phase = g.phases[g.phase_of[v.id]]
-        if len(squeezed(v.shape)) != len(squeezed(phase.space)):
+        if len(squeezed(v.shape)) != len(squeezed(phase.space)) or phase.replaced == MAX_REPLACED:
             return None
         for u in phase.members:
-            for i in u.ins:
-                r = through(i)
-                if r.op.view or r.id not in self.held or r.dtype != v.dtype or squeezed(r.shape) != squeezed(v.shape):
+            for i in self._read(u):
+                r = root(i)
+                if r.id not in self.held or r.dtype != v.dtype or not self._whole(i, r, v.shape) or max(self.read_in.get(r.id, {-1})) != k:
                     continue
-                if self.group_of.get(r.id) == k or max(self.read_in.get(r.id, {-1})) != k:
+                if self.group_of.get(r.id) == k and g.phase_of.get(r.id, -1) >= g.phase_of[v.id]:
                     continue
-                if all(self._aligned_reader(w, r, phase, k) for w in self.readers[r.id]):
+                if all(self._aligned_reader(w, r, v, g, k) for w in self.readers[r.id]):
+                    phase.replaced += 1
                     return r
         return None
 
@@ -113,19 +112,28 @@ class Lifetimes:
         here = [w for w in self.readers[r.id] if self.group_of.get(w.id) == k]
         return r if len(here) == 1 and here[0].op is ew.ADD and not any(w is here[0] for w in g.products) else None
 
-    def _aligned_reader(self, w: Var, r: Var, phase: Phase, k: int) -> bool:
+    def _aligned_reader(self, w: Var, r: Var, v: Var, g: Group, k: int) -> bool:
+        """w has read r by the time that v is written, or reads of it just what lies where v is written."""
         if self.group_of.get(w.id) != k:
             return True  # an earlier instruction
-        if not any(w is u for u in phase.members):
-            return False
-        return self._in_place_only(w, r)
+        if w.id not in g.phase_of:
+            return False  # the product, of which only a part is done
+        if g.phase_of[w.id] != g.phase_of[v.id]:
+            return g.phase_of[w.id] < g.phase_of[v.id]
+        return all(root(i) is not r or self._whole(i, r, v.shape) for i in self._read(w))
 
-    def _in_place_only(self, w: Var, r: Var) -> bool:
-        for i in w.ins:
-            q = root(i)
-            if q.id in self.block.virtual:
-                if not self._in_place_only(q, r):
-                    return False
-            elif q is r and (through(i) is not r or squeezed(i.shape) != squeezed(r.shape)):
-                return False
-        return True
+    def _read(self, v: Var) -> Iterator[Var]:
+        """What v reads from memory, as it sees it; where a value is computed again, what that reads."""
+        for i in v.ins:
+            r = root(i)
+            if r.id in self.block.virtual:
+                yield from self._read(r)
+            else:
+                yield i
+
+    def _whole(self, i: Var, r: Var, shape: Shape) -> bool:
+        """The view i of r is all of r, each element at its place in memory, walked like an array of ``shape``."""
+        if squeezed(i.shape) != squeezed(shape) or i.size != r.size:
+            return False
+        view = view_of(i, self.block.views)
+        return view is not None and not view.offset and in_order(i.shape, view.strides)

@@ -175,8 +175,10 @@ class PhaseCode:
     # -- finishing
 
     def words(self, rowwise: bool) -> list[int]:
+        self.stores.sort(key=lambda s: s.mode == STORE)  # a sum may read what a value is then stored over
         self._prune()
         self._contract()
+        self._compare()
         self._registers()
         n = len(self.loads)
 
@@ -237,16 +239,32 @@ class PhaseCode:
             op.args = [turn(op.args[0]), op.args[1]] if op.name == "cast" else [turn(a) for a in op.args]
         self.stores = [s._replace(value=turn(s.value)) for s in self.stores]
 
+    def _uses(self) -> list[int]:
+        uses = [0] * len(self.ops)
+        for a in [a for op in self.ops for a in self._args(op)] + [s.value for s in self.stores]:
+            if a >= 0:
+                uses[a] += 1
+        return uses
+
+    def _compare(self) -> None:
+        """y <= x or x != x, where y <= x is used once, becomes one at_least."""
+        uses = self._uses()
+        found = False
+        for op in self.ops:
+            if op.name != "logical_or" or min(op.args) < 0:
+                continue
+            for low, nan in (op.args, op.args[::-1]):
+                less, other = self.ops[low], self.ops[nan]
+                if less.name == "less_equal" and other.name == "not_equal" and uses[low] == 1 and other.args == [less.args[1]] * 2:
+                    op.name, op.args = "at_least", less.args[::-1]
+                    found = True
+                    break
+        if found:
+            self._prune()
+
     def _contract(self) -> None:
         """a * b used once, in a sum, becomes one multiply_add."""
-        uses = [0] * len(self.ops)
-        for op in self.ops:
-            for a in self._args(op):
-                if a >= 0:
-                    uses[a] += 1
-        for s in self.stores:
-            if s.value >= 0:
-                uses[s.value] += 1
+        uses = self._uses()
         need = [True] * len(self.ops)
         for op in self.ops:
             if op.name != "add" or op.ctype == 2:

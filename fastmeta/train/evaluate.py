@@ -19,11 +19,13 @@ class Batches(Protocol):
 
 
 def evaluate(
-    learner: Learner, params: Any, sampler: Batches, *, episodes: int = 600, steps: int | None = None, start: int = 0
-) -> dict[str, Any]:
+    learner: Learner, params: Any, sampler: Batches, *, episodes: int = 600, steps: int | None = None, start: int = 0,
+    state: Any = (),
+) -> dict[str, Any]:  # fmt: skip
     """Means with 95 % intervals over exactly ``episodes`` tasks, batch after batch of the sampler from step ``start``.
 
-    ``steps`` is the number of inner steps, the learner's own if None; the result is that of
+    ``steps`` is the number of inner steps, the learner's own if None; ``state`` what its training kept beside the
+    parameters (`Trained.state`), if anything; the result is that of
     `fastmeta.algorithms.summary`: loss and accuracy after 0..steps steps.
 
     Errors: TypeError or ValueError naming the argument.
@@ -41,7 +43,7 @@ def evaluate(
     parts: list[dict[str, Any]] = []
     have, step = 0, start
     while have < wanted:
-        measured = learner.measure(params, sampler.batch(step), steps)
+        measured = learner.measure(params, sampler.batch(step), steps, state)
         parts.append(measured)
         have += len(measured["losses"])
         step += 1

@@ -10,6 +10,7 @@ import os
 import signal
 import threading
 import time
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -25,6 +26,7 @@ from fastmeta.compile import jit
 from fastmeta.data.prefetch import Prefetch
 from fastmeta.data.sampler import Sampler
 from fastmeta.errors import DivergedError, expected, whole
+from fastmeta.memory import MemoryEstimate, memory_estimate
 from fastmeta.optim import Optimizer, apply_updates
 from fastmeta.train.checkpoint import load_checkpoint, save_checkpoint
 from fastmeta.train.evaluate import evaluate
@@ -53,14 +55,17 @@ class Progress(NamedTuple):
 class Trained:
     """The end of a run.
 
-    ``params`` are the best by validation accuracy if there was one, else the last; ``last_params`` and ``optimizer``
-    the state after ``step`` steps.  ``history``: rows [step, loss, accuracy or None], means since the row before;
+    ``params`` are the best by validation accuracy if there was one, else the last, and ``state`` is the learner's state
+    (averaged statistics of batch norm) that goes with them; ``last_params``, ``last_state`` and ``optimizer`` are those after
+    ``step`` steps.  ``history``: rows [step, loss, accuracy or None], means since the row before;
     ``validations``: rows [step, loss, accuracy or None, its interval].  ``ended`` says why training stopped: "steps" (all
     done), "patience", "time limit" or "interrupted".
     """
 
     params: Any
+    state: Any
     last_params: Any
+    last_state: Any
     optimizer: Any
     step: int
     ended: str
@@ -108,6 +113,7 @@ class Trainer:
     Ctrl-C ends the run after the step at hand, with a checkpoint; a second one ends that step too.
     Errors: TypeError or ValueError naming the argument; `DivergedError` naming task and inner step, before parameters
     are touched (with a checkpoint of the last good ones); `CheckpointError` for a checkpoint of another model.
+    RuntimeWarning, once in a run, naming the tasks whose ``aux["residual"]`` is not below 1: a system left unsolved.
 
     >>> import fastmeta as fm
     >>> from fastmeta import optim
@@ -166,37 +172,47 @@ class Trainer:
         """Train up to meta-step ``steps``, from the beginning or from a checkpoint; resuming changes no bit."""
         total = whole("Trainer", "steps", steps)
         params = self.learner.init(self.seed)
-        state, step, best, log = self.optimizer.init(params), 0, params, _Log()
+        state, moments, step, log = self.learner.init_state(), self.optimizer.init(params), 0, _Log()
+        best = (params, state)
         if resume is not None:
-            extra = {"best": params} if self.validation is not None else {}
-            loaded = load_checkpoint(resume, params=params, optimizer=state, extra=extra)
-            params, state, step = loaded.params, loaded.optimizer, loaded.sampler_step
-            best = loaded.extra.get("best", params)
+            extra = {"state": state} | ({"best": params, "best_state": state} if self.validation is not None else {})
+            loaded = load_checkpoint(resume, params=params, optimizer=moments, extra=extra)
+            params, state, moments, step = loaded.params, loaded.extra["state"], loaded.optimizer, loaded.sampler_step
+            best = (loaded.extra.get("best", params), loaded.extra.get("best_state", state))
             log = _Log(**loaded.config.get("log", {}))
             if step > total:
                 raise expected("Trainer", f"steps at least the checkpoint's {step}", total)
         if self.out is not None:
             self.out.mkdir(parents=True, exist_ok=True)
-        run = _Run(self, total, (step, params, state), best, log)
+        run = _Run(self, total, (step, params, state, moments), best, log)
         with _interruptible() as stop:
             run.loop(stop)
         return run.end()
 
+    def memory_estimate(self) -> MemoryEstimate:
+        """The memory that a meta-step will take beside data, parameters and the optimiser's state (native backend only)."""
+        params, state = self.learner.init(self.seed), self.learner.init_state()
+        moments = self.optimizer.init(params)
+        return memory_estimate(self._meta_step, params, state, moments, self.sampler.batch(0), self.learner.phase(0))
+
     def _make_step(self) -> Callable[..., Any]:
-        """(params, state, episodes, phase) -> (params, state, [loss, health(, accuracy)]); health is finite iff all is."""
+        """(params, state, moments, episodes, phase) -> (params, state, moments, [loss, health, residual(, accuracy)]).
+
+        Health is finite iff all is; the residual is the worst of all tasks, 0 where there is none.
+        """
         learner, optimizer = self.learner, self.optimizer
 
-        def meta_step(params: Any, state: Any, episodes: Any, phase: tuple[Any, ...]) -> Any:
+        def meta_step(params: Any, state: Any, moments: Any, episodes: Any, phase: tuple[Any, ...]) -> Any:
             (loss, aux), grads = learner.value_and_grad(params, episodes, *phase)
             # Sums of absolute values: an infinity or a NaN anywhere makes the sum one.
             health = fa.add(loss, fa.sum(aux["inner_losses"]))
             for g in optree.tree_leaves(grads):
                 health = fa.add(health, fa.sum(fa.abs(g)))
-            updates, state = optimizer.update(grads, state, params)
-            numbers = [loss, health]
+            updates, moments = optimizer.update(grads, moments, params)
+            numbers = [loss, health, fa.max(aux["residual"]) if "residual" in aux else fa.zeros_like(loss)]
             if "accuracy" in aux:
                 numbers.append(fa.astype(fa.mean(aux["accuracy"]), dtype=loss.dtype))
-            return apply_updates(params, updates), state, fa.stack(numbers)
+            return apply_updates(params, updates), learner.update_state(state, aux), moments, fa.stack(numbers)
 
         return meta_step
 
@@ -217,14 +233,26 @@ class Trainer:
                         return DivergedError(f"{name} gradient", task, losses.shape[1] - 1, bad, step)
         return DivergedError(name, 0, losses.shape[1] - 1, float("nan"), step)
 
+    def warn_unsolved(self, params: Any, episodes: Any, step: int) -> None:
+        """Warns of the tasks whose system was left no better solved than by nothing, with their residuals."""
+        (_, aux), _ = self.learner.value_and_grad(params, episodes, *self.learner.phase(step))
+        residuals = np.asarray(aux["residual"])
+        worst = np.flatnonzero(residuals >= min(1.0, residuals.max()))
+        got = ", ".join(f"{residuals[task]:.4g} in task {task}" for task in worst)
+        hint = "Take more iterations, more damping or a smaller inner rate; later meta-steps are not reported"
+        where = type(self.learner).__name__
+        warnings.warn(
+            expected(where, "residuals below 1", f"{got} (meta-step {step})", RuntimeWarning, hint), stacklevel=4
+        )
+
 
 class _Run:
-    """One run of a trainer: the state that changes."""
+    """One run of a trainer: what changes."""
 
-    def __init__(self, trainer: Trainer, total: int, now: tuple[int, Any, Any], best: Any, log: _Log):
-        self.trainer, self.total, self.best, self.log = trainer, total, best, log
-        self.now = now  # (step, params, state) change together, in one assignment
-        self.saved = -1
+    def __init__(self, trainer: Trainer, total: int, now: tuple[int, Any, Any, Any], best: tuple[Any, Any], log: _Log):
+        self.trainer, self.total, self.best, self.log = trainer, total, best, log  # best: (params, state)
+        self.now = now  # (step, params, state, moments) change together, in one assignment
+        self.saved, self.warned = -1, False
         self.begun = time.perf_counter() - log.seconds
         self.row_every = max(1, total // POINTS)
 
@@ -234,7 +262,7 @@ class _Run:
         batch, phase, meta_step, isfinite = batches.batch, t.learner.phase, t._meta_step, math.isfinite
         chunk, row, shown = 1, _Mean(), _Mean()
         told = time.perf_counter()
-        step, params, state = self.now
+        step, params, state, moments = self.now
         try:
             while not self._over() and not stop():
                 end = min(step + chunk, *(self._next(step, n) for n in self._periods()), self.total)
@@ -242,13 +270,16 @@ class _Run:
                 share: list[float] = []
                 while step < end:
                     episodes = batch(step)
-                    new, new_state, numbers = meta_step(params, state, episodes, phase(step))
-                    loss, health, *share = numbers.tolist()
+                    new, new_state, new_moments, numbers = meta_step(params, state, moments, episodes, phase(step))
+                    loss, health, residual, *share = numbers.tolist()
                     if not isfinite(health):
                         raise t.diverged(params, episodes, step)
+                    if residual >= 1.0 and not self.warned:
+                        self.warned = True
+                        t.warn_unsolved(params, episodes, step)
                     step += 1
-                    self.now = (step, new, new_state)
-                    params, state = new, new_state
+                    self.now = (step, new, new_state, new_moments)
+                    params, state, moments = new, new_state, new_moments
                     loss_sum += loss
                     count += 1
                     if share:
@@ -318,42 +349,47 @@ class _Run:
             self.save()
 
     def validate(self) -> None:
-        t, (step, params, _) = self.trainer, self.now
+        t, (step, params, state, _) = self.trainer, self.now
         assert t.validation is not None
-        result = evaluate(t.learner, params, t.validation, episodes=t.validation_episodes, steps=t.validation_steps)
+        result = evaluate(
+            t.learner, params, t.validation, episodes=t.validation_episodes, steps=t.validation_steps, state=state
+        )
         share, rows = result.get("accuracy"), self.log.validations
         if share is not None and all(share > row[2] for row in rows):
-            self.best, self.log.best_step = params, step
+            self.best, self.log.best_step = (params, state), step
         rows.append([step, result["loss"], share, result.get("accuracy_interval")])
 
     def save(self) -> Path | None:
         """Writes a checkpoint of the step at hand, once."""
-        t, (step, params, state) = self.trainer, self.now
+        t, (step, params, state, moments) = self.trainer, self.now
         if t.out is None:
             return None
         path = t.out / CHECKPOINT
         if self.saved != step:
             self.log.seconds = time.perf_counter() - self.begun
-            log = dict(vars(self.log))
+            log, best = dict(vars(self.log)), dict(zip(("best", "best_state"), self.best, strict=True))
             save_checkpoint(
                 path,
                 params=params,
-                optimizer=state,
+                optimizer=moments,
                 sampler_step=step,
                 config={"settings": t.settings, "log": log},
-                extra={} if t.validation is None else {"best": self.best},
+                extra={"state": state} | ({} if t.validation is None else best),
             )
             self.saved = step
         return path
 
     def end(self) -> Trained:
         path = self.save()
-        step, params, state = self.now
+        step, params, state, moments = self.now
         log = self.log
+        best, best_state = (params, state) if log.best_step is None else self.best
         return Trained(
-            params=params if log.best_step is None else self.best,
+            params=best,
+            state=best_state,
             last_params=params,
-            optimizer=state,
+            last_state=state,
+            optimizer=moments,
             step=step,
             ended=self._over() or "interrupted",
             seconds=time.perf_counter() - self.begun,

@@ -295,8 +295,8 @@ def _cotangents(g: Graph, v: Var, ins: tuple[Var, ...], out: Var, c: Var, flags:
     if op is ew.MULTIPLY and ins[0] is ins[1]:
         back[0] = ew.multiply(ew.multiply(c, 2.0), ins[0])
         return back
-    for k, on in enumerate(flags):
-        if not on:
+    for k in sorted(range(len(ins)), key=lambda k: ins[k].size):  # small ones first: what they read may be free before large ones are made
+        if not flags[k]:
             continue
         if k in op.linear:
             back[k] = op.transpose(k, c, _Seen(ins, v))  # type: ignore[misc,arg-type]

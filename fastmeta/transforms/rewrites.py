@@ -401,10 +401,12 @@ for _op in (MATMUL, *TRIO):
 
 
 def linear(op: Primitive) -> Rule:
-    """Constant factors leave a primitive that is linear in its first operand."""
+    """Constant factors leave a primitive that is linear in its first operand, but for indexing that makes more of it."""
 
     def rule(g: Graph, ins: tuple[Var, ...], at: tuple[Any, ...]) -> Var | None:
         if ins[0].dtype not in FLOATS:
+            return None
+        if op in (GATHER, SCATTER_ADD) and prod(op.infer(ins, at)[0]) > ins[0].size:
             return None
         c, base = _split(ins[0])
         return scaled(g.emit(op, (base, *ins[1:]), at), c) if c != 1.0 else None

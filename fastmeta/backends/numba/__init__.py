@@ -7,8 +7,8 @@ call are shared by a pool of threads.  Nothing here imports numba before a progr
 from __future__ import annotations
 
 from importlib.util import find_spec
-from typing import Any
 
+from fastmeta.backends import Loaded
 from fastmeta.program import Program
 
 
@@ -17,8 +17,8 @@ def missing() -> str | None:
     return None if find_spec("numba") else "numba is not installed; install with `pip install 'fastmeta[numba]'`"
 
 
-def load(p: Program) -> Any:
+def load(p: Program) -> Loaded:
     """Plans the program; runs are calls of the interpreter."""
     from fastmeta.backends.numba.executor import Executable
 
-    return Executable(p)
+    return Loaded(Executable(p))

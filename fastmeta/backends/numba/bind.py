@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from fastmeta.backends.numba import convolution, index, passes, products
-from fastmeta.backends.numba.interpreter import CONV, CUMSUM, END, GATHER, GEMM, HEAD, LOOP, PASS, SCATTER, START
+from fastmeta.backends.numba.interpreter import CONV, CUMSUM, END, GATHER, GEMM, HEAD, LOOP, ORDER, PASS, SCATTER, START
 from fastmeta.backends.numba.kernels import NAMES, Kernel
 from fastmeta.backends.numba.nest import ITEM
 from fastmeta.backends.numba.products import PACKED
@@ -229,9 +229,11 @@ class Binder:
         picks = opcode in (GATHER, SCATTER)
         o, n = self.take(2)
         j, i = self.take(2) if picks else (0, self.next())
+        if opcode == ORDER:
+            j = self.next()
         flag = 0 if picks else self.next()
         payload = [dtype, o, n, j, i, flag]
-        middle = opcode in (GATHER, SCATTER, CUMSUM)
+        middle = opcode in (GATHER, SCATTER, CUMSUM, ORDER)
         for k in range(3 if picks else 2):
             operand = self.operand(3 if middle or k == 0 else 2)
             first, *inner = (s * ITEM[operand.dtype] for s in operand.strides)

@@ -203,6 +203,11 @@ def _multiply_add(x: Any, y: Any, z: Any) -> Any:
 
 
 @function
+def _at_least(x: Any, y: Any) -> Any:
+    return select(le(y, x), lit(1, x), select(ne(x, x), lit(1, x), lit(0, x)))
+
+
+@function
 def _gate(x: Any, y: Any) -> Any:
     return select(gt(y, lit(0, x)), x, lit(0, x))
 
@@ -284,8 +289,10 @@ def apply_floats(op: int, n: int, to: int, x: int, y: int, z: int, like: Any) ->
     elif op == 33:
         each(_multiply_add, n, to, (x, y, z), like, like)
     elif op == 34:
-        each(_gate, n, to, (x, y), like, like)
+        each(_at_least, n, to, (x, y), like, like)
     elif op == 35:
+        each(_gate, n, to, (x, y), like, like)
+    elif op == 36:
         each(_copy, n, to, (x,), like, like)
 
 
@@ -332,5 +339,7 @@ def apply_integers(op: int, n: int, to: int, x: int, y: int, z: int, like: Any) 
         each(_where, n, to, (x, y, z), like, like)
     elif op == 33:
         each(_multiply_add, n, to, (x, y, z), like, like)
-    elif op == 35:
+    elif op == 34:
+        each(_at_least, n, to, (x, y), like, like)
+    elif op == 36:
         each(_copy, n, to, (x,), like, like)

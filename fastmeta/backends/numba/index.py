@@ -1,4 +1,4 @@
-"""Runs GATHER, SCATTER, CUMSUM and ARGREDUCE, one element after another; strides are in bytes."""
+"""Runs GATHER, SCATTER, CUMSUM, ARGREDUCE and ORDER, one element after another; strides are in bytes."""
 
 from __future__ import annotations
 
@@ -103,9 +103,41 @@ def argreduce(code: Any, p: int, bases: Any, like: Any) -> None:
             store(out_at + o * code[out + 2] + i * code[out + 4], 0, type(I32)(where))
 
 
+@function
+def precedes(x: Any, y: Any, descending: int) -> bool:
+    """Does x stand before y?  NaN stands last, and equal values keep their order."""
+    if x != x or y != y:
+        return x == x and y != y
+    return x > y if descending else x < y
+
+
+@function
+def order(code: Any, p: int, bases: Any, like: Any) -> None:
+    """The indices of the first j values of x along n in order, inserted one after another."""
+    n_o, n, n_j, n_i = code[p + 1], code[p + 2], code[p + 3], code[p + 4]
+    x, out = p + FIRST, p + SECOND
+    x_at, out_at = start(code, x, bases), start(code, out, bases)
+    step = code[out + 3]
+    for o in range(n_o):
+        for i in range(n_i):
+            values = x_at + o * code[x + 2] + i * code[x + 4]
+            indices = out_at + o * code[out + 2] + i * code[out + 4]
+            count = 0
+            for k in range(n if n_j else 0):
+                value = load(values + k * code[x + 3], 0, like)
+                at = count
+                while at > 0 and precedes(value, load(values + load(indices + (at - 1) * step, 0, I32) * code[x + 3], 0, like), code[p + 5]):
+                    if at < n_j:
+                        store(indices + at * step, 0, load(indices + (at - 1) * step, 0, I32))
+                    at -= 1
+                if at < n_j:
+                    store(indices + at * step, 0, type(I32)(k))
+                    count = min(count + 1, n_j)
+
+
 @kernel
 def indexed(opcode: int, code_at: int, p: int, bases_at: int, state_at: int, tag: int) -> int:
-    """The instruction 3 .. 6 whose payload is at word p."""
+    """The instruction 3 .. 6 or 9 whose payload is at word p."""
     code, bases, state = words(code_at), words(bases_at), words(state_at)
     dtype = code[p]
     if opcode == 3:
@@ -124,6 +156,13 @@ def indexed(opcode: int, code_at: int, p: int, bases_at: int, state_at: int, tag
             cumsum(code, p, bases, F64)
         else:
             cumsum(code, p, bases, I32)
+    elif opcode == 9:
+        if dtype == 0:
+            order(code, p, bases, F32)
+        elif dtype == 1:
+            order(code, p, bases, F64)
+        else:
+            order(code, p, bases, I32)
     elif dtype == 0:
         argreduce(code, p, bases, F32)
     elif dtype == 1:

@@ -31,7 +31,7 @@ from fastmeta.ops.microops import NUMBER
 
 ADD = NUMBER["add"]
 START = len(NAMES)  # word of a program's first instruction: before it stand the kernels' addresses
-END, PASS, GEMM, GATHER, SCATTER, CUMSUM, ARGREDUCE, LOOP, CONV = range(9)
+END, PASS, GEMM, GATHER, SCATTER, CUMSUM, ARGREDUCE, LOOP, CONV, ORDER = range(10)
 PATIENCE = 1 << 24  # elementary operations between two polls: some milliseconds
 STATE_WORDS, STACK = 128, 9
 HEAD = 4  # words before a payload

@@ -1,0 +1,208 @@
+#include "winograd.hpp"
+
+#include <algorithm>
+
+namespace fastmeta {
+
+namespace {
+
+constexpr int64_t kPlaneBytes = 192 << 10;  // of a unit's sixteen matrices: they and the weights stay in the second-level cache
+constexpr int64_t kFewestTiles = 24;        // of a unit: rows of a matrix product
+constexpr int64_t kPartChannels = 16;       // of kind 2, a multiple of all vectors
+
+// What decides, from shapes alone. Fitted to times with AVX-512 on maps of 2 x 2 to 14 x 14 and 16 to 128 channels, in the
+// time of a multiply-add: what the transforms of a tile cost for each of its channels, and those of nine taps.
+constexpr double kTileWork = 104, kTapsWork = 180;
+constexpr double kGain = 1.1;
+constexpr int64_t kMostWeights = 1 << 15;   // c * o: sixteen matrices of more leave the second-level cache
+
+}  // namespace
+
+bool Winograd::pays(const ConvSpec& spec) {
+  for (int d : {0, 1})
+    if (spec.taps[d] != 3 || spec.stride[d] != 1) return false;
+  if (spec.dtype != F32 || double(spec.c) * double(spec.o) > kMostWeights) return false;
+  const int64_t* const map = spec.kind == 1 ? spec.in : spec.out;
+  const double tiles = double(spec.n) * double(ceil_div(map[0], 2)) * double(ceil_div(map[1], 2));
+  const double transforms = kTileWork * (1 / double(spec.c) + 1 / double(spec.o));
+  return 9 * double(spec.n) * double(map[0]) * double(map[1]) > kGain * (tiles * (16 + transforms) + kTapsWork);
+}
+
+Winograd::Planes::Planes(int64_t rows, int64_t channels) : row(ceil_div(channels, 16) * 16) {
+  plane = rows * row + 16;  // a cache line more: stores to all places at once must not meet in one set
+}
+
+Winograd::Winograd(int tag, const ConvSpec& spec, const Kernels& kernels)
+    : Instruction(tag), spec_(spec), kernels_(&kernels) {
+  const bool transposed = spec.kind == 1;
+  const int64_t n_products = int64_t(spec.products.size());
+  depth_ = transposed ? spec.o : spec.c;
+  width_ = transposed ? spec.c : spec.o;
+  Axis axes[2];
+  for (int d : {0, 1}) {
+    maps_[d] = transposed ? spec.in[d] : spec.out[d];
+    tiles_[d] = ceil_div(maps_[d], 2);
+    // Pixel h of x reads y at h + pad - 2 .. h + pad, the last tap first.
+    axes[d] = transposed ? Axis{spec.out[d], 1, 1, 2 - spec.pad[d]} : Axis{spec.in[d], 1, 1, spec.pad[d]};
+  }
+  long_ = multiply_adds(spec) > kSplitWork;
+  const int64_t bytes = 16 * 4 * std::max(depth_, width_) * n_products;
+  units_ = Units(spec.n, tiles_, std::max(kFewestTiles, kPlaneBytes / bytes), false);
+  const int64_t tiles = units_.images * units_.rows * tiles_[1];
+  read_ = Planes(tiles, depth_);
+  other_ = Planes(tiles, width_);
+  weights_ = Planes(depth_, width_);
+  copy_ = {axes[0], axes[1], 2 * tiles_[1] + 2, 0};
+  phases_ = UnitPhases(spec.phases, kernels, spec.kind != 2 && (units_.count > 1 || long_));
+  if (spec.kind == 2) parts_ = ceil_div(spec.c, kPartChannels);
+  team_ = long_ && phases_.independent() && (spec.kind == 2 ? parts_ : units_.count) > 1;
+
+  auto place = [&](int64_t& at, int64_t bytes) { at = scratch_.end, scratch_.end += round_up(bytes); };
+  scratch_.end = phases_.scratch_bytes();
+  const int64_t rows = std::max(tiles, depth_);
+  place(scratch_.x_at, rows * 8);
+  place(scratch_.y_at, rows * 8);
+  place(scratch_.missing, tiles);
+  place(scratch_.copy, (2 * units_.rows + 2) * copy_.columns * depth_ * 4);
+  place(scratch_.read, n_products * read_.size() * 4);
+  place(scratch_.other, (spec.kind == 2 ? n_products : 1) * other_.size() * 4);
+  place(scratch_.weights, (spec.kind == 2 ? 1 : n_products) * weights_.size() * 4);
+  if (transposed) place(scratch_.taps, 9 * spec.c * spec.o * 4);
+}
+
+// Kinds 0 and 1: the places of the taps of all products. In kind 1 each tap is transposed, and their order turned.
+void Winograd::turn_weights(Worker& worker) const {
+  int64_t* const x_at = scratch<int64_t>(worker, scratch_.x_at);
+  int64_t* const y_at = scratch<int64_t>(worker, scratch_.y_at);
+  for (int64_t k = 0; k < depth_; ++k) x_at[k] = k * width_, y_at[k] = k * weights_.row;
+  const int64_t tap = depth_ * width_;
+  float* to = scratch<float>(worker, scratch_.weights);
+  for (const auto& product : spec_.products) {
+    const float* w = at(worker, product.second);
+    int64_t step = tap;
+    if (spec_.kind == 1) {
+      float* const taps = scratch<float>(worker, scratch_.taps);
+      for (int64_t k = 0; k < 9; ++k) kernels_->transpose4(w + k * tap, spec_.o, taps + k * tap, spec_.c, spec_.c, spec_.o);
+      w = taps + 8 * tap, step = -tap;
+    }
+    kernels_->winograd[kWinogradWeights]({depth_, width_, w, x_at, 3 * step, step, to, y_at, 4 * weights_.plane, weights_.plane});
+    to += weights_.size();
+  }
+}
+
+// The windows of a unit's tiles, for channels first .. first + channels of a map.
+void Winograd::copy_tiles(Worker& worker, const Operand& map, const Unit& unit, int64_t first, int64_t channels, float* to) const {
+  PaddedCopy padded = copy_;
+  padded.pixel = channels * 4;
+  const int64_t row = copy_.columns * channels, tiles = unit.rows * tiles_[1];
+  float* const copy = scratch<float>(worker, scratch_.copy);
+  int64_t* const x_at = scratch<int64_t>(worker, scratch_.x_at);
+  int64_t* const y_at = scratch<int64_t>(worker, scratch_.y_at);
+  for (int64_t t = 0; t < tiles; ++t) {
+    x_at[t] = 2 * (t / tiles_[1] * row + t % tiles_[1] * channels);
+    y_at[t] = t * read_.row;
+  }
+  const char* const from = worker.bases[map.base] + map.offset + first * 4;
+  for (int64_t k = 0; k < unit.images; ++k, to += tiles * read_.row) {
+    padded.copy(from + (unit.image + k) * map.stride[0] * 4, map.stride[1] * 4, map.stride[2] * 4, reinterpret_cast<char*>(copy), 2 * unit.row, 2 * unit.rows + 2);
+    kernels_->winograd[kWinogradMap]({tiles, channels, copy, x_at, row, channels, to, y_at, 4 * read_.plane, read_.plane});
+  }
+}
+
+// x_at: a unit's tiles in the matrices; y_at: in a map; missing: what of them lies outside it. Returns their number.
+int64_t Winograd::find_tiles(Worker& worker, const Unit& unit, const Operand& map, int64_t row) const {
+  int64_t* const x_at = scratch<int64_t>(worker, scratch_.x_at);
+  int64_t* const y_at = scratch<int64_t>(worker, scratch_.y_at);
+  uint8_t* const missing = scratch<uint8_t>(worker, scratch_.missing);
+  int64_t t = 0;
+  for (int64_t k = 0; k < unit.images; ++k)
+    for (int64_t p = unit.row; p < unit.row + unit.rows; ++p)
+      for (int64_t q = 0; q < tiles_[1]; ++q, ++t) {
+        x_at[t] = t * row;
+        y_at[t] = (unit.image + k) * map.stride[0] + 2 * (p * map.stride[1] + q * map.stride[2]);
+        missing[t] = uint8_t((2 * p + 1 == maps_[0]) | (2 * q + 1 == maps_[1]) << 1);
+      }
+  return t;
+}
+
+// Kinds 0 and 1.
+void Winograd::run_unit(Worker& worker, const float* weights, int64_t number) const {
+  const Unit unit = units_[number];
+  const int64_t tiles = unit.images * unit.rows * tiles_[1], n_products = int64_t(spec_.products.size());
+  float* const read = scratch<float>(worker, scratch_.read);
+  float* const sums = scratch<float>(worker, scratch_.other);
+  for (int64_t p = 0; p < n_products; ++p) copy_tiles(worker, spec_.products[size_t(p)].first, unit, 0, depth_, read + p * read_.size());
+  for (int64_t place = 0; place < 16; ++place) {
+    GemmArgs<float> g{tiles, width_, int(n_products), {}, 1, nullptr, 0, 0, sums + place * other_.plane, other_.row};
+    for (int64_t p = 0; p < n_products; ++p)
+      g.products[p] = {read + p * read_.size() + place * read_.plane, weights + p * weights_.size() + place * weights_.plane, depth_, read_.row, 1, weights_.row, 1};
+    kernels_->gemm_f32(g);
+  }
+  Operand target = spec_.target;  // dense, whatever its strides say where a dim is 1
+  target.stride[2] = width_, target.stride[1] = maps_[1] * width_, target.stride[0] = maps_[0] * maps_[1] * width_;
+  find_tiles(worker, unit, target, other_.row);
+  kernels_->winograd[kWinogradSum]({tiles, width_, sums, scratch<int64_t>(worker, scratch_.x_at), 4 * other_.plane, other_.plane, at(worker, target),
+                                    scratch<int64_t>(worker, scratch_.y_at), target.stride[1], target.stride[2], scratch<uint8_t>(worker, scratch_.missing),
+                                    spec_.has_cin ? at(worker, spec_.cin) : nullptr});
+  const int64_t row = 2 * unit.row;
+  phases_.after(worker, {unit.image, unit.images, row, std::min(2 * unit.rows, maps_[0] - row)}, maps_);
+  if (long_) worker.poll();
+}
+
+// Kind 2: channels first .. last of x, over all units.
+void Winograd::sum_taps(Worker& worker, int64_t first, int64_t last) const {
+  const int64_t n_products = int64_t(spec_.products.size()), channels = last - first;
+  float* const read = scratch<float>(worker, scratch_.read);
+  float* const spread = scratch<float>(worker, scratch_.other);
+  float* const sums = scratch<float>(worker, scratch_.weights);
+  int64_t* const x_at = scratch<int64_t>(worker, scratch_.x_at);
+  int64_t* const y_at = scratch<int64_t>(worker, scratch_.y_at);
+  for (int64_t number = 0; number < units_.count && !worker.stopped(); ++number) {
+    const Unit unit = units_[number];
+    int64_t tiles = 0;
+    for (int64_t p = 0; p < n_products; ++p) {
+      const auto& [x, y] = spec_.products[size_t(p)];
+      copy_tiles(worker, x, unit, first, channels, read + p * read_.size());
+      tiles = find_tiles(worker, unit, y, other_.row);
+      kernels_->winograd[kWinogradSpread]({tiles, width_, at(worker, y), y_at, y.stride[1], y.stride[2], spread + p * other_.size(), x_at, 4 * other_.plane, other_.plane,
+                                           scratch<uint8_t>(worker, scratch_.missing)});
+    }
+    for (int64_t place = 0; place < 16; ++place) {
+      float* const sum = sums + place * weights_.plane;
+      GemmArgs<float> g{channels, width_, int(n_products), {}, 1, number ? sum : nullptr, weights_.row, 1, sum, weights_.row};
+      for (int64_t p = 0; p < n_products; ++p)
+        g.products[p] = {read + p * read_.size() + place * read_.plane, spread + p * other_.size() + place * other_.plane, tiles, 1, read_.row, other_.row, 1};
+      kernels_->gemm_f32(g);
+    }
+    if (long_) worker.poll();
+  }
+  if (worker.stopped()) return;
+  for (int64_t k = 0; k < channels; ++k) x_at[k] = k * weights_.row, y_at[k] = (first + k) * width_;
+  const int64_t tap = depth_ * width_;
+  kernels_->winograd[kWinogradTaps]({channels, width_, sums, x_at, 4 * weights_.plane, weights_.plane, at(worker, spec_.target), y_at, 3 * tap, tap, nullptr,
+                                     spec_.has_cin ? at(worker, spec_.cin) : nullptr});
+}
+
+void Winograd::run(Worker& worker) const {
+  phases_.fill(worker);
+  struct Context {
+    const Winograd* self;
+    const float* weights;
+    int64_t parts;
+  } context{this, scratch<float>(worker, scratch_.weights), spec_.kind != 2 ? units_.count : team_ && worker.team ? parts_ : 1};
+  if (spec_.kind != 2) turn_weights(worker);
+  auto part = [](const void* c, Worker& w, int64_t k) {
+    const auto& [self, weights, parts] = *static_cast<const Context*>(c);
+    const int64_t channels = self->spec_.c;
+    if (self->spec_.kind != 2) self->run_unit(w, weights, k);
+    else if (parts == 1) self->sum_taps(w, 0, channels);
+    else self->sum_taps(w, k * kPartChannels, std::min(channels, (k + 1) * kPartChannels));
+  };
+  if (team_ && worker.team) run_parts(worker, context.parts, part, &context);
+  else
+    for (int64_t k = 0; k < context.parts && !worker.stopped(); ++k) part(&context, worker, k);
+  if (worker.stopped()) return;
+  phases_.finish(worker);
+}
+
+}  // namespace fastmeta

@@ -1,0 +1,55 @@
+// The CONV instruction for windows of 3 x 3 by Winograd's F(2x2, 3x3): 16 multiplications in the place of 36.
+//
+// Reference: Lavin and Gray, "Fast Algorithms for Convolutional Neural Networks", 2015 (arXiv 1509.09308). A map is cut into
+// tiles of 2 x 2 pixels. The 4 x 4 pixels that such a tile reads, and the 3 x 3 taps, become 4 x 4 numbers each; their
+// products by place, summed over channels, are one matrix product per place, and become the tile. The weight gradient is
+// the transpose: the sum is over tiles.
+#pragma once
+#include "maps.hpp"
+
+namespace fastmeta {
+
+class Winograd final : public Instruction {
+ public:
+  // Is it allowed here, and faster than the sum over windows? A function of shapes.
+  static bool pays(const ConvSpec& spec);
+  Winograd(int tag, const ConvSpec& spec, const Kernels& kernels);
+  void run(Worker& worker) const override;
+  int64_t scratch_bytes() const override { return scratch_.end; }
+
+ private:
+  // Sixteen matrices, one per place in a tile; a row has the channels of a tile, or of a row of weights.
+  struct Planes {
+    int64_t row = 0, plane = 0;  // elements from row to row, and from matrix to matrix
+    Planes() = default;
+    Planes(int64_t rows, int64_t channels);
+    int64_t size() const { return 16 * plane; }
+  };
+  struct Scratch {  // of a worker, byte offsets; the phases' tiles come first
+    int64_t x_at = 0, y_at = 0, missing = 0, copy = 0, read = 0, other = 0, weights = 0, taps = 0, end = 0;
+  };
+
+  void copy_tiles(Worker& worker, const Operand& map, const Unit& unit, int64_t first, int64_t channels, float* to) const;
+  int64_t find_tiles(Worker& worker, const Unit& unit, const Operand& map, int64_t row) const;
+  void turn_weights(Worker& worker) const;
+  void run_unit(Worker& worker, const float* weights, int64_t number) const;
+  void sum_taps(Worker& worker, int64_t first, int64_t last) const;
+  float* at(Worker& worker, const Operand& operand) const { return reinterpret_cast<float*>(worker.bases[operand.base] + operand.offset); }
+  template <class U>
+  U* scratch(Worker& worker, int64_t offset) const { return reinterpret_cast<U*>(worker.scratch + offset); }
+
+  ConvSpec spec_;
+  const Kernels* kernels_;
+  int64_t maps_[2];         // rows and columns that are cut into tiles: of the target, or of y in kind 2
+  int64_t tiles_[2];        // down and across
+  int64_t depth_, width_;   // channels of the map that is read in windows, and of the one in tiles
+  PaddedCopy copy_;
+  Units units_;             // rows of tiles
+  Planes read_, other_, weights_;  // of the windows, the tiles, the taps
+  int64_t parts_ = 1;       // kind 2: blocks of channels, for a team
+  bool team_ = false, long_ = false;
+  UnitPhases phases_;
+  Scratch scratch_;
+};
+
+}  // namespace fastmeta

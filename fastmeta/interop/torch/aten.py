@@ -1,0 +1,473 @@
+"""The ATen operations that have a translation: one row each, from the operation's name to fastmeta's functions.
+
+An operation's arguments are those of PyTorch, images [n, channels, height, width] among them.  Between layers that work on
+images values stay [n, height, width, channels], as `Image`, so that nothing is turned around between them.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from fastmeta import array as fa
+from fastmeta import nn
+from fastmeta.interop.torch import recurrent
+from fastmeta.trace import Array
+
+TABLE: dict[str, Callable[..., Any]] = {}
+
+
+@dataclass(frozen=True)
+class Image:
+    """A tensor [n, channels, height, width], held as [n, height, width, channels]."""
+
+    value: Array
+
+
+def plain(x: Any) -> Any:
+    """Any value by PyTorch's order of axes."""
+    return fa.permute_dims(x.value, (0, 3, 1, 2)) if isinstance(x, Image) else x
+
+
+def image(x: Any) -> Array:
+    """A tensor of images, channels last."""
+    return x.value if isinstance(x, Image) else fa.permute_dims(x, (0, 2, 3, 1))
+
+
+def row(*names: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Puts a function into the table; its array arguments come by PyTorch's order of axes."""
+
+    def enter(f: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*args: Any, **options: Any) -> Any:
+            args = tuple([plain(v) for v in a] if isinstance(a, list | tuple) else plain(a) for a in args)
+            return f(*args, **options)
+
+        TABLE.update({f"aten.{name}": call for name in names})
+        return f
+
+    return enter
+
+
+def pointwise(*names: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Puts a function of single elements into the table: images stay as they are if nothing else of several axes comes in."""
+
+    def enter(f: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*args: Any, **options: Any) -> Any:
+            images = [a for a in args if isinstance(a, Image)]
+            if images and all(isinstance(a, Image) or np.ndim(a) == 0 for a in args):
+                return Image(f(*[a.value if isinstance(a, Image) else a for a in args], **options))
+            return f(*[plain(a) for a in args], **options)
+
+        TABLE.update({f"aten.{name}": call for name in names})
+        return f
+
+    return enter
+
+
+def on_images(*names: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Puts a function of `Image`s into the table: it takes care of the order of axes itself."""
+
+    def enter(f: Callable[..., Any]) -> Callable[..., Any]:
+        TABLE.update({f"aten.{name}": f for name in names})
+        return f
+
+    return enter
+
+
+def refuse(what: str) -> NotImplementedError:
+    return NotImplementedError(what)
+
+
+# -- elements
+
+for _name, _f in {
+    "relu": nn.relu, "tanh": fa.tanh, "sigmoid": fa.sigmoid, "exp": fa.exp, "log": fa.log, "sqrt": fa.sqrt, "rsqrt": fa.rsqrt,
+    "abs": fa.abs, "neg": fa.negative, "sin": fa.sin, "cos": fa.cos, "erf": fa.erf, "clone": lambda x, **_: x,
+    "contiguous": lambda x, **_: x, "detach": fa.stop_gradient, "alias": lambda x: x,
+}.items():  # fmt: skip
+    pointwise(f"{_name}.default")(_f)
+for _name, _f in {
+    "mul": fa.multiply, "div": fa.divide, "maximum": fa.maximum, "minimum": fa.minimum, "eq": fa.equal, "ne": fa.not_equal,
+    "lt": fa.less, "le": fa.less_equal, "gt": fa.greater, "ge": fa.greater_equal,
+}.items():  # fmt: skip
+    pointwise(f"{_name}.Tensor", f"{_name}.Scalar", f"{_name}.default")(_f)
+
+
+@pointwise("add.Tensor", "add.Scalar")
+def add(x: Array, y: Array, alpha: float = 1) -> Array:
+    return fa.add(x, y if alpha == 1 else fa.multiply(y, alpha))
+
+
+@pointwise("sub.Tensor", "sub.Scalar")
+def sub(x: Array, y: Array, alpha: float = 1) -> Array:
+    return fa.subtract(x, y if alpha == 1 else fa.multiply(y, alpha))
+
+
+@pointwise("rsub.Scalar")
+def rsub(x: Array, y: float, alpha: float = 1) -> Array:
+    return fa.subtract(y, fa.multiply(x, alpha))
+
+
+@pointwise("pow.Tensor_Scalar", "pow.Tensor_Tensor")
+def power(x: Array, y: Array) -> Array:
+    return fa.square(x) if isinstance(y, int | float) and y == 2 else fa.power(x, y)
+
+
+@pointwise("leaky_relu.default")
+def leaky_relu(x: Array, slope: float = 0.01) -> Array:
+    return fa.where(fa.greater(x, 0.0), x, fa.multiply(x, slope))
+
+
+@pointwise("elu.default")
+def elu(x: Array, alpha: float = 1.0, scale: float = 1.0, input_scale: float = 1.0) -> Array:
+    negative = fa.multiply(fa.expm1(fa.multiply(fa.minimum(x, 0.0), input_scale)), alpha)
+    return fa.multiply(fa.where(fa.greater(x, 0.0), x, negative), scale)
+
+
+@pointwise("gelu.default")
+def gelu(x: Array, approximate: str = "none") -> Array:
+    if approximate == "tanh":
+        inner = fa.multiply(fa.add(x, fa.multiply(fa.multiply(fa.square(x), x), 0.044715)), math.sqrt(2 / math.pi))
+        share = fa.tanh(inner)
+    else:
+        share = fa.erf(fa.multiply(x, math.sqrt(0.5)))
+    return fa.multiply(fa.multiply(x, 0.5), fa.add(share, 1.0))
+
+
+@pointwise("silu.default")
+def silu(x: Array) -> Array:
+    return fa.multiply(x, fa.sigmoid(x))
+
+
+@pointwise("clamp.default", "hardtanh.default")
+def clamp(x: Array, low: float | None = None, high: float | None = None) -> Array:
+    x = x if low is None else fa.maximum(x, low)
+    return x if high is None else fa.minimum(x, high)
+
+
+@pointwise("where.self", "where.ScalarOther", "where.ScalarSelf")
+def where(condition: Array, x: Array, y: Array) -> Array:
+    return fa.where(condition, x, y)
+
+
+@pointwise("dropout.default")
+def dropout(x: Array, rate: float, training: bool) -> Array:
+    if training and rate > 0:
+        raise refuse("random masks (module.eval() turns dropout off)")
+    return x
+
+
+@on_images("native_dropout.default")
+def native_dropout(x: Any, rate: float, training: bool) -> Any:
+    return (dropout(x, rate, training),)
+
+
+# -- images
+
+
+def _symmetric(pads: Sequence[int]) -> int | None:
+    return int(pads[0]) if len(set(pads)) == 1 else None
+
+
+def _pair(x: Sequence[int] | int) -> tuple[int, int]:
+    values = [x, x] if isinstance(x, int) else [*x, *x][:2] if len(x) == 1 else list(x)
+    return int(values[0]), int(values[1])
+
+
+def _padded(x: Array, pads: tuple[int, int], value: float = 0.0) -> Array:
+    (h, w) = pads
+    return fa.pad(x, widths=((0, 0), (h, h), (w, w), (0, 0)), value=value) if h or w else x
+
+
+@on_images("conv2d.default", "conv2d.padding")
+def conv2d(
+    x: Any, w: Any, bias: Any = None, stride: Any = 1, padding: Any = 0, dilation: Any = 1, groups: int = 1
+) -> Image:  # fmt: skip
+    if _pair(dilation) != (1, 1):
+        raise refuse(f"dilation {tuple(dilation)}")
+    x = image(x)
+    if isinstance(padding, str):
+        if padding == "same" and any(k % 2 == 0 for k in w.shape[2:]):
+            raise refuse("padding 'same' of an even kernel")
+        pads = (0, 0) if padding == "valid" else (w.shape[2] // 2, w.shape[3] // 2)
+    else:
+        pads = _pair(padding)
+    inside = _symmetric(pads)
+    x, inside = (_padded(x, pads), 0) if inside is None else (x, inside)
+    if groups == 1:
+        y = nn.conv2d(x, fa.permute_dims(w, (2, 3, 1, 0)), stride=_pair(stride), padding=inside)
+    elif groups == x.shape[3] == w.shape[0]:
+        kernels = fa.permute_dims(fa.reshape(w, (w.shape[0], *w.shape[2:])), (1, 2, 0))
+        y = nn.depthwise_conv2d(x, kernels, stride=_pair(stride), padding=inside)
+    else:
+        raise refuse(f"{groups} groups of {x.shape[3]} channels")
+    return Image(y if bias is None else fa.add(y, bias))
+
+
+@on_images("max_pool2d.default")
+def max_pool2d(x: Any, window: Any, stride: Any = (), padding: Any = 0, dilation: Any = 1, ceil: bool = False) -> Image:
+    if _pair(dilation) != (1, 1) or ceil:
+        raise refuse("dilation or ceil_mode")
+    padded = _padded(image(x), _pair(padding), float("-inf"))
+    return Image(nn.max_pool2d(padded, window=_pair(window), stride=_pair(stride or window)))
+
+
+@on_images("avg_pool2d.default")
+def avg_pool2d(
+    x: Any, window: Any, stride: Any = (), padding: Any = 0, ceil: bool = False, count_padding: bool = True, divisor: Any = None
+) -> Image:  # fmt: skip
+    pads = _pair(padding)
+    if ceil or divisor is not None or (max(pads) and not count_padding):
+        raise refuse("ceil_mode, count_include_pad=False or a divisor")
+    return Image(nn.avg_pool2d(_padded(image(x), pads), window=_pair(window), stride=_pair(stride or window)))
+
+
+@on_images("adaptive_avg_pool2d.default")
+def adaptive_avg_pool2d(x: Any, size: Any) -> Image:
+    y = image(x)
+    out = _pair(size)
+    if any(n % m for n, m in zip(y.shape[1:3], out, strict=True)):
+        raise refuse(f"windows of several sizes, from {tuple(y.shape[1:3])} to {out}")
+    if out == (1, 1):
+        return Image(fa.mean(y, axis=(1, 2), keepdims=True))
+    return Image(nn.avg_pool2d(y, window=(y.shape[1] // out[0], y.shape[2] // out[1])))
+
+
+def _normalised(x: Any, scale: Any, shift: Any, eps: float, statistics: Any) -> Any:
+    if isinstance(x, Image):
+        return Image(nn.batch_norm(x.value, scale, shift, eps=eps, statistics=statistics))
+    axes = (0, *range(2, len(x.shape)), 1)
+    y = nn.batch_norm(fa.permute_dims(x, axes), scale, shift, eps=eps, statistics=statistics)
+    return fa.permute_dims(y, tuple(int(a) for a in np.argsort(axes)))
+
+
+@on_images("_native_batch_norm_legit_functional.default", "batch_norm.default")
+def batch_norm(
+    x: Any, scale: Any, shift: Any, mean: Any, variance: Any, training: bool, momentum: float, eps: float, *_: Any
+) -> Any:  # fmt: skip
+    """The functional form gives a tuple, of which the updated statistics are never asked for."""
+    return (_normalised(x, scale, shift, eps, None if training else (mean, variance)),)
+
+
+@on_images("_native_batch_norm_legit_no_training.default")
+def batch_norm_no_training(x: Any, scale: Any, shift: Any, mean: Any, variance: Any, momentum: float, eps: float) -> Any:
+    return (_normalised(x, scale, shift, eps, (mean, variance)),)
+
+
+@on_images("_native_batch_norm_legit.no_stats")
+def batch_norm_no_stats(x: Any, scale: Any, shift: Any, training: bool, momentum: float, eps: float) -> Any:
+    return (_normalised(x, scale, shift, eps, None),)
+
+
+# -- products
+
+
+@row("linear.default")
+def linear(x: Array, w: Array, b: Array | None = None) -> Array:
+    return nn.linear(x, fa.permute_dims(w, (1, 0)), b)
+
+
+@row("addmm.default")
+def addmm(b: Array, x: Array, y: Array, beta: float = 1, alpha: float = 1) -> Array:
+    return add(fa.multiply(fa.matmul(x, y), alpha), b, beta)
+
+
+for _name in ("matmul", "mm", "bmm"):
+    row(f"{_name}.default")(fa.matmul)
+
+
+@row("scaled_dot_product_attention.default")
+def attention(
+    query: Array, keys: Array, values: Array, mask: Any = None, rate: float = 0.0, causal: bool = False, *, scale: Any = None,
+    **options: Any,
+) -> Array:  # fmt: skip
+    if mask is not None or rate or causal or any(options.values()):
+        raise refuse("masks, dropout or grouped heads")
+    *lead, n, width = range(len(keys.shape))
+    scores = fa.matmul(query, fa.permute_dims(keys, (*lead, width, n)))
+    scores = fa.multiply(scores, 1 / math.sqrt(keys.shape[-1]) if scale is None else scale)
+    return fa.matmul(fa.softmax(scores, axis=-1), values)
+
+
+@row("embedding.default")
+def embedding(w: Array, indices: Array, *_: Any) -> Array:
+    return fa.take(w, indices, axis=0)
+
+
+@row("lstm.input")
+def lstm(
+    x: Array, state: Any, weights: Any, biases: bool, layers: int, rate: float, training: bool, both: bool, batch_first: bool
+) -> Any:  # fmt: skip
+    if training and rate > 0:
+        raise refuse("random masks (module.eval() turns dropout off)")
+    return recurrent.lstm(x, state, weights, biases, layers, both, batch_first)
+
+
+# -- normalisation and sums
+
+
+@row("layer_norm.default")
+def layer_norm(x: Array, shape: Sequence[int], scale: Any = None, shift: Any = None, eps: float = 1e-5, *_: Any) -> Array:
+    flat = fa.reshape(x, (*x.shape[: len(x.shape) - len(shape)], -1))
+    scale, shift = (None if a is None else fa.reshape(a, (-1,)) for a in (scale, shift))
+    return fa.reshape(nn.layer_norm(flat, scale, shift, eps=eps), x.shape)
+
+
+@on_images("group_norm.default")
+def group_norm(x: Any, groups: int, scale: Any = None, shift: Any = None, eps: float = 1e-5, *_: Any) -> Any:
+    if len(plain(x).shape) == 4:
+        return Image(nn.group_norm(image(x), scale, shift, groups=groups, eps=eps))
+    if len(x.shape) == 2:
+        return nn.group_norm(x, scale, shift, groups=groups, eps=eps)
+    raise refuse(f"group norm of {len(x.shape)} axes")
+
+
+def _axes(x: Array, axes: Any) -> tuple[int, ...]:
+    axes = [axes] if isinstance(axes, int) else axes
+    return tuple(range(len(x.shape))) if not axes else tuple(a % len(x.shape) for a in axes)
+
+
+@row("mean.dim", "mean.default")
+def mean(x: Array, axes: Any = None, keepdims: bool = False, **_: Any) -> Array:
+    return fa.mean(x, axis=_axes(x, axes), keepdims=keepdims)
+
+
+@row("sum.dim_IntList", "sum.default")
+def total(x: Array, axes: Any = None, keepdims: bool = False, **_: Any) -> Array:
+    return fa.sum(x, axis=_axes(x, axes), keepdims=keepdims)
+
+
+@row("amax.default")
+def amax(x: Array, axes: Any = (), keepdims: bool = False) -> Array:
+    return fa.max(x, axis=_axes(x, axes), keepdims=keepdims)
+
+
+@row("softmax.int", "_softmax.default")
+def softmax(x: Array, axis: int, *_: Any, **__: Any) -> Array:
+    return fa.softmax(x, axis=axis)
+
+
+@row("log_softmax.int", "_log_softmax.default")
+def log_softmax(x: Array, axis: int, *_: Any, **__: Any) -> Array:
+    return fa.log_softmax(x, axis=axis)
+
+
+# -- shapes
+
+
+@row("view.default", "reshape.default", "_unsafe_view.default")
+def reshape(x: Array, shape: Sequence[int]) -> Array:
+    return fa.reshape(x, tuple(shape))
+
+
+@row("flatten.using_ints")
+def flatten(x: Array, first: int = 0, last: int = -1) -> Array:
+    shape = tuple(x.shape)
+    last %= len(shape)
+    return fa.reshape(x, (*shape[:first], math.prod(shape[first : last + 1]), *shape[last + 1 :]))
+
+
+@row("permute.default")
+def permute(x: Array, axes: Sequence[int]) -> Array:
+    return fa.permute_dims(x, tuple(a % len(x.shape) for a in axes))
+
+
+@row("transpose.int")
+def transpose(x: Array, a: int, b: int) -> Array:
+    axes = list(range(len(x.shape)))
+    axes[a], axes[b] = axes[b], axes[a]
+    return fa.permute_dims(x, axes)
+
+
+@row("t.default")
+def t(x: Array) -> Array:
+    return x if len(x.shape) < 2 else fa.permute_dims(x, (1, 0))
+
+
+@row("unsqueeze.default")
+def unsqueeze(x: Array, axis: int) -> Array:
+    return fa.expand_dims(x, axis=axis)
+
+
+@row("squeeze.dim", "squeeze.dims")
+def squeeze(x: Array, axes: Any) -> Array:
+    ones = tuple(a for a in _axes(x, axes) if x.shape[a] == 1)
+    return fa.squeeze(x, axis=ones) if ones else x
+
+
+@row("expand.default")
+def expand(x: Array, shape: Sequence[int], **_: Any) -> Array:
+    lead = len(shape) - len(x.shape)
+    return fa.broadcast_to(x, tuple(x.shape[i - lead] if n == -1 else n for i, n in enumerate(shape)))
+
+
+@row("slice.Tensor")
+def cut(x: Array, axis: int = 0, start: int | None = None, stop: int | None = None, step: int = 1) -> Array:
+    stop = None if stop is None or stop >= x.shape[axis] else stop
+    return x[(slice(None),) * (axis % len(x.shape)) + (slice(start, stop, step),)]
+
+
+@row("select.int")
+def select(x: Array, axis: int, index: int) -> Array:
+    return x[(slice(None),) * (axis % len(x.shape)) + (index,)]
+
+
+@on_images("cat.default")
+def cat(xs: Sequence[Any], axis: int = 0) -> Any:
+    if all(isinstance(x, Image) for x in xs):
+        return Image(fa.concat([x.value for x in xs], axis=(0, 3, 1, 2)[axis % 4]))
+    return fa.concat([plain(x) for x in xs], axis=axis)
+
+
+@row("stack.default")
+def stack(xs: Sequence[Array], axis: int = 0) -> Array:
+    return fa.stack(list(xs), axis=axis)
+
+
+@row("constant_pad_nd.default")
+def pad(x: Array, pads: Sequence[int], value: float = 0.0) -> Array:
+    if min(pads) < 0:
+        raise refuse("negative padding")
+    pairs = [(pads[i], pads[i + 1]) for i in range(0, len(pads), 2)]
+    return fa.pad(x, widths=((0, 0),) * (len(x.shape) - len(pairs)) + tuple(reversed(pairs)), value=float(value))
+
+
+@on_images("sym_size.int")
+def sym_size(x: Any, axis: int) -> int:
+    return int(x.shape[axis]) if not isinstance(x, Image) else int(x.value.shape[(0, 3, 1, 2)[axis]])
+
+
+# -- new arrays
+
+
+@on_images("zeros.default")
+def zeros(shape: Sequence[int], dtype: Any = None, **_: Any) -> Array:
+    return full(shape, 0, dtype)
+
+
+@on_images("full.default")
+def full(shape: Sequence[int], value: float, dtype: Any = None, **_: Any) -> Array:
+    return np.full(tuple(shape), value, NUMPY[dtype or torch.get_default_dtype()])
+
+
+@pointwise("zeros_like.default")
+def zeros_like(x: Array, **_: Any) -> Array:
+    return fa.zeros_like(x)
+
+
+@pointwise("ones_like.default")
+def ones_like(x: Array, **_: Any) -> Array:
+    return fa.ones_like(x)
+
+
+@pointwise("_to_copy.default", "to.dtype")
+def to(x: Array, dtype: Any = None, *_: Any, **__: Any) -> Array:
+    return x if dtype is None else fa.astype(x, dtype=NUMPY[dtype])
+
+
+NUMPY = {torch.float32: np.float32, torch.float64: np.float64, torch.int32: np.int32, torch.int64: np.int32, torch.bool: np.bool_}

@@ -1,0 +1,220 @@
+"""Distances between the rows of two arrays, whose derivatives of any order need no array of x rows x y rows x features."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from fastmeta import array as fa
+from fastmeta.compile import map_tasks
+from fastmeta.errors import expected
+from fastmeta.kernels.tasks import features, known, per_task
+from fastmeta.ops.linalg import positive_definite
+from fastmeta.trace import Array, located
+
+
+def pairwise_distance(x: Array, y: Array, *, metric: str, scale: Array | None = None) -> Array:
+    """The distance of every row of x from every row of y; in every metric smaller means nearer.
+
+    | metric | distance of two rows a and b |
+    |---|---|
+    | sqeuclidean | sum (a - b)^2 |
+    | euclidean | its root; derivative 0 where a = b |
+    | cosine | 1 - cos(a, b); a row of zeros is at distance 1 from all rows, with derivative 0 |
+    | dot | -sum a b |
+    | l1 | sum abs(a - b); derivative 0 where two entries are equal |
+    | rbf | 1 - exp(-sum (a - b)^2 / (2 h^2)), h the bandwidth ``scale`` |
+    | sqmahalanobis | (a - b) S^-1 (a - b), S the covariance ``scale`` |
+    | mahalanobis | its root; derivative 0 where a = b |
+
+    Sums of squares are of centred rows or of differences, so that a large offset of all rows costs no accuracy.
+
+    Args:
+        x: [n, D] floats; or [T, n, D], a task each.
+        y: [m, D]; or [T, m, D].
+        metric: a name of the table.
+        scale: for ``rbf`` the bandwidth, a positive number, or one per task [T].  For ``mahalanobis`` variances [D], a covariance
+            matrix [D, D], or one per row of y [m, D, D]; with tasks [D] and [D, D] are shared, [T, D, D] is a matrix per task
+            and [T, m, D, D] one per task and row.  No other metric has one.
+
+    Returns:
+        [n, m]; or [T, n, m].
+
+    Raises:
+        ValueError: for an unknown metric, lengths that differ, and a scale that is missing, not positive, or singular.  Inside a
+            trace the values of a scale are not known yet: there a matrix that is not positive definite gives NaN.
+        TypeError: for arrays of integers.
+
+    >>> x = np.array([[0.0, 0.0], [3.0, 4.0]], np.float32)
+    >>> pairwise_distance(x, x, metric="euclidean")
+    array([[0., 5.],
+           [5., 0.]], dtype=float32)
+    """
+    x, y = features("pairwise_distance", x=x, y=y)
+    check_metric("pairwise_distance", metric, scale, x, y.shape[-2])
+    arguments = [("x", x, 2), ("y", y, 2), ("scale", scale, scale_axes(metric))]
+    return per_task("pairwise_distance", distance, arguments, metric=metric)
+
+
+def distance(x: Array, y: Array, scale: Array | None, *, metric: str) -> Array:
+    """The distances of one task, its arguments already checked."""
+    return METRICS[metric](x, y, scale)
+
+
+def nearness(x: Array, y: Array, scale: Array | None, *, metric: str) -> Array:
+    """Minus the distances, transposed [m, n], but for a number per row of x: what a softmax over the rows of y needs."""
+    if metric != "sqeuclidean":
+        return fa.negative(fa.permute_dims(distance(x, y, scale, metric=metric), (1, 0)))
+    centre = fa.stop_gradient(fa.mean(y, axis=0))
+    x, y = fa.subtract(x, centre), fa.subtract(y, centre)
+    return fa.subtract(fa.multiply(fa.permute_dims(_products(x, y), (1, 0)), 2.0), fa.sum(fa.square(y), axis=1, keepdims=True))
+
+
+# -- metrics of one task: x [n, D], y [m, D], scale -> [n, m]
+
+
+def _sqeuclidean(x: Array, y: Array, scale: None = None) -> Array:
+    """|x|^2 - 2 x y + |y|^2 of rows that are centred on y's mean, which changes no distance and so is a constant."""
+    centre = fa.stop_gradient(fa.mean(y, axis=0))
+    return _expanded(fa.subtract(x, centre), fa.subtract(y, centre))
+
+
+def _expanded(x: Array, y: Array) -> Array:
+    xx, yy = fa.sum(fa.square(x), axis=1, keepdims=True), fa.sum(fa.square(y), axis=1)
+    d = fa.add(fa.subtract(xx, fa.multiply(_products(x, y), 2.0)), yy)
+    return _not_negative(d)
+
+
+def _not_negative(d: Array) -> Array:
+    """Rounding may leave a little less than 0 of a distance: that goes, and the derivative stays."""
+    return fa.add(d, fa.stop_gradient(fa.relu(fa.negative(d))))
+
+
+def _products(x: Array, y: Array) -> Array:
+    return fa.matmul(x, fa.permute_dims(y, (1, 0)))
+
+
+def _cosine(x: Array, y: Array, scale: None = None) -> Array:
+    """Half the squared distance of the directions: of two that are almost equal, 1 - cos would leave only rounding."""
+    x, zero_x = _direction(x)
+    y, zero_y = _direction(y)
+    apart = fa.multiply(_sqeuclidean(x, y), 0.5)
+    return fa.where(fa.logical_or(fa.expand_dims(zero_x, axis=1), zero_y), 1.0, apart)
+
+
+def _direction(x: Array) -> tuple[Array, Array]:
+    """Rows of length 1, and which are zeros instead.  Scaled first, so that squares neither overflow nor vanish."""
+    largest = fa.stop_gradient(fa.max(fa.abs(x), axis=1, keepdims=True))
+    zero = fa.equal(largest, 0.0)
+    x = fa.divide(x, fa.where(zero, 1.0, largest))
+    length = fa.sum(fa.square(x), axis=1, keepdims=True)
+    return fa.multiply(x, fa.where(zero, 0.0, fa.rsqrt(fa.where(zero, 1.0, length)))), fa.squeeze(zero, axis=1)
+
+
+def _dot(x: Array, y: Array, scale: None = None) -> Array:
+    return fa.negative(_products(x, y))
+
+
+def _euclidean(x: Array, y: Array, scale: None = None) -> Array:
+    return _root(_over_differences(lambda d: fa.sum(fa.square(d), axis=1), x, y))
+
+
+def _root(d: Array) -> Array:
+    zero = fa.less_equal(d, 0.0)
+    return fa.where(zero, 0.0, fa.sqrt(fa.where(zero, 1.0, d)))
+
+
+def _l1(x: Array, y: Array, scale: None = None) -> Array:
+    return _over_differences(lambda d: fa.sum(fa.abs(d), axis=1), x, y)
+
+
+def _over_differences(f: Callable[..., Array], x: Array, y: Array, *each: Array) -> Array:
+    """``f(x - row of y, *row of each)`` -> [n] for every row of y, one after the other: [n, m]."""
+    rows = map_tasks(lambda x, y, *each: f(fa.subtract(x, y), *each), in_axes=(None, 0, *[0 for _ in each]))
+    return fa.permute_dims(rows(x, y, *each), (1, 0))
+
+
+def _rbf(x: Array, y: Array, scale: Array) -> Array:
+    h = number(scale, x)
+    return fa.negative(fa.expm1(fa.divide(fa.divide(fa.multiply(_sqeuclidean(x, y), -0.5), h), h)))
+
+
+def _sqmahalanobis(x: Array, y: Array, scale: Array) -> Array:
+    if len(np.shape(scale)) == 1:
+        weight = fa.divide(1.0, fa.where(fa.greater(scale, 0.0), scale, float("nan")))
+        return _over_differences(lambda d: fa.sum(fa.multiply(fa.square(d), weight), axis=1), x, y)
+    inverse = fa.inverse(scale)
+    if len(np.shape(scale)) == 3:
+        return _over_differences(lambda d, p: fa.sum(fa.multiply(fa.matmul(d, p), d), axis=1), x, y, inverse)
+    centre = fa.stop_gradient(fa.mean(y, axis=0))
+    x, y = fa.subtract(x, centre), fa.subtract(y, centre)
+    px, py = fa.matmul(x, inverse), fa.matmul(y, inverse)
+    return _over_differences(lambda d, p: fa.sum(fa.multiply(d, fa.subtract(px, p)), axis=1), x, y, py)
+
+
+def _mahalanobis(x: Array, y: Array, scale: Array) -> Array:
+    return _root(_sqmahalanobis(x, y, scale))
+
+
+def number(n: Array, x: Array) -> Array:
+    """A number in the dtype of x."""
+    return n if type(n) in (float, int) else fa.astype(n, dtype=x.dtype)
+
+
+METRICS: dict[str, Callable[..., Array]] = {
+    "sqeuclidean": _sqeuclidean,
+    "euclidean": _euclidean,
+    "cosine": _cosine,
+    "dot": _dot,
+    "l1": _l1,
+    "rbf": _rbf,
+    "sqmahalanobis": _sqmahalanobis,
+    "mahalanobis": _mahalanobis,
+}
+
+
+# -- checks
+
+
+def scale_axes(metric: str) -> tuple[int, ...]:
+    """How many axes the scale of a metric has in one task; all but the last number are shared by tasks."""
+    return (1, 2, 3) if "mahalanobis" in metric else (0, 0)
+
+
+def check_metric(where: str, metric: str, scale: Array | None, x: Array, rows: int) -> None:
+    """Refuses an unknown metric and a scale that does not fit it; ``rows`` is the number of rows of y."""
+    if metric not in METRICS:
+        raise located(expected(where, f"a metric of {', '.join(METRICS)}", repr(metric)))
+    if metric == "rbf":
+        positive(where, "scale, a bandwidth,", scale)
+    elif "mahalanobis" in metric:
+        _check_covariance(where, scale, x.shape[-1], rows, len(x.shape) - 2)
+    elif scale is not None:
+        raise located(expected(where, f"no scale for {metric}", f"one of shape {np.shape(scale)}"))
+
+
+def positive(where: str, name: str, x: Array | None) -> None:
+    """Refuses what is no positive number, as far as that is known."""
+    if x is None or len(np.shape(x)) > 1:
+        raise located(expected(where, f"{name} a positive number", "none" if x is None else f"shape {np.shape(x)}"))
+    values = known(x)
+    if values is not None and not (np.isfinite(values).all() and (values > 0).all()):
+        raise located(expected(where, f"{name} above 0 and finite", values if values.ndim == 0 else values.min()))
+
+
+def _check_covariance(where: str, scale: Array | None, features: int, rows: int, lead: int) -> None:
+    shape = tuple(np.shape(scale)) if scale is not None else ()
+    n = len(shape)
+    fits = 1 <= n <= 3 + lead and shape[-1] == features and (n == 1 or shape[-2] == features) and (n < 3 + lead or shape[-3] == rows)
+    if not fits:
+        raise located(expected(where, f"scale, a covariance [{features}], [{features}, {features}] or [{rows}, {features}, {features}]", "none" if scale is None else f"shape {shape}"))
+    values = known(scale)
+    if values is None:
+        return
+    if n == 1 and not (values > 0).all():
+        raise located(expected(where, "variances above 0", values.min()))
+    definite = positive_definite(values) if n > 1 else np.True_
+    if not definite.all():
+        at = "" if definite.ndim == 0 else f" at {tuple(int(i) for i in np.argwhere(~definite)[0])}"
+        raise located(expected(where, "a positive definite covariance", f"a singular or indefinite one{at}"))

@@ -1,0 +1,93 @@
+"""Functions of one task as functions of one task or of many."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+
+from fastmeta.compile import jit, map_tasks
+from fastmeta.errors import expected
+from fastmeta.program import FLOATS, NAMES
+from fastmeta.trace import Array, Tracer, as_array, current, located
+
+Argument = tuple[str, Any, "int | tuple[int, ...]"]
+
+
+def per_task(where: str, task: Callable[..., Any], arguments: Sequence[Argument], **options: Any) -> Any:
+    """``task(*arrays, **options)``, or that of every task if the first array has one axis more than a task's.
+
+    Args:
+        where: the public function, for errors.
+        task: a module's function of the arrays of one task.
+        arguments: name, value and number of axes in one task of each array.  With several numbers the array is shared by
+            the tasks as long as its axes are among them; an array that may be either counts as shared.
+        options: what is known while tracing; hashable.
+
+    The same task function and options share one compiled program per shape.
+    """
+    name, first, axes = arguments[0]
+    assert isinstance(axes, int)
+    many = _ndim(first) - axes
+    if many not in (0, 1):
+        raise located(expected(where, f"{name} of {axes} axes (or {axes + 1}, the first being the task's)", f"shape {tuple(np.shape(first))}"))
+    mapped = tuple([many == 1 and x is not None and _leads(where, name, x, axes) for name, x, axes in arguments])
+    if not many:
+        for name, x, axes in arguments:
+            allowed = (axes,) if isinstance(axes, int) else axes
+            if x is not None and _ndim(x) not in allowed:
+                raise located(expected(where, f"{name} of {' or '.join(map(str, allowed))} axes", f"shape {tuple(np.shape(x))}"))
+    arrays = [x for _, x, _ in arguments]
+    if current() is not None and not many:
+        return task(*arrays, **options)
+    return _compiled(task, mapped if many else None, tuple(options.items()))(*arrays)
+
+
+def _leads(where: str, name: str, x: Array, axes: int | tuple[int, ...]) -> bool:
+    """Whether x has a leading task axis."""
+    n = _ndim(x)
+    if isinstance(axes, int):
+        if n != axes + 1:
+            raise located(expected(where, f"{name} of {axes + 1} axes, the first being the task's", f"shape {tuple(np.shape(x))}"))
+        return True
+    if n > max(axes) + 1:
+        raise located(expected(where, f"{name} of at most {max(axes) + 1} axes", f"shape {tuple(np.shape(x))}"))
+    return n not in axes[:-1]
+
+
+@lru_cache(maxsize=1024)
+def _compiled(task: Callable[..., Any], mapped: tuple[bool, ...] | None, options: tuple[tuple[str, Any], ...]) -> Any:
+    def f(*arrays: Array) -> Any:
+        return task(*arrays, **dict(options))
+
+    return jit(f) if mapped is None else map_tasks(f, in_axes=tuple([0 if on else None for on in mapped]))
+
+
+def _ndim(x: Array) -> int:
+    return len(np.shape(x))
+
+
+def known(x: Array) -> np.ndarray | None:
+    """The values of x if there are any now: None for what is being traced."""
+    return None if x is None or isinstance(x, Tracer) else as_array(x)
+
+
+def enter(x: Array) -> Array:
+    """x as an array: what is traced, None and Python's numbers stay."""
+    return x if x is None or type(x) in (float, int) or isinstance(x, Tracer) else as_array(x)
+
+
+def features(where: str, **arrays: Array) -> list[Array]:
+    """The arrays, after refusing what is no array of floats with rows and a last axis of the same length in all."""
+    found = {name: enter(x) for name, x in arrays.items()}
+    for name, x in found.items():
+        if NAMES.get(getattr(x, "dtype", None)) not in FLOATS:
+            raise located(expected(where, f"{name} an array of floats", getattr(x, "dtype", type(x).__name__), TypeError))
+        if len(x.shape) < 2 or 0 in x.shape:
+            raise located(expected(where, f"{name} with rows of features, at least one of each", f"shape {x.shape}"))
+    lengths = [x.shape[-1] for x in found.values()]
+    if len(set(lengths)) > 1:
+        raise located(expected(where, "as many features in " + " and ".join(found), " and ".join(map(str, lengths))))
+    return list(found.values())

@@ -1,0 +1,84 @@
+"""Linear algebra: the inverse of symmetric positive definite matrices."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import Any
+
+import numpy as np
+
+from fastmeta.errors import expected
+from fastmeta.ops import elementwise as ew
+from fastmeta.ops.product import matmul
+from fastmeta.ops.reduce import total
+from fastmeta.ops.shape import broadcast, reshape
+from fastmeta.ops.structure import Loop, loop
+from fastmeta.program import DTYPES, FLOATS, Graph, Primitive, Program, Shape, Var
+
+
+def _inverse(ins: tuple[Var, ...], at: tuple[Any, ...]) -> tuple[Shape, str]:
+    (x,) = ins
+    if x.dtype not in FLOATS:
+        raise expected("inverse", "a float array", x.dtype, TypeError)
+    if len(x.shape) < 2 or x.shape[-1] != x.shape[-2]:
+        raise expected("inverse", "square matrices [.., n, n]", x.shape)
+    return x.shape, x.dtype
+
+
+def smallest_pivot(x: np.ndarray) -> np.ndarray:
+    """Below which a pivot of elimination is rounding only: [.., n] for matrices [.., n, n]."""
+    return x.shape[-1] * np.finfo(x.dtype).eps * np.abs(np.diagonal(x, axis1=-2, axis2=-1))
+
+
+def positive_definite(x: np.ndarray) -> np.ndarray:
+    """For symmetric matrices [.., n, n] whether every pivot is above rounding: [..]."""
+    flat = x.reshape(-1, *x.shape[-2:])
+    found = np.zeros(len(flat), bool)
+    for k, (a, least) in enumerate(zip(flat, smallest_pivot(flat), strict=True)):
+        with contextlib.suppress(np.linalg.LinAlgError):
+            found[k] = (np.diagonal(np.linalg.cholesky(a)) ** 2 > least).all()
+    return found.reshape(x.shape[:-2])
+
+
+def _np_inverse(x: np.ndarray) -> np.ndarray:
+    good = positive_definite(x)[..., None, None]
+    safe = np.where(good, x, np.eye(x.shape[-1], dtype=x.dtype))
+    return np.where(good, np.linalg.inv(safe), np.asarray(np.nan, x.dtype))
+
+
+def _inverse_tangent(i: int, t: Var, ins: tuple[Var, ...], attrs: tuple[Any, ...], out: Var) -> Var:
+    return ew.negative(matmul(matmul(out, t), out))
+
+
+def eliminate(x: Var) -> Var:
+    """The inverse in other primitives: a loop of Gauss-Jordan steps, each on all matrices; a pivot of rounding only gives NaN."""
+    n = x.shape[-1]
+    b = x.size // (n * n)
+    whole, vector = (b, n, n), (b, n)
+    flat = reshape(x, whole)
+    numbers = np.arange(n, dtype=np.int32)
+
+    def chosen(x: Var, at: Var, axis: int) -> Var:
+        return total(ew.where(broadcast(at, x.shape, (axis,)), x, 0.0), (axis,))
+
+    g = Graph()
+    least, a, k = g.input(vector, x.dtype), g.input(whole, x.dtype), g.input((), "i32")
+    here = ew.apply(ew.EQUAL, broadcast(k, (n,), ()), g.array(numbers))
+    column, row = chosen(a, here, 2), chosen(a, here, 1)
+    pivot = chosen(row, here, 1)
+    pivot = ew.where(ew.apply(ew.GREATER, pivot, chosen(least, here, 1)), pivot, float("nan"))
+    row = ew.divide(ew.where(broadcast(here, vector, (1,)), 1.0, row), broadcast(pivot, vector, (0,)))
+    rows = broadcast(row, whole, (0, 2))
+    others = ew.where(broadcast(here, whole, (2,)), 0.0, a)
+    others = ew.subtract(others, ew.multiply(broadcast(column, whole, (0, 1)), rows))
+    body = Program([least, a, k], [ew.where(broadcast(here, whole, (1,)), rows, others)], g)
+
+    g = x.graph
+    diagonal = total(ew.where(broadcast(g.array(np.eye(n, dtype=bool)), whole, (1, 2)), flat, 0.0), (2,))
+    least = ew.multiply(ew.apply(ew.ABS, diagonal), n * float(np.finfo(DTYPES[x.dtype]).eps))
+    (inverse,) = loop(g, Loop(body, 1, 1, 1, 0, 0, n), (least, flat, g.array(numbers)))
+    return reshape(inverse, x.shape)
+
+
+# Only symmetric positive definite matrices: what needs no exchange of rows.  Others give NaN throughout.
+INVERSE = Primitive("inverse", _inverse, _np_inverse, tangent=_inverse_tangent, samples=(("s(3,3)", ()), ("s(2,4,4)", ()), ("s(1,1)", ())))

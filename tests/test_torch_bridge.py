@@ -1,0 +1,225 @@
+"""fastmeta inside PyTorch: imported modules against the modules, losses against PyTorch's own autograd."""
+
+from __future__ import annotations
+
+import socket
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+from torch_backbones import BACKBONES, Strided
+
+import fastmeta as fm
+from fastmeta.interop.torch import from_torch, to_torch_state_dict, torch_loss
+
+
+@pytest.fixture(params=BACKBONES)
+def backbone(request: pytest.FixtureRequest) -> tuple[nn.Module, Any]:
+    torch.manual_seed(3)
+    make, example = BACKBONES[request.param]
+    module, x = make().double(), example(6)
+    return module, x.double() if x.is_floating_point() else x
+
+
+@pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
+def test_outputs_and_gradients_are_those_of_the_module(backbone: tuple[nn.Module, Any], training: bool) -> None:
+    module, x = backbone
+    module(x)  # running statistics that are not those of a fresh module
+    module.train(training)
+    f, params = from_torch(module, x[:4])
+    want = module(x)
+    np.testing.assert_allclose(fm.jit(f)(params, x.numpy()), want.detach(), rtol=0, atol=1e-9)
+    weights = torch.randn_like(want)
+    gradient = fm.grad(lambda p, x: fm.sum(fm.square(f(p, x)) * weights.numpy()))(params, x)
+    expected = torch.autograd.grad((want.square() * weights).sum(), list(module.parameters()))
+    for (name, _), g in zip(module.named_parameters(), expected, strict=True):
+        np.testing.assert_allclose(gradient[name], g, rtol=0, atol=1e-9, err_msg=name)
+
+
+def inner_and_outer(model: Any, params: Any, xs: Any, ys: Any, xq: Any, yq: Any, grad: Any, loss: Any) -> Any:
+    def inner(p: Any) -> Any:
+        return loss(model(p, xs), ys)
+
+    g = grad(inner, params)
+    return loss(model({k: v - 0.4 * g[k] for k, v in params.items()}, xq), yq)
+
+
+def maml_data(tasks: int, n: int = 5) -> list[torch.Tensor]:
+    x = torch.randn(2, tasks, n, 1, 20, 20, dtype=torch.float64)
+    y = torch.stack([torch.randperm(n) % 4 for _ in range(2 * tasks)]).view(2, tasks, n)
+    return [x[0], y[0], x[1], y[1]]
+
+
+def torch_meta_loss(module: nn.Module, data: list[torch.Tensor]) -> torch.Tensor:
+    params = dict(module.named_parameters())
+
+    def model(p: Any, x: torch.Tensor) -> torch.Tensor:
+        return torch.func.functional_call(module, p, (x,))
+
+    def grad(f: Any, p: Any) -> Any:
+        return dict(zip(p, torch.autograd.grad(f(p), list(p.values()), create_graph=True), strict=True))
+
+    losses = [inner_and_outer(model, params, *task, grad, F.cross_entropy) for task in zip(*data, strict=True)]
+    return torch.stack(losses).mean()
+
+
+def bridged_meta_loss(module: nn.Module, example: torch.Tensor) -> Any:
+    f, _ = from_torch(module, example)
+
+    def episode(p: Any, xs: Any, ys: Any, xq: Any, yq: Any) -> Any:
+        return inner_and_outer(f, p, xs, ys, xq, yq, lambda inner, p: fm.grad(inner)(p), fm.nn.cross_entropy)
+
+    return torch_loss(fm.map_tasks(fm.value_and_grad(episode), in_axes=(None, 0, 0, 0, 0), reduce="mean"))
+
+
+def test_a_meta_loss_fills_grad_as_pytorch_does() -> None:
+    torch.manual_seed(4)
+    module = Strided().double()
+    data = maml_data(3)
+    want = torch_meta_loss(module, data)
+    want.backward()
+    expected = {name: p.grad.clone() for name, p in module.named_parameters() if p.grad is not None}
+    module.zero_grad()
+    loss = bridged_meta_loss(module, data[0][0])(dict(module.named_parameters()), *data)
+    (2 * loss).backward()  # what comes from behind scales the gradient
+    assert loss.item() == pytest.approx(want.item(), abs=1e-9)
+    for name, p in module.named_parameters():
+        np.testing.assert_allclose(p.grad, 2 * expected[name], rtol=0, atol=1e-9, err_msg=name)
+
+
+def test_an_optimiser_of_pytorch_trains_through_the_bridge() -> None:
+    torch.manual_seed(5)
+    module = Strided().double()
+    data = maml_data(4)
+    loss = bridged_meta_loss(module, data[0][0])
+    optimiser = torch.optim.Adam(module.parameters(), lr=1e-2)
+    losses = []
+    for _ in range(15):
+        optimiser.zero_grad()
+        value = loss(dict(module.named_parameters()), *data)
+        value.backward()
+        optimiser.step()
+        losses.append(value.item())
+    assert losses[-1] < 0.7 * losses[0]
+
+
+def test_a_learner_takes_an_imported_module_and_its_aux_comes_along() -> None:
+    torch.manual_seed(6)
+    module = Strided().double()
+    data = maml_data(2)
+    f, _ = from_torch(module, data[0][0])
+    learner = fm.MAML(f, loss=fm.nn.cross_entropy, inner_lr=0.4, inner_steps=1)
+    params = {name: p.double() for name, p in module.named_parameters()}
+    value, aux = torch_loss(learner.value_and_grad)(params, tuple(data))
+    assert value.item() == pytest.approx(torch_meta_loss(module, data).item(), abs=1e-9)
+    assert aux["inner_losses"].shape == (2, 1)
+
+
+def _ranks(rank: int, port: int, gradients: Any) -> None:
+    torch.manual_seed(7)
+    torch.distributed.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=2)
+
+    class Meta(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = Strided().double()
+            self.loss = bridged_meta_loss(self.net, torch.zeros(5, 1, 20, 20, dtype=torch.float64))
+
+        def forward(self, *data: torch.Tensor) -> torch.Tensor:
+            return self.loss(dict(self.net.named_parameters()), *data)
+
+    meta = nn.parallel.DistributedDataParallel(Meta())
+    data = maml_data(4)
+    meta(*[x[2 * rank : 2 * rank + 2] for x in data]).backward()
+    if rank == 0:
+        gradients.put({name: p.grad.numpy().copy() for name, p in meta.module.net.named_parameters()})
+    torch.distributed.barrier()
+    torch.distributed.destroy_process_group()
+
+
+def test_gradients_of_processes_are_averaged_under_ddp() -> None:
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        port = s.getsockname()[1]
+    context = torch.multiprocessing.get_context("spawn")
+    gradients = context.SimpleQueue()
+    processes = torch.multiprocessing.spawn(_ranks, (port, gradients), nprocs=2, join=False)
+    got = gradients.get()
+    while not processes.join():
+        pass
+    torch.manual_seed(7)
+    module = Strided().double()
+    data = maml_data(4)
+    torch_meta_loss(module, data).backward()
+    for name, p in module.named_parameters():
+        np.testing.assert_allclose(got[name], p.grad, rtol=0, atol=1e-9, err_msg=name)
+
+
+def test_parameters_go_there_and_back_in_one_memory() -> None:
+    module = Strided()
+    _, params = from_torch(module, torch.zeros(2, 1, 20, 20))
+    weight = module.head.weight
+    assert params["head.weight"].__array_interface__["data"][0] == weight.data_ptr()
+    state = to_torch_state_dict({name: p + 1 for name, p in params.items()})
+    other = Strided()
+    missing = other.load_state_dict(state, strict=False)
+    assert not missing.unexpected_keys and all("running" in k or "num_batches" in k for k in missing.missing_keys)
+    torch.testing.assert_close(other.head.weight, weight + 1)
+
+
+# ------------------------------------------------------------------------------------------------------- bad input
+
+
+class Uses(nn.Module):
+    def __init__(self, f: Any):
+        super().__init__()
+        self.inner = nn.Module()
+        self.inner.forward = f
+        self.w = nn.Parameter(torch.ones(3))
+
+    def forward(self, x: torch.Tensor) -> Any:
+        return self.inner(x * self.w)
+
+
+@pytest.mark.parametrize(
+    ("module", "x", "kind", "message"),
+    [
+        (Uses(lambda x: torch.fft.fft(x).real), torch.zeros(2, 3), NotImplementedError, r"aten\._?fft.*'inner' \(Module\)"),
+        (nn.Sequential(nn.Linear(3, 3), nn.Dropout(0.5)), torch.zeros(2, 3), NotImplementedError, r"random masks.* in '1' \(Dropout\)"),
+        (nn.Conv2d(4, 4, 3, groups=2), torch.zeros(2, 4, 5, 5), NotImplementedError, "2 groups of 4 channels"),
+        (nn.Conv2d(4, 4, 3, dilation=2), torch.zeros(2, 4, 7, 7), NotImplementedError, "dilation"),
+        (nn.Linear(3, 3).half(), torch.zeros(2, 3).half(), TypeError, "float32 or float64, got weight of torch.float16"),
+        (nn.Identity, torch.zeros(2), TypeError, "an nn.Module, got type"),
+        (nn.Linear(3, 3), np.zeros((2, 3)), TypeError, "an example of tensors, got .*ndarray"),
+        (Uses(lambda x: (x, x + 1)), torch.zeros(2, 3), ValueError, "one output, got 2 outputs"),
+    ],
+)
+def test_what_has_no_translation_is_refused_by_name(module: Any, x: Any, kind: type[Exception], message: str) -> None:
+    with pytest.raises(kind, match=r"\[from_torch\].*" + message):
+        from_torch(module, x)
+
+
+def test_calls_that_do_not_fit_are_refused() -> None:
+    f, params = from_torch(nn.Linear(3, 2), torch.zeros(4, 3))
+    with pytest.raises(ValueError, match=r"input of shape \[n, 3\], got \[2, 4\]"):
+        f(params, np.zeros((2, 4), np.float32))
+    with pytest.raises(ValueError, match=r"parameters \['bias', 'weight'\], got \['weight'\]"):
+        f({"weight": params["weight"]}, np.zeros((2, 3), np.float32))
+    with pytest.raises(TypeError, match="1 inputs, got 2"):
+        f(params, np.zeros((2, 3), np.float32), np.zeros(1, np.float32))
+
+
+def test_losses_that_cannot_be_bridged_are_refused() -> None:
+    w = torch.ones(2, requires_grad=True)
+    per_task = fm.map_tasks(fm.value_and_grad(lambda p, x: fm.sum(p * x)), in_axes=(None, 0))
+    with pytest.raises(ValueError, match=r'a scalar loss, got shape \(3,\).*reduce="mean"'):
+        torch_loss(per_task)(w, torch.ones(3, 2))
+    with pytest.raises(ValueError, match="in host memory, got a tensor on meta"):
+        torch_loss(fm.value_and_grad(lambda p: fm.sum(p)))(w.to("meta"))
+    loss = torch_loss(fm.value_and_grad(lambda p: fm.sum(fm.square(p))))(w)
+    (g,) = torch.autograd.grad(loss, w, create_graph=True)
+    with pytest.raises(RuntimeError, match="does not require grad"):
+        g.sum().backward()
