@@ -6,13 +6,20 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-import plan_tools
 import pytest
+from hosts import BACKENDS, ENGINES, OF_THE_CORE, PURE
 
 import fastmeta as fm
-from fastmeta import _core, backends
+from fastmeta import backends
 from fastmeta.backends import device
 from fastmeta.transforms import unroll
+
+if PURE:
+    collect_ignore = list(OF_THE_CORE)
+else:
+    from fastmeta import _core
+
+assert (backends.available()["native"] != "ok") is PURE, backends.available()
 
 # Child processes import the fastmeta that is tested, the installed one, and not the source tree they are started in.
 os.environ["PYTHONPATH"] = str(Path(fm.__file__).parents[1])
@@ -30,6 +37,8 @@ def pytest_configure(config: pytest.Config) -> None:
     name = config.getoption("--backend")
     if name is None:
         return
+    import plan_tools  # needs the native core, which the pure-Python build has not
+
     backends.set_backend(name)
     made = backends.module(name)
     made.OPTIONS.update(way=config.getoption("--way"), lanes=config.getoption("--lanes"))
@@ -40,7 +49,7 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     if config.getoption("--backend") is None:
         return
-    native = [item for item in items if item.get_closest_marker("native") or getattr(item, "callspec", None) and item.callspec.params.get("isa", ISAS[0]) != ISAS[0]]
+    native = [item for item in items if item.get_closest_marker("native") or ("isa" in getattr(item, "fixturenames", ()) and item.callspec.params["isa"] != ISAS[0])]
     config.hook.pytest_deselected(items=native)
     items[:] = [item for item in items if item not in set(native)]
 
@@ -49,12 +58,19 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Each backend in turn; one that is missing is a failure, not a skip."""
     if "backend" in metafunc.fixturenames:
         chosen = metafunc.config.getoption("--backend")
-        metafunc.parametrize("backend", [chosen] if chosen else ["native", "numpy"], indirect=True)
+        metafunc.parametrize("backend", [chosen] if chosen else BACKENDS, indirect=True)
 
 
 @pytest.fixture
 def backend(request: pytest.FixtureRequest) -> Iterator[str]:
     """Chooses the backend for the length of a test."""
+    with fm.set_backend(request.param):
+        yield request.param
+
+
+@pytest.fixture(params=ENGINES)
+def engine(request: pytest.FixtureRequest) -> Iterator[str]:
+    """Each backend that runs plans in turn."""
     with fm.set_backend(request.param):
         yield request.param
 
@@ -77,6 +93,8 @@ def loops(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> st
 
 def targets() -> list[str]:
     """The instruction sets of this build that this processor has."""
+    if PURE:
+        return []
     before, found = _core.isa(), []
     for name in ("baseline", "avx2", "avx512"):
         try:

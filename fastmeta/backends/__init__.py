@@ -1,4 +1,7 @@
-"""Backends: they turn a program into something that runs.  ``native`` is the default, ``numpy`` the oracle."""
+"""Backends: they turn a program into something that runs.
+
+``native`` is the default, ``numba`` where there is no compiled core; ``numpy`` is the oracle, and runs only when asked for.
+"""
 
 from __future__ import annotations
 
@@ -16,6 +19,7 @@ Executable = Callable[[Sequence[Any]], "Sequence[np.ndarray] | None"]
 Footprint = Callable[[int, int], tuple[int, int, int, int, int, int]]
 NAMES = config.BACKENDS
 FOR_TESTS = "cuda-host"  # the CUDA core's text compiled for the host
+ENGINES = ("native", "numba")  # they run plans; the first that is there is chosen
 
 
 class Loaded(NamedTuple):
@@ -57,9 +61,19 @@ def module(name: str) -> Any:
 def chosen() -> str:
     """The name of the backend in use."""
     if state.name is None:
-        _choose(config.backend() or "native")
+        _choose(config.backend() or _default())
     assert state.name is not None
     return state.name
+
+
+def _default() -> str:
+    """The backend of host arrays; RuntimeError that says what to install where there is none."""
+    there = available()
+    for name in ENGINES:
+        if there[name] == "ok":
+            return name
+    reasons = "; ".join(f"{name}: {there[name]}" for name in ENGINES)
+    raise RuntimeError(f"[backends] expected one of the backends {' and '.join(ENGINES)} to be there, got {reasons}")
 
 
 def _choose(name: str) -> None:
