@@ -9,6 +9,7 @@ import numpy as np
 import optree
 
 from fastmeta import backends
+from fastmeta.backends.arrays import check_places, device_dtype, on_device
 from fastmeta.errors import expected
 from fastmeta.ops import elementwise as ew
 from fastmeta.ops import structure
@@ -459,21 +460,25 @@ class Compiled:
             raise located(error) from error.__cause__
 
     def _lookup(self, args: tuple[Any, ...], leaves: list[Any], tree: Any) -> tuple[Entry, list[Any]]:
-        wide = any(getattr(x, "dtype", None) == np.float64 for x in leaves)
+        check_places(leaves, backends.chosen())
+        wide = any((device_dtype(x) if on_device(x) else getattr(x, "dtype", None)) == np.float64 for x in leaves)
         values: list[Any] = []
         kinds: list[Any] = []
         mapped = self.tasks(args) if self.tasks else [False] * len(leaves)
         for x, on in zip(leaves, mapped, strict=True):
             if is_array(x) or is_number(x):
-                a = np.asarray(x) if wide and type(x) is float else as_array(x)
-                a = np.require(a, requirements=["C", "A"])
+                if on_device(x):
+                    a, dtype = x, device_dtype(x)
+                else:
+                    a = np.asarray(x) if wide and type(x) is float else as_array(x)
+                    a, dtype = np.require(a, requirements=["C", "A"]), a.dtype
                 values.append(a)
                 if on and a.shape:
                     if a.shape[0] == 0:
                         raise expected("map_tasks", "at least one task", 0)
-                    kinds.append(((-1, *a.shape[1:]), NAMES[a.dtype]))
+                    kinds.append(((-1, *a.shape[1:]), NAMES[dtype]))
                 else:
-                    kinds.append((a.shape, NAMES[a.dtype]))
+                    kinds.append((tuple(a.shape), NAMES[dtype]))
             else:
                 values.append(x)
                 try:
@@ -482,7 +487,7 @@ class Compiled:
                     raise expected("jit", "arrays, numbers and options that hash", type(x).__name__, TypeError) from None
                 kinds.append(("static", x))
         if self.tasks:
-            n = {a.shape[0] for a, on in zip(values, mapped, strict=True) if on and isinstance(a, np.ndarray) and a.shape}
+            n = {a.shape[0] for a, on in zip(values, mapped, strict=True) if on and getattr(a, "shape", None)}
             if len(n) > 1:
                 raise expected("map_tasks", "one number of tasks in all mapped arguments", sorted(n))
         key = (tree, tuple(kinds), backends.chosen())

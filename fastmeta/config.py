@@ -1,6 +1,6 @@
 """The settings: four environment variables and their run-time setters.
 
-``FASTMETA_BACKEND`` (native or numpy), ``FASTMETA_NUM_THREADS`` (a positive integer), ``FASTMETA_DEBUG`` (0 or 1: check
+``FASTMETA_BACKEND`` (native, numba, cuda, cupy or numpy), ``FASTMETA_NUM_THREADS`` (a positive integer), ``FASTMETA_DEBUG`` (0 or 1: check
 every program before it is planned), ``FASTMETA_WINOGRAD`` (1 or 0: may float32 convolutions with windows of 3 x 3 and
 stride 1 use Winograd's algorithm, which is up to 1.8 times as fast and rounds a little differently?).
 """
@@ -11,7 +11,7 @@ import os
 
 from fastmeta.errors import expected
 
-BACKENDS = ("native", "numpy")
+BACKENDS = ("native", "numba", "cuda", "cupy", "numpy")
 
 
 def backend() -> str | None:

@@ -7,19 +7,70 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hosts import BACKENDS, ENGINES, OF_THE_CORE, PURE
 
 import fastmeta as fm
-from fastmeta import _core, backends
+from fastmeta import backends
+from fastmeta.backends import device
 from fastmeta.transforms import unroll
+
+if PURE:
+    collect_ignore = list(OF_THE_CORE)
+else:
+    from fastmeta import _core
+
+assert (backends.available()["native"] != "ok") is PURE, backends.available()
 
 # Child processes import the fastmeta that is tested, the installed one, and not the source tree they are started in.
 os.environ["PYTHONPATH"] = str(Path(fm.__file__).parents[1])
 os.environ["PYTHONSAFEPATH"] = "1"
 
 
-@pytest.fixture(params=["native", "numpy"])
-def backend(request: pytest.FixtureRequest) -> Iterator[str]:
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--backend", help="run everything on this backend instead: cuda, cupy, or cuda-host for the device text on the host")
+    parser.addoption("--way", default="auto", choices=["auto", "resident", "batched"], help="how the backends of device text run plans")
+    parser.addoption("--lanes", type=int, default=1, help="threads of a team of cuda-host")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "native: of the native core only, left out under --backend")
+    name = config.getoption("--backend")
+    if name is None:
+        return
+    import plan_tools  # needs the native core, which the pure-Python build has not
+
+    backends.set_backend(name)
+    made = backends.module(name)
+    made.OPTIONS.update(way=config.getoption("--way"), lanes=config.getoption("--lanes"))
+    plan_tools.tested.plan = staticmethod(lambda words, consts, **_: device.DevicePlan(made.core(), words, consts, **made.OPTIONS))
+    plan_tools.tested.bad_index = made.core().BadIndex
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if config.getoption("--backend") is None:
+        return
+    native = [item for item in items if item.get_closest_marker("native") or ("isa" in getattr(item, "fixturenames", ()) and item.callspec.params["isa"] != ISAS[0])]
+    config.hook.pytest_deselected(items=native)
+    items[:] = [item for item in items if item not in set(native)]
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Each backend in turn; one that is missing is a failure, not a skip."""
+    if "backend" in metafunc.fixturenames:
+        chosen = metafunc.config.getoption("--backend")
+        metafunc.parametrize("backend", [chosen] if chosen else BACKENDS, indirect=True)
+
+
+@pytest.fixture
+def backend(request: pytest.FixtureRequest) -> Iterator[str]:
+    """Chooses the backend for the length of a test."""
+    with fm.set_backend(request.param):
+        yield request.param
+
+
+@pytest.fixture(params=ENGINES)
+def engine(request: pytest.FixtureRequest) -> Iterator[str]:
+    """Each backend that runs plans in turn."""
     with fm.set_backend(request.param):
         yield request.param
 
@@ -42,6 +93,8 @@ def loops(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> st
 
 def targets() -> list[str]:
     """The instruction sets of this build that this processor has."""
+    if PURE:
+        return []
     before, found = _core.isa(), []
     for name in ("baseline", "avx2", "avx512"):
         try:
@@ -53,7 +106,10 @@ def targets() -> list[str]:
     return found
 
 
-@pytest.fixture(params=targets())
+ISAS = targets()
+
+
+@pytest.fixture(params=ISAS)
 def isa(request: pytest.FixtureRequest) -> Iterator[str]:
     """Each instruction set in turn."""
     before = _core.isa()

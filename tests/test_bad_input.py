@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
+from hosts import BACKENDS
 from omniglot_archive import entries, write_archives
 
 import fastmeta as fm
@@ -169,7 +170,7 @@ ARRAY_CASES = [
 @pytest.mark.parametrize("bad", ARRAY_CASES)
 def test_array_functions(bad: Case) -> None:
     texts = []
-    for name in ("native", "numpy"):
+    for name in BACKENDS:
         with fm.set_backend(name):
             texts.append(refusal(lambda: fm.jit(bad.call)(*bad.args), bad.error, bad.message))
     assert texts[0] == texts[1]
@@ -187,7 +188,7 @@ def test_array_functions_inside_tasks(bad: Case) -> None:
 
     meta = fm.map_tasks(fm.value_and_grad(task), in_axes=(None, *[0] * len(mapped)), reduce="mean")
     texts = []
-    for name in ("native", "numpy"):
+    for name in BACKENDS:
         with fm.set_backend(name):
             texts.append(refusal(lambda: meta(np.float32(1), *mapped), bad.error, bad.message))
     assert texts[0] == texts[1]
@@ -353,7 +354,7 @@ ENGINE_CASES = [
 @pytest.mark.parametrize("bad", ENGINE_CASES)
 def test_engine(bad: Case) -> None:
     texts = []
-    for name in ("native", "numpy"):
+    for name in BACKENDS:
         with fm.set_backend(name):
             texts.append(refusal(bad.call, bad.error, bad.message))
     assert texts[0] == texts[1]
@@ -389,7 +390,7 @@ def test_a_bad_label_names_operation_index_task_and_line(count: int, threads: No
     message = rf"\[(take|scatter_add)\] expected an index in 0\.\.3, got 5 in task 70 \({re.escape(__file__)}:{query.__code__.co_firstlineno + 1}\)$"
     for meta in (query, fm.grad(query), fm.value_and_grad(query), lambda *a: fm.hvp(query)(*a, np.float32(1))):
         texts = []
-        for name in ("native", "numpy"):
+        for name in BACKENDS:
             with fm.set_backend(name):
                 run = fm.map_tasks(meta, in_axes=(None, 0, 0), reduce="mean")
                 texts.append(refusal(lambda: run(np.float32(1), ones(200, 3, 4), labels), IndexError, message))  # noqa: B023  (called at once)
@@ -414,8 +415,8 @@ SETTINGS = [
     case("threads-negative", lambda: fm.set_num_threads(-2), message=r"\[set_num_threads\] expected a positive integer, got -2"),
     case("threads-float", lambda: fm.set_num_threads(2.0), message=r"\[set_num_threads\] expected a positive integer, got 2\.0"),
     case("threads-bool", lambda: fm.set_num_threads(True), message=r"\[set_num_threads\] expected a positive integer, got True"),
-    case("backend-unknown", lambda: fm.set_backend("torch"), message=r"\[set_backend\] expected one of native, numpy, got 'torch'"),
-    case("backend-none", lambda: fm.set_backend(None), message=r"\[set_backend\] expected one of native, numpy, got None"),
+    case("backend-unknown", lambda: fm.set_backend("torch"), message=r"\[set_backend\] expected one of native, numba, numpy, got 'torch'"),
+    case("backend-none", lambda: fm.set_backend(None), message=r"\[set_backend\] expected one of native, numba, numpy, got None"),
 ]  # fmt: skip
 
 
@@ -433,7 +434,7 @@ def test_settings(bad: Case) -> None:
         ("FASTMETA_NUM_THREADS", "-1", "a positive integer, got '-1'"),
         ("FASTMETA_NUM_THREADS", "many", "a positive integer, got 'many'"),
         ("FASTMETA_NUM_THREADS", "²", "a positive integer, got '²'"),
-        ("FASTMETA_BACKEND", "torch", "one of native, numpy, got 'torch'"),
+        ("FASTMETA_BACKEND", "torch", "one of native, numba, cuda, cupy, numpy, got 'torch'"),
         ("FASTMETA_DEBUG", "yes", "0 or 1, got 'yes'"),
         ("FASTMETA_WINOGRAD", "no", "0 or 1, got 'no'"),
     ],

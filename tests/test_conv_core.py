@@ -183,6 +183,7 @@ WINOGRAD = {
 }
 
 
+@pytest.mark.native
 @pytest.mark.parametrize("products", [1, 3])
 @pytest.mark.parametrize("kind", [0, 1, 2])
 @pytest.mark.parametrize("name", WINOGRAD)

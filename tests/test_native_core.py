@@ -31,6 +31,7 @@ from plan_tools import (
     f32,
     phase,
     sample,
+    tested,
     view,
 )  # fmt: skip
 
@@ -461,7 +462,7 @@ def test_bad_index(threads):
     x, index = sample((40, 4)), np.zeros((40, 3), np.int32)
     index[31, 0], index[17, 2], index[17, 1] = -1, 9, 4
     for _ in range(5):
-        with pytest.raises(_core.BadIndex) as caught:
+        with pytest.raises(tested.bad_index) as caught:
             plan.run([x, index], threads)
         assert caught.value.args == (77, 17, 4, 4) and isinstance(caught.value, IndexError)
     index[:] = 1
@@ -473,7 +474,7 @@ def test_bad_index_outside_tasks():
         b = Builder([(f32, (1, 3, 1)), (np.int32, (1, 3, 1))], [(f32, (1, 3, 1))])
         words = [0, 1, 3, 3, 1, *view(b.input(0), (1, 3, 1)).words, *view(b.input(1), (1, 3, 1), np.int32).words, *view(b.output(0), (1, 3, 1)).words]
         b.emit(opcode, words, tag=5)
-        with pytest.raises(_core.BadIndex) as caught:
+        with pytest.raises(tested.bad_index) as caught:
             b.run(sample((1, 3, 1)), np.array([[[0], [3], [-7]]], np.int32))
         assert caught.value.args == (5, -1, 3, 3)
 
@@ -494,8 +495,12 @@ def test_mismatch_gives_none():
     assert plan.run((unaligned, w), 1) is None
     with pytest.raises(TypeError):
         plan.run(3, 1)
+
+
+@pytest.mark.native
+def test_no_threads():
     with pytest.raises(ValueError, match="threads"):
-        plan.run((x, w), 0)
+        task_loop().plan().run((sample((4, 6, 5)), sample((5, 4))), 0)
 
 
 def test_tasks_must_agree():
@@ -503,6 +508,7 @@ def test_tasks_must_agree():
     assert plan.run([sample((4, 4)), np.zeros((5, 3), np.int32)], 1) is None
 
 
+@pytest.mark.native
 def test_large_outputs_come_from_a_pool():
     n = 1 << 19
     b = Builder([(f32, (n,))], [(f32, (n,))])
@@ -521,6 +527,7 @@ def test_large_outputs_come_from_a_pool():
     np.testing.assert_array_equal(plan.run([x], 2)[0], 2 * x)
 
 
+@pytest.mark.native
 def test_team_on_a_single_task_gives_the_same_bits():
     n = 600
     b = Builder([(f32, (-1, n, n))], [(f32, (-1, n, n)), (f32, (-1, n))], arena=4 * n * n)
@@ -539,6 +546,7 @@ def test_team_on_a_single_task_gives_the_same_bits():
             np.testing.assert_array_equal(one, many)
 
 
+@pytest.mark.native
 def test_threads_at_once():
     plan = task_loop().plan()
     x, w = sample((64, 6, 5)), sample((5, 4), seed=1)
@@ -559,6 +567,7 @@ def test_threads_at_once():
     assert not failures
 
 
+@pytest.mark.native
 def test_fork():
     plan = task_loop().plan()
     x, w = sample((64, 6, 5)), sample((5, 4), seed=1)
@@ -616,6 +625,7 @@ def long_plans():
 LONG = {name: (builder, arrays) for name, builder, arrays in long_plans()}
 
 
+@pytest.mark.native
 @pytest.mark.parametrize("threads", [1, 2])
 @pytest.mark.parametrize("name", LONG)
 def test_interrupt(name, threads):
@@ -635,6 +645,7 @@ def test_interrupt(name, threads):
     assert latency < 2.0, f"{latency:.3f} s"  # the core looks every 50 ms; the rest is for a busy machine
 
 
+@pytest.mark.native
 def test_a_signal_handler_may_run_a_plan():
     builder, arrays = LONG["loop"]
     plan, small = builder.plan(), task_loop().plan()
@@ -656,12 +667,14 @@ def test_a_signal_handler_may_run_a_plan():
         np.testing.assert_array_equal(one, many)
 
 
+@pytest.mark.native
 def test_profile():
     rows = task_loop().plan().profile([sample((4, 6, 5)), sample((5, 4))], 3)
     assert [(block, index, opcode) for block, index, opcode, _, _ in rows] == [(0, 0, 1), (0, 1, 7), (0, 2, 1), (1, 0, 2), (1, 1, 1), (1, 2, 1)]
     assert all(0 < nanoseconds < 1e9 for *_, nanoseconds in rows)
 
 
+@pytest.mark.native
 def test_isa():
     before = _core.isa()
     assert before in ("baseline", "avx2", "avx512") and _core.default_threads() >= 1

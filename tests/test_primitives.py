@@ -116,8 +116,8 @@ def test_gradients(op: Primitive, spec: str, attrs: tuple[Any, ...], backend: st
 
 @FLOAT
 @pytest.mark.parametrize("op, spec, attrs", CASES)
-def test_derivative_programs(op: Primitive, spec: str, attrs: tuple[Any, ...], dtype: str) -> None:
-    """First and second derivatives of all modes, native against the oracle."""
+def test_derivative_programs(op: Primitive, spec: str, attrs: tuple[Any, ...], dtype: str, engine: str) -> None:
+    """First and second derivatives of all modes, each engine against the oracle."""
     rng = np.random.default_rng(seed_of(op.name, spec, dtype))
     xs = sample(spec, dtype, rng)
     at = [k for k, x in enumerate(xs) if x.dtype.kind == "f"]

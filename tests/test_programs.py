@@ -1,4 +1,4 @@
-"""Random programs through every transform: native against the oracle, and each form of a program against the others.
+"""Random programs through every transform: engines against the oracle, and each form of a program against the others.
 
 A failing case prints its seed; ``random_function(seed)`` makes the same program again.
 """
@@ -242,7 +242,7 @@ def gradient_of(f: Callable[..., Any], labels: np.ndarray) -> Callable[..., Any]
 
 
 @SEEDS
-def test_native_is_the_oracle(first: int) -> None:
+def test_engines_are_the_oracle(first: int, engine: str) -> None:
     for seed in range(first, first + BATCH):
         for dtype, tolerance in ((np.float64, 1e-9), (np.float32, 2e-3)):
             xs = random_inputs(np.random.default_rng(seed), dtype)
@@ -272,8 +272,8 @@ def test_every_form_computes_the_same(first: int) -> None:
 
 
 @SEEDS
-def test_forward_and_reverse_mode_are_transposes(first: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """<ct, J t> = <J' ct, t>, natively, in straight code and in loops; both agree with the oracle."""
+def test_forward_and_reverse_mode_are_transposes(first: int, engine: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """<ct, J t> = <J' ct, t>, on each engine, in straight code and in loops; both agree with the oracle."""
     for seed in range(first, first + BATCH):
         monkeypatch.setattr(unroll, "EQUATIONS", 1500 if seed % 2 else 0)
         rng = np.random.default_rng(seed)
@@ -297,8 +297,8 @@ def test_forward_and_reverse_mode_are_transposes(first: int, monkeypatch: pytest
 
 
 @SEEDS
-def test_second_order(first: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Hessian products: forward over reverse, reverse over reverse, native and oracle."""
+def test_second_order(first: int, engine: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Hessian products: forward over reverse, reverse over reverse, engines and oracle."""
     for seed in range(first, first + BATCH, 2):
         monkeypatch.setattr(unroll, "EQUATIONS", 1500 if seed % 4 else 0)
         rng = np.random.default_rng(seed)

@@ -1,8 +1,12 @@
-"""Backends: they turn a program into something that runs.  ``native`` is the default, ``numpy`` the oracle."""
+"""Backends: they turn a program into something that runs.
+
+``native`` is the default, ``numba`` where there is no compiled core; ``numpy`` is the oracle, and runs only when asked for.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from importlib import import_module
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,6 +18,8 @@ from fastmeta.program import Program, check
 Executable = Callable[[Sequence[Any]], "Sequence[np.ndarray] | None"]
 Footprint = Callable[[int, int], tuple[int, int, int, int, int, int]]
 NAMES = config.BACKENDS
+FOR_TESTS = "cuda-host"  # the CUDA core's text compiled for the host
+ENGINES = ("native", "numba")  # they run plans; the first that is there is chosen
 
 
 class Loaded(NamedTuple):
@@ -44,24 +50,37 @@ def available() -> dict[str, str]:
     >>> available()["numpy"]
     'ok'
     """
-    from fastmeta.backends import native
+    return {name: module(name).missing() or "ok" for name in NAMES}
 
-    return {"native": native.missing() or "ok", "numpy": "ok"}
+
+def module(name: str) -> Any:
+    """The module of a backend: ``missing()`` and ``load(program)``."""
+    return import_module(f"fastmeta.backends.{name.replace('-', '_')}")
 
 
 def chosen() -> str:
     """The name of the backend in use."""
     if state.name is None:
-        _choose(config.backend() or "native")
+        _choose(config.backend() or _default())
     assert state.name is not None
     return state.name
 
 
+def _default() -> str:
+    """The backend of host arrays; RuntimeError that says what to install where there is none."""
+    there = available()
+    for name in ENGINES:
+        if there[name] == "ok":
+            return name
+    reasons = "; ".join(f"{name}: {there[name]}" for name in ENGINES)
+    raise RuntimeError(f"[backends] expected one of the backends {' and '.join(ENGINES)} to be there, got {reasons}")
+
+
 def _choose(name: str) -> None:
-    if name not in NAMES:
+    if name not in (*NAMES, FOR_TESTS):
         raise expected("set_backend", f"one of {', '.join(NAMES)}", repr(name))
-    reason = available()[name]
-    if reason != "ok":
+    reason = module(name).missing()
+    if reason:
         raise RuntimeError(f"[set_backend] expected backend {name} to be there, got: {reason}")
     state.name = name
 
@@ -105,10 +124,4 @@ def load(p: Program) -> Loaded:
     """``p`` on the chosen backend."""
     if config.debug():
         check(p)
-    if chosen() == "native":
-        from fastmeta.backends import native
-
-        return native.load(p)
-    from fastmeta.backends import numpy
-
-    return numpy.load(p)
+    return module(chosen()).load(p)

@@ -29,7 +29,10 @@ def missing() -> str | None:
 
 
 def default_threads() -> int:
-    return (os.cpu_count() or 1) if REASON else _core.default_threads()
+    """Threads that this process may use: its affinity and, where the core tells it, its quota."""
+    if REASON is None:
+        return int(_core.default_threads())
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def load(p: Program) -> Loaded:

@@ -12,6 +12,10 @@ from fastmeta.backends import Loaded
 from fastmeta.program import DTYPES, Program
 
 
+def missing() -> None:
+    """Nothing is: it is always there."""
+
+
 def load(p: Program) -> Loaded:
     """Runs the un-planned program with NumPy."""
 

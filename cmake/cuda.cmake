@@ -1,0 +1,47 @@
+# fastmeta._cuda, the core on a GPU, and fastmeta._cuda_host, the same text on the host for tests. Neither by default: a plain
+# `pip install .` needs no CUDA and takes no longer for a machine that has it.
+set(FASTMETA_CUDA OFF CACHE STRING "The CUDA core: ON (found, or an error), AUTO (where a driver and a compiler are there) or OFF")
+set_property(CACHE FASTMETA_CUDA PROPERTY STRINGS ON AUTO OFF)
+option(FASTMETA_CUDA_HOST "The text of the CUDA core for the host, for tests" OFF)
+
+set(FASTMETA_DEVICE_SOURCES csrc/cuda/module.cpp csrc/plan.cpp csrc/scope.cpp)
+
+if(FASTMETA_CUDA_HOST)
+  pybind11_add_module(_cuda_host MODULE NO_EXTRAS ${FASTMETA_DEVICE_SOURCES} csrc/cuda/host.cpp)
+  target_compile_definitions(_cuda_host PRIVATE FASTMETA_MODULE=_cuda_host FASTMETA_VERSION="${PROJECT_VERSION}")
+  # -fwrapv: int32 wraps on a device
+  target_compile_options(_cuda_host PRIVATE -O2 -fwrapv -fno-math-errno -fvisibility=hidden)
+  target_link_libraries(_cuda_host PRIVATE Threads::Threads)
+  install(TARGETS _cuda_host LIBRARY DESTINATION fastmeta)
+endif()
+
+set(FASTMETA_BUILD_CUDA OFF)
+if(FASTMETA_CUDA STREQUAL "AUTO")
+  include(CheckLanguage)
+  check_language(CUDA)
+  if(NOT EXISTS /proc/driver/nvidia/version)
+    message(STATUS "fastmeta: no CUDA core, there is no NVIDIA driver")
+  elseif(NOT CMAKE_CUDA_COMPILER)
+    message(STATUS "fastmeta: no CUDA core, there is no nvcc")
+  else()
+    message(STATUS "fastmeta: with the CUDA core, by ${CMAKE_CUDA_COMPILER}")
+    set(FASTMETA_BUILD_CUDA ON)
+  endif()
+elseif(FASTMETA_CUDA STREQUAL "ON")
+  set(FASTMETA_BUILD_CUDA ON)
+elseif(NOT FASTMETA_CUDA STREQUAL "OFF")
+  message(FATAL_ERROR "FASTMETA_CUDA: expected ON, AUTO or OFF, got ${FASTMETA_CUDA}")
+endif()
+
+if(FASTMETA_BUILD_CUDA)
+  if(NOT DEFINED CMAKE_CUDA_ARCHITECTURES)
+    set(CMAKE_CUDA_ARCHITECTURES 75-real 80-real 86-real 89-real 90)  # the last as PTX too, for what comes after
+  endif()
+  enable_language(CUDA)
+  set(CMAKE_CUDA_STANDARD 17)
+  pybind11_add_module(_cuda MODULE NO_EXTRAS ${FASTMETA_DEVICE_SOURCES} csrc/cuda/executor.cu)
+  target_compile_definitions(_cuda PRIVATE FASTMETA_MODULE=_cuda FASTMETA_VERSION="${PROJECT_VERSION}")
+  target_compile_options(_cuda PRIVATE $<$<COMPILE_LANGUAGE:CXX>:-O2 -fvisibility=hidden> $<$<COMPILE_LANGUAGE:CUDA>:-O3 --threads=0 -Xcompiler=-fvisibility=hidden>)
+  set_target_properties(_cuda PROPERTIES CUDA_RUNTIME_LIBRARY Static)
+  install(TARGETS _cuda LIBRARY DESTINATION fastmeta)
+endif()

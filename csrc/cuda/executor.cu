@@ -1,0 +1,180 @@
+// The device's side of a run: memory, streams, launches and recorded graphs of the CUDA runtime.
+#include <cuda_runtime.h>
+
+#include "walk.hpp"
+
+namespace fastmeta {
+
+namespace {
+
+std::string gigabytes(int64_t bytes) {
+  char text[32];
+  std::snprintf(text, sizeof text, "%.3f GB", double(bytes) * 1e-9);
+  return text;
+}
+
+void check(cudaError_t status, const char* what) {
+  if (status == cudaSuccess) return;
+  cudaGetLastError();  // an error that can be survived is not met again
+  throw DeviceError(std::string(what) + " failed: " + cudaGetErrorString(status));
+}
+
+template <class Kernel> __global__ void __launch_bounds__(device::kTeamLanes) enter(const Kernel kernel, bool fast) {
+  extern __shared__ __align__(256) char arena[];
+  __shared__ __align__(16) char stage[device::kStageBytes];
+  const device::Team team{int(threadIdx.x), int(blockDim.x), stage};
+  kernel(team, device::Grid{blockIdx.x, blockIdx.y, gridDim.x, gridDim.y}, fast ? arena : nullptr);
+}
+
+class CudaDevice {
+ public:
+  explicit CudaDevice(int) {
+    check(cudaGetDevice(&number_), "cudaGetDevice");
+    check(cudaDeviceGetAttribute(&processors_, cudaDevAttrMultiProcessorCount, number_), "cudaDeviceGetAttribute");
+    int most = 0;
+    check(cudaDeviceGetAttribute(&most, cudaDevAttrMaxSharedMemoryPerBlockOptin, number_), "cudaDeviceGetAttribute");
+    most_fast_ = most - device::kStageBytes - 1024;
+    check(cudaFuncSetAttribute(enter<device::TasksKernel>, cudaFuncAttributeMaxDynamicSharedMemorySize, int(most_fast_)), "cudaFuncSetAttribute");
+    check(cudaStreamCreateWithFlags(&recorder_, cudaStreamNonBlocking), "cudaStreamCreate");
+    check(cudaEventCreateWithFlags(&last_, cudaEventDisableTiming), "cudaEventCreate");
+  }
+  ~CudaDevice() {
+    forget();
+    cudaEventDestroy(last_);
+    cudaStreamDestroy(recorder_);
+  }
+  CudaDevice(const CudaDevice&) = delete;
+
+  // One run: on this plan's device, in the caller's stream, behind the last run of this plan, which used the same memory.
+  class Call {
+   public:
+    Call(CudaDevice& device, uintptr_t stream) : device_(device) {
+      check(cudaGetDevice(&before_), "cudaGetDevice");
+      if (before_ != device.number_) check(cudaSetDevice(device.number_), "cudaSetDevice");
+      device.stream_ = reinterpret_cast<cudaStream_t>(stream);
+      check(cudaStreamWaitEvent(device.stream_, device.last_, 0), "cudaStreamWaitEvent");
+    }
+    ~Call() {
+      cudaEventRecord(device_.last_, device_.stream_);
+      if (before_ != device_.number_) cudaSetDevice(before_);
+    }
+    Call(const Call&) = delete;
+
+   private:
+    CudaDevice& device_;
+    int before_ = 0;
+  };
+
+  char* allocate(int64_t bytes, const char* what) {
+    void* data = nullptr;
+    const cudaError_t status = cudaMalloc(&data, size_t(bytes));
+    if (status == cudaErrorMemoryAllocation) {
+      cudaGetLastError();
+      size_t free = 0, all = 0;
+      cudaMemGetInfo(&free, &all);
+      throw DeviceMemoryError("[cuda] expected " + gigabytes(bytes) + " of device memory for " + what + ", got " + gigabytes(int64_t(free)) + " free of " +
+                              gigabytes(int64_t(all)));
+    }
+    check(status, "cudaMalloc");
+    return static_cast<char*>(data);
+  }
+  void release(char* data) { cudaFree(data); }  // waits for the device
+  void upload(char* to, const void* from, int64_t bytes) {
+    if (bytes > 0) check(cudaMemcpyAsync(to, from, size_t(bytes), cudaMemcpyHostToDevice, stream_), "copying to the device");
+  }
+  void download(char* to, const char* from, int64_t bytes) {
+    if (bytes > 0) check(cudaMemcpyAsync(to, from, size_t(bytes), cudaMemcpyDeviceToHost, stream_), "copying from the device");
+  }
+  void clear(char* at, int64_t bytes) {
+    if (bytes > 0) check(cudaMemsetAsync(at, 0, size_t(bytes), stream_), "cudaMemset");
+  }
+  void finish() { check(cudaStreamSynchronize(stream_), "running the plan"); }
+
+  // What fn launches, recorded once for each number of tasks: addresses of arrays are read from device memory.
+  template <class Fn> void replay(int64_t length, Fn fn) {
+    auto found = graphs_.find(length);
+    if (found == graphs_.end()) {
+      if (graphs_.size() >= kMostGraphs) forget();
+      found = graphs_.emplace(length, record(fn)).first;
+    }
+    check(cudaGraphLaunch(found->second, stream_), "cudaGraphLaunch");
+  }
+  void forget() {
+    for (auto& [length, graph] : graphs_) cudaGraphExecDestroy(graph);
+    graphs_.clear();
+  }
+
+  // The bytes of an arena in a block's own memory; 0 where it does not fit.
+  int64_t fast_arena(int64_t bytes) const { return bytes > 0 && bytes <= most_fast_ ? bytes : 0; }
+  // How many teams run at once.
+  int64_t teams(int64_t fast_bytes) const {
+    int blocks = 0;
+    check(cudaOccupancyMaxActiveBlocksPerMultiprocessor(&blocks, enter<device::TasksKernel>, device::kTeamLanes, size_t(fast_bytes)), "cudaOccupancy");
+    return std::max(1, blocks) * int64_t(processors_);
+  }
+  int64_t available() const {
+    size_t free = 0, all = 0;
+    check(cudaMemGetInfo(&free, &all), "cudaMemGetInfo");
+    return int64_t(free);
+  }
+
+  template <class Kernel> void launch(const Kernel& kernel, int64_t width, int64_t height, int64_t fast_bytes = 0) {
+    enter<<<dim3(unsigned(width), unsigned(height)), device::kTeamLanes, size_t(fast_bytes), stream_>>>(kernel, fast_bytes > 0);
+    check(cudaGetLastError(), "the launch");
+  }
+
+ private:
+  static constexpr size_t kMostGraphs = 8;
+
+  template <class Fn> cudaGraphExec_t record(Fn fn) {
+    const cudaStream_t caller = stream_;
+    cudaGraph_t graph = nullptr;
+    stream_ = recorder_;
+    check(cudaStreamBeginCapture(recorder_, cudaStreamCaptureModeThreadLocal), "cudaStreamBeginCapture");
+    try {
+      fn();
+    } catch (...) {
+      cudaStreamEndCapture(recorder_, &graph);
+      if (graph) cudaGraphDestroy(graph);
+      stream_ = caller;
+      throw;
+    }
+    stream_ = caller;
+    check(cudaStreamEndCapture(recorder_, &graph), "cudaStreamEndCapture");
+    cudaGraphExec_t made = nullptr;
+    const cudaError_t status = cudaGraphInstantiate(&made, graph, 0);
+    cudaGraphDestroy(graph);
+    check(status, "cudaGraphInstantiate");
+    return made;
+  }
+
+  int number_ = 0, processors_ = 1;
+  int64_t most_fast_ = 0;
+  cudaStream_t stream_ = nullptr, recorder_ = nullptr;
+  cudaEvent_t last_ = nullptr;
+  std::map<int64_t, cudaGraphExec_t> graphs_;
+};
+
+}  // namespace
+
+std::unique_ptr<Runner> make_runner(std::shared_ptr<const PlanSpec> plan, const int64_t* words, size_t n_words, const char* consts, Way way, int lanes) {
+  const std::string missing = device_missing();
+  if (!missing.empty()) throw DeviceError(missing);
+  return std::make_unique<Walker<CudaDevice>>(std::move(plan), words, n_words, consts, way, lanes);
+}
+
+std::string device_missing() {
+  int driver = 0, count = 0;
+  if (cudaDriverGetVersion(&driver) != cudaSuccess || driver == 0) return "no CUDA driver is installed";
+  auto version = [](int number) { return std::to_string(number / 1000) + "." + std::to_string(number % 1000 / 10); };
+  if (driver / 1000 < CUDART_VERSION / 1000)
+    return "the driver knows CUDA " + version(driver) + ", and fastmeta was built with " + version(CUDART_VERSION) + ": update the driver";
+  const cudaError_t status = cudaGetDeviceCount(&count);
+  if (status != cudaSuccess) {
+    cudaGetLastError();
+    return std::string("the driver reports: ") + cudaGetErrorString(status);
+  }
+  return count > 0 ? "" : "the driver reports no GPU";
+}
+
+}  // namespace fastmeta

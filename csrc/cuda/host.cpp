@@ -1,0 +1,79 @@
+// The device text on the host: what the tests run where there is no GPU. A team is one lane, or a few threads that meet at
+// barriers just as the lanes of a block do.
+#include <pthread.h>
+
+#include <thread>
+
+#include "walk.hpp"
+
+namespace fastmeta {
+
+namespace {
+
+class HostDevice {
+ public:
+  explicit HostDevice(int lanes) : lanes_(lanes) {}
+  struct Call {
+    Call(HostDevice&, uintptr_t) {}
+  };
+
+  char* allocate(int64_t bytes, const char* what) {
+    char* data = static_cast<char*>(std::aligned_alloc(64, size_t((bytes + 63) / 64 * 64)));
+    if (!data) throw DeviceMemoryError(std::string("expected ") + std::to_string(bytes) + " bytes for " + what + ", got none");
+    std::memset(data, 0xA5, size_t(bytes));  // nothing may depend on what fresh memory holds
+    return data;
+  }
+  void release(char* data) { std::free(data); }
+  void upload(char* to, const void* from, int64_t bytes) {
+    if (bytes > 0) std::memcpy(to, from, size_t(bytes));
+  }
+  void download(char* to, const char* from, int64_t bytes) {
+    if (bytes > 0) std::memcpy(to, from, size_t(bytes));
+  }
+  void clear(char* at, int64_t bytes) {
+    if (bytes > 0) std::memset(at, 0, size_t(bytes));
+  }
+  void finish() {}
+  void forget() {}
+  template <class Fn> void replay(int64_t, Fn fn) { fn(); }
+  int64_t fast_arena(int64_t) const { return 0; }
+  int64_t teams(int64_t) const { return 3; }  // few: groups outnumber the teams, as on a device
+  int64_t available() const { return int64_t{1} << 30; }
+
+  template <class Kernel> void launch(const Kernel& kernel, int64_t width, int64_t height, int64_t = 0) {
+    if (lanes_ == 1) return run(kernel, width, height, 0, nullptr, stage_);
+    pthread_barrier_t barrier;
+    pthread_barrier_init(&barrier, nullptr, unsigned(lanes_));
+    std::vector<std::thread> threads;
+    for (int lane = 0; lane < lanes_; ++lane) threads.emplace_back([&, lane] { run(kernel, width, height, lane, &barrier, stage_); });
+    for (std::thread& thread : threads) thread.join();
+    pthread_barrier_destroy(&barrier);
+  }
+
+ private:
+  template <class Kernel> void run(const Kernel& kernel, int64_t width, int64_t height, int lane, pthread_barrier_t* barrier, char* stage) const {
+    device::Team team{lane, lanes_, stage};
+    if (barrier) {
+      team.barrier = barrier;
+      team.wait = [](void* b) { pthread_barrier_wait(static_cast<pthread_barrier_t*>(b)); };
+    }
+    for (int64_t y = 0; y < height; ++y)
+      for (int64_t x = 0; x < width; ++x) {
+        kernel(team, device::Grid{x, y, width, height}, nullptr);
+        team.sync();
+      }
+  }
+
+  int lanes_;
+  alignas(64) char stage_[device::kStageBytes];
+};
+
+}  // namespace
+
+std::unique_ptr<Runner> make_runner(std::shared_ptr<const PlanSpec> plan, const int64_t* words, size_t n_words, const char* consts, Way way, int lanes) {
+  return std::make_unique<Walker<HostDevice>>(std::move(plan), words, n_words, consts, way, lanes);
+}
+
+std::string device_missing() { return ""; }
+
+}  // namespace fastmeta

@@ -1,0 +1,260 @@
+// The host's side of a run: memory, which kernels are launched, and over what. `Device` launches them (executor.cu) or
+// calls them (host.cpp), so all of this is tested without a GPU.
+#pragma once
+#include <algorithm>
+#include <cstring>
+#include <map>
+#include <mutex>
+#include <vector>
+
+#include "executor.hpp"
+#include "kernels.cuh"
+
+namespace fastmeta {
+
+// Device memory that is kept between calls. Whoever holds an address of it must look at `moves`.
+template <class Device> class DeviceBuffer {
+ public:
+  DeviceBuffer(Device& device, const char* what) : device_(device), what_(what) {}
+  ~DeviceBuffer() { device_.release(data_); }
+  DeviceBuffer(const DeviceBuffer&) = delete;
+  DeviceBuffer& operator=(const DeviceBuffer&) = delete;
+  // True where the memory has moved.
+  bool reserve(int64_t bytes) {
+    if (data_ && bytes <= size_) return false;
+    device_.release(data_);
+    data_ = nullptr;
+    size_ = 0;
+    data_ = device_.allocate(std::max<int64_t>(bytes, 256), what_);
+    size_ = bytes;
+    return true;
+  }
+  template <class T = char> T* data() const { return reinterpret_cast<T*>(data_); }
+  int64_t size() const { return size_; }
+
+ private:
+  Device& device_;
+  const char* what_;
+  char* data_ = nullptr;
+  int64_t size_ = 0;
+};
+
+template <class Device> class Walker final : public Runner {
+ public:
+  Walker(std::shared_ptr<const PlanSpec> plan, const int64_t* words, size_t n_words, const char* consts, Way way, int lanes)
+      : plan_(std::move(plan)), words_(words, words + n_words), device_(lanes) {
+    find_blocks();
+    // A task's memory that stays near a team makes it worth running it whole; beyond that single instructions fill a device.
+    resident_ = way == Way::Resident || (way == Way::Auto && plan_->arena_bytes <= kResidentArena);
+    words_there_.reserve(int64_t(n_words) * 8);
+    blocks_there_.reserve(int64_t(blocks_.size()) * 8);
+    consts_.reserve(plan_->const_bytes);
+    device_.upload(words_there_.data(), words_.data(), int64_t(n_words) * 8);
+    device_.upload(blocks_there_.data(), blocks_.data(), int64_t(blocks_.size()) * 8);
+    device_.upload(consts_.data(), consts, plan_->const_bytes);
+    device_.finish();
+  }
+
+  void run(char* const* arrays, bool on_host, int64_t length, uintptr_t stream) override {
+    std::lock_guard<std::mutex> lock(mutex_);
+    const typename Device::Call call(device_, stream);
+    now_ = -1;
+    try {
+      std::vector<char*> there(arrays, arrays + plan_->inputs.size() + plan_->outputs.size());
+      if (on_host) copy_in(arrays, length, there);
+      prepare(length);
+      upload_roots(there);
+      device_.clear(statuses_.data(), statuses_.size());
+      if (launches_ <= kMostNodes) device_.replay(length, [&] { walk(0, root_slots(), 1, nullptr, length); });
+      else walk(0, root_slots(), 1, nullptr, length);
+      if (on_host) copy_out(arrays, length, there);
+      if (has_indices_) check_indices();
+    } catch (const DeviceMemoryError&) {
+      throw;
+    } catch (const DeviceError& error) {
+      throw DeviceError(place() + error.what(), tag());
+    }
+  }
+
+ private:
+  static constexpr int64_t kResidentArena = 256 << 10;
+  static constexpr int64_t kMostNodes = 1 << 14;   // of a recorded graph
+  static constexpr int64_t kMostTeams = 1 << 12;   // that share an instruction of one task
+  static constexpr int64_t kMostSlots = 1 << 15;   // tasks in flight: a grid is at most 65535 high
+
+  void find_blocks() {
+    int64_t at = 11;
+    for (size_t k = 0; k < plan_->inputs.size() + plan_->outputs.size(); ++k) at += 2 + words_[at + 1];
+    program_ = {nullptr, nullptr, at, int64_t(plan_->bases.size())};
+    at += 4 * program_.n_bases;
+    for (const Block& block : plan_->blocks) {
+      blocks_.push_back(at + 2);
+      blocks_.push_back(int64_t(block.instrs.size()));
+      at += 2 + words_[at + 1];
+      for (const Instr& instr : block.instrs) has_indices_ |= std::holds_alternative<GatherSpec>(instr.body) || std::holds_alternative<ScatterSpec>(instr.body);
+    }
+    // Loops name blocks of higher numbers: from the last block on, what is inside has been counted.
+    std::vector<int64_t> count(plan_->blocks.size(), 0);
+    for (size_t b = count.size(); b-- > 0;)
+      for (const Instr& instr : plan_->blocks[b].instrs) {
+        const auto* loop = std::get_if<LoopSpec>(&instr.body);
+        count[b] += !loop ? 3 : (count[loop->block] + 1) * (loop->parallel ? 1 : std::clamp<int64_t>(loop->length, 1, kMostNodes));
+        count[b] = std::min<int64_t>(count[b], 2 * kMostNodes);
+      }
+    launches_ = count[0];
+  }
+
+  // Memory for `length` tasks, and how many run at once.
+  void prepare(int64_t length) {
+    bool moved = shared_.reserve(plan_->shared_bytes);
+    moved |= roots_.reserve(program_.n_bases * 8);
+    moved |= root_partials_.reserve(device::kPartials * 8);
+    int64_t slots = 0, sums = 0;
+    for (const Instr& instr : plan_->blocks[0].instrs) {
+      const auto* loop = std::get_if<LoopSpec>(&instr.body);
+      if (!loop || !loop->parallel) continue;
+      const int64_t groups = device::group_count(tasks_of(*loop, length), loop->sum_bytes);
+      sums = std::max(sums, groups * loop->sum_bytes);
+      slots = std::max(slots, groups);
+    }
+    moved |= sums_.reserve(sums);
+    arena_step_ = (plan_->arena_bytes + 255) / 256 * 256;
+    fast_bytes_ = resident_ ? device_.fast_arena(plan_->arena_bytes) : 0;
+    const int64_t own = (fast_bytes_ > 0 ? 0 : arena_step_) + device::kPartials * 8 + program_.n_bases * 8 + int64_t(sizeof(device::Status)) + 8;
+    if (resident_) slots = std::min(slots, device_.teams(fast_bytes_));
+    const int64_t have = slots_ * own;  // is there already
+    slots = std::max<int64_t>(1, std::min({slots, kMostSlots, std::max(slots_, (device_.available() / 5 * 4 + have) / own)}));
+    moved |= arenas_.reserve(fast_bytes_ > 0 ? 0 : slots * arena_step_);
+    moved |= partials_.reserve(slots * device::kPartials * 8);
+    moved |= bases_.reserve(slots * program_.n_bases * 8);
+    moved |= tasks_.reserve(slots * 8);
+    moved |= statuses_.reserve((slots + 1) * int64_t(sizeof(device::Status)));
+    slots_ = slots;
+    program_.words = words_there_.template data<int64_t>();
+    program_.blocks = blocks_there_.template data<int64_t>();
+    if (moved) device_.forget();
+  }
+
+  int64_t tasks_of(const LoopSpec& loop, int64_t length) const { return loop.length == kRuntimeLength ? length : loop.length; }
+
+  void upload_roots(const std::vector<char*>& arrays) {
+    root_values_.assign(size_t(program_.n_bases), nullptr);
+    for (size_t k = 0; k < plan_->bases.size(); ++k) {
+      const Base& base = plan_->bases[k];
+      if (base.kind == BaseKind::Input) root_values_[k] = arrays[base.a];
+      else if (base.kind == BaseKind::Output) root_values_[k] = arrays[plan_->inputs.size() + size_t(base.a)];
+      else if (base.kind == BaseKind::Const) root_values_[k] = consts_.data();
+      else if (base.kind == BaseKind::Shared) root_values_[k] = shared_.data();
+    }
+    device_.upload(roots_.data(), root_values_.data(), program_.n_bases * 8);
+  }
+
+  device::Slots root_slots() { return {nullptr, roots_.template data<char*>(), root_partials_.data(), statuses_.template data<device::Status>(), 0}; }
+  device::Slots task_slots() {
+    return {arenas_.data(), bases_.template data<char*>(), partials_.data(), statuses_.template data<device::Status>() + 1, arena_step_};
+  }
+
+  // The instructions of a block for all slots, one launch for each stage.
+  void walk(int64_t block, const device::Slots& slots, int64_t n_slots, const int64_t* tasks, int64_t length) {
+    int64_t at = blocks_[2 * block];
+    for (int64_t k = 0; k < blocks_[2 * block + 1]; ++k, at += words_[at + 1]) {
+      now_ = at;
+      if (words_[at] == device::kLoop) {
+        const device::LoopWords loop(&words_[at]);
+        const int64_t n = loop.length == kRuntimeLength ? length : loop.length;
+        if (loop.parallel) run_tasks(at, n);
+        else
+          for (int64_t i = 0; i < n; ++i) {
+            device_.launch(device::IterateKernel{program_, at, i, n, slots}, 1, n_slots);
+            walk(loop.block, slots, n_slots, tasks, length);
+          }
+        continue;
+      }
+      device::Stages stages(words_.data(), at);
+      for (device::Stage stage; stages.next(stage);)
+        if (stage.units > 0) device_.launch(device::StageKernel{program_, stage, slots, tasks}, std::min(stage.units, kMostTeams), n_slots);
+    }
+  }
+
+  void run_tasks(int64_t at, int64_t length) {
+    const device::LoopWords loop(&words_[at]);
+    int64_t sum_bytes = 0;
+    for (int64_t s = 0; s < loop.n_sums; ++s) {
+      const Base& base = plan_->bases[size_t(loop.sums[5 * s])];
+      sum_bytes = std::max(sum_bytes, base.a + base.b);
+    }
+    sum_bytes = (sum_bytes + 63) / 64 * 64;
+    const int64_t groups = device::group_count(length, sum_bytes);
+    char* sums = sums_.data();
+    char** roots = roots_.template data<char*>();
+    device_.clear(sums, groups * sum_bytes);
+    if (resident_ && groups > 0) {
+      device_.launch(device::TasksKernel{program_, at, roots, task_slots(), sums, sum_bytes, groups, length}, std::min(groups, slots_), 1, fast_bytes_);
+    } else {
+      int64_t* tasks = tasks_.template data<int64_t>();
+      const int64_t rounds = groups > 0 ? (length + groups - 1) / groups : 0;
+      for (int64_t first = 0; first < groups; first += slots_) {
+        const int64_t n = std::min(slots_, groups - first);
+        for (int64_t round = 0; round < rounds; ++round) {
+          now_ = at;
+          device_.launch(device::OpenKernel{program_, at, roots, task_slots(), sums, sum_bytes, groups, length, first, round, tasks}, 1, n);
+          walk(loop.block, task_slots(), n, tasks, length);
+        }
+      }
+    }
+    now_ = at;
+    for (int64_t s = 0; s < loop.n_sums; ++s)
+      device_.launch(device::SumsKernel{program_, at, s, roots, sums, sum_bytes, groups}, std::clamp<int64_t>(loop.sums[5 * s + 2] / device::kTeamLanes, 1, kMostTeams), 1);
+  }
+
+  int64_t bytes_of(const ArraySpec& array, int64_t length) const { return array.bytes * (array.per_task ? length : 1); }
+
+  void copy_in(char* const* arrays, int64_t length, std::vector<char*>& there) {
+    const size_t n = plan_->inputs.size();
+    std::vector<int64_t> at(there.size() + 1, 0);
+    for (size_t k = 0; k < there.size(); ++k) at[k + 1] = at[k] + (bytes_of(k < n ? plan_->inputs[k] : plan_->outputs[k - n], length) + 255) / 256 * 256;
+    staged_.reserve(at.back());
+    for (size_t k = 0; k < there.size(); ++k) {
+      there[k] = staged_.data() + at[k];
+      if (k < n) device_.upload(there[k], arrays[k], bytes_of(plan_->inputs[k], length));
+    }
+  }
+  void copy_out(char* const* arrays, int64_t length, const std::vector<char*>& there) {
+    const size_t n = plan_->inputs.size();
+    for (size_t k = n; k < there.size(); ++k) device_.download(arrays[k], there[k], bytes_of(plan_->outputs[k - n], length));
+    device_.finish();
+  }
+
+  void check_indices() {
+    std::vector<device::Status> found(size_t(slots_) + 1);
+    device_.download(reinterpret_cast<char*>(found.data()), statuses_.data(), int64_t(found.size() * sizeof(device::Status)));
+    device_.finish();
+    const device::Status* first = nullptr;
+    for (const auto& status : found)
+      if (status.recorded && (!first || status.task < first->task)) first = &status;
+    if (first) throw BadIndexError(int(first->tag), first->task, first->index, first->bound);
+  }
+
+  int tag() const { return now_ < 0 ? -1 : int(words_[size_t(now_) + 2]); }
+  std::string place() const {
+    static const char* const names[] = {"", "PASS", "GEMM", "GATHER", "SCATTER", "CUMSUM", "ARGREDUCE", "LOOP", "CONV", "ORDER"};
+    return now_ < 0 ? "" : std::string(names[words_[size_t(now_)]]) + " at word " + std::to_string(now_) + " of the plan: ";
+  }
+
+  std::shared_ptr<const PlanSpec> plan_;
+  std::vector<int64_t> words_, blocks_;
+  std::vector<char*> root_values_;
+  Device device_;
+  device::Program program_{};
+  bool resident_, has_indices_ = false;
+  int64_t launches_ = 0, slots_ = 0, arena_step_ = 0, fast_bytes_ = 0;
+  int64_t now_ = -1;  // word of the instruction that is launched
+  std::mutex mutex_;
+  using Buffer = DeviceBuffer<Device>;
+  Buffer words_there_{device_, "the plan"}, blocks_there_{device_, "the plan"}, consts_{device_, "constants"}, shared_{device_, "values shared by the tasks"},
+      roots_{device_, "addresses"}, root_partials_{device_, "partial sums"}, sums_{device_, "sums over tasks"}, arenas_{device_, "the tasks' memory"},
+      partials_{device_, "partial sums"}, bases_{device_, "addresses"}, tasks_{device_, "task numbers"}, statuses_{device_, "index checks"},
+      staged_{device_, "copies of host arrays"};
+};
+
+}  // namespace fastmeta

@@ -1,0 +1,31 @@
+"""The CUDA core as a backend: built with ``-C cmake.define.FASTMETA_CUDA=ON``, see docs/cuda.md."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastmeta.backends import Loaded, device
+from fastmeta.program import Program
+
+try:
+    import fastmeta._cuda as _core
+
+    REASON = None
+except ImportError as error:
+    REASON = f"the compiled module fastmeta._cuda cannot be imported ({error}); install with `pip install . -C cmake.define.FASTMETA_CUDA=ON`"
+OPTIONS: dict[str, Any] = {}  # tests set them
+
+
+def core() -> Any:
+    """The compiled module."""
+    return _core
+
+
+def missing() -> str | None:
+    """Why the backend is not there, or None."""
+    return REASON or device.mismatch(_core) or _core.missing() or None
+
+
+def load(p: Program) -> Loaded:
+    """Plans the program for the GPU in use."""
+    return device.load(_core, p, **OPTIONS)

@@ -1,0 +1,88 @@
+"""What the backends of device text share: arrays matched to a plan, run, and the errors of a run.
+
+A core module (``fastmeta._cuda``, its host build for tests, or `fastmeta.backends.cupy`'s own) has ``Plan`` with
+``inputs``, ``outputs`` and ``run(addresses, on_host, tasks, stream)``, ``BadIndex`` and ``DeviceError``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+import fastmeta
+from fastmeta.backends import Loaded
+from fastmeta.backends import arrays as libraries
+from fastmeta.errors import bad_index
+from fastmeta.plan import make_plan
+from fastmeta.program import Program
+
+DTYPES = tuple(np.dtype(name) for name in ("float32", "float64", "int32", "bool"))
+
+
+def mismatch(core: Any) -> str | None:
+    """Why a compiled module does not go with this package, or None."""
+    if core.version == fastmeta.__version__:
+        return None
+    return f"{core.__name__} was built for fastmeta {core.version}, and this is {fastmeta.__version__}: install again"
+
+
+class DevicePlan:
+    """A plan on a device, with the calls of ``_core.Plan``: arrays of the host are copied, those of a device are not."""
+
+    def __init__(self, core: Any, words: np.ndarray, consts: bytes, **options: Any) -> None:
+        self.plan = core.Plan(words, consts, **options)
+        self.inputs = [(DTYPES[code], shape) for code, shape in self.plan.inputs]
+        self.outputs = [(DTYPES[code], shape) for code, shape in self.plan.outputs]
+        self.work = self.plan.work
+
+    def tasks(self, given: Sequence[Any], kind: Any) -> int | None:
+        """The number of tasks; None where the arrays are not just the plan's."""
+        if len(given) != len(self.inputs):
+            return None
+        length = 0
+        for x, (dtype, shape) in zip(given, self.inputs, strict=True):
+            if not kind.fits(x, dtype, len(shape)):
+                return None
+            for got, want in zip(x.shape, shape, strict=True):
+                if want < 0:
+                    length = length or got
+                if got != (length if want < 0 else want) or (want < 0 and got == 0):
+                    return None
+        if length == 0:
+            return None if any(-1 in shape for _, shape in (*self.inputs, *self.outputs)) else 1
+        return length
+
+    def run(self, given: Sequence[Any], threads: int = 1) -> tuple[Any, ...] | None:
+        """Results like the inputs: NumPy's on the host, else of the library and device of the inputs."""
+        given = tuple(given)
+        kind = libraries.library(given)
+        if kind is not libraries.HOST:
+            given = tuple(kind.put(x) for x in given)
+        length = self.tasks(given, kind)
+        if length is None:
+            return None
+        outputs = tuple(kind.empty(tuple(length if n < 0 else n for n in shape), dtype) for dtype, shape in self.outputs)
+        self.plan.run([kind.address(x) for x in (*given, *outputs)], kind is libraries.HOST, length, kind.stream())
+        return outputs
+
+
+def load(core: Any, p: Program, **options: Any) -> Loaded:
+    """Plans the program for a core."""
+    made = make_plan(p)
+    plan = DevicePlan(core, made.words, made.consts, **options)
+
+    def run(given: Sequence[Any]) -> Any:
+        try:
+            return plan.run(given)
+        except core.BadIndex as error:
+            tag, task, index, bound = error.args
+            op, line = made.lines[tag]
+            raise bad_index(op, index, bound, task, line) from None
+        except core.DeviceError as error:
+            text, tag = error.args
+            op, line = made.lines[tag] if tag >= 0 else ("cuda", None)
+            raise RuntimeError(f"[{op}] {text}" + (f" ({line[0]}:{line[1]})" if line else "")) from None
+
+    return Loaded(run)

@@ -1,0 +1,100 @@
+"""Runs the GEMM instruction.  Its words are written by `fastmeta.backends.numba.bind`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from fastmeta.backends.numba.kernels import MULTIPLY_F32, PHASE, TAKE, kernel
+from fastmeta.backends.numba.memory import call, load, real, store, words
+from fastmeta.backends.numba.scalars import function
+from fastmeta.backends.numba.tiles import MOST_ROWS, MOST_VECTORS, RECORD, VECTOR_BYTES, tile
+
+PACKED = 32  # words at the start of scratch that hold the records of products: 4 of 6, and what is packed
+
+
+@function
+def multiply(records: int, products: int, m: int, n: int, c: int, c_row: int, add: int, alpha: Any, item: int) -> None:
+    """C [m, n] = alpha * sum_p A_p B_p (+ C) by tiles as even as they get; the records are those of `tiles`."""
+    lanes = VECTOR_BYTES // item
+    vectors = (n + lanes - 1) // lanes
+    panels = (vectors + MOST_VECTORS - 1) // MOST_VECTORS
+    done = 0
+    for panel in range(panels):
+        wide = (vectors * (panel + 1)) // panels - done
+        tail = min(n - done * lanes, wide * lanes) - (wide - 1) * lanes
+        most = MOST_ROWS[wide]
+        rows = (m + (m + most - 1) // most - 1) // ((m + most - 1) // most)
+        whole = m // rows
+        tile(rows, wide, records, products, 0, whole, c, c_row, add, alpha, done * VECTOR_BYTES, tail)
+        if m > whole * rows:
+            tile(m - whole * rows, wide, records, products, whole * rows, 1, c, c_row, add, alpha, done * VECTOR_BYTES, tail)
+        done += wide
+
+
+@function
+def place(code: Any, q: int, bases: Any, index: int, batch: int, dims: int) -> int:
+    """The address of an operand [base, offset, row, column, batch strides..] at a batch element; strides in bytes."""
+    at = bases[code[q]] + code[q + 1]
+    for d in range(batch - 1, -1, -1):
+        n = code[dims + d]
+        at += index % n * code[q + 4 + d]
+        index //= n
+    return at
+
+
+@kernel
+def multiply_f32(records: int, products: int, m: int, n: int, c: int, c_row: int, add: int, alpha: int) -> int:
+    multiply(records, products, m, n, c, c_row, add, np.float32(real(alpha)), 4)
+    return 0
+
+
+@kernel
+def multiply_f64(records: int, products: int, m: int, n: int, c: int, c_row: int, add: int, alpha: int) -> int:
+    multiply(records, products, m, n, c, c_row, add, real(alpha), 8)
+    return 0
+
+
+@kernel
+def product(code_at: int, p: int, bases_at: int, slots_at: int, scratch: int) -> int:
+    """The instruction whose payload is at word p, and its phases."""
+    code, bases, records = words(code_at), words(bases_at), scratch
+    # dtype, alpha, batch rank, batch elements, M, N, products, what of C is added, phases, words, batch dims..
+    item = 4 if code[p] == 0 else 8
+    batch, batches, m, n, products, added = code[p + 2], code[p + 3], code[p + 4], code[p + 5], code[p + 6], code[p + 7]
+    dims = p + 10
+    size = 4 + batch
+    operands = dims + batch
+    c_at = operands + products * (2 + 2 * size)
+    for index in range(batches):
+        c = place(code, c_at, bases, index, batch, dims)
+        if added == 2:
+            q = c_at + size
+            cin = place(code, q, bases, index, batch, dims)
+            call(code[TAKE], (item, c, cin, code[c_at + 2], item, code[q + 2], code[q + 3], m, n))
+        q = operands
+        for k in range(products):
+            a, b = q + 2, q + 2 + size
+            record = records + k * 8 * RECORD
+            b_row, b_from = code[b + 2], place(code, b, bases, index, batch, dims)
+            if code[b + 3] != item:
+                # B along n in steps: a dense copy, made anew only for another B
+                packed, b_row = code[q + 1] + records, n * item
+                if index == 0 or load(records, PACKED - 4 + k, index) != b_from:
+                    call(code[TAKE], (item, packed, b_from, b_row, item, code[b + 2], code[b + 3], code[q], n))
+                    store(records, PACKED - 4 + k, b_from)
+                b_from = packed
+            store(record, 0, place(code, a, bases, index, batch, dims))
+            store(record, 1, b_from)
+            store(record, 2, code[q])
+            store(record, 3, code[a + 2])
+            store(record, 4, code[a + 3])
+            store(record, 5, b_row)
+            q += 2 + 2 * size
+        call(code[MULTIPLY_F32 + code[p]], (records, products, m, n, c, code[c_at + 2], 1 if added else 0, code[p + 1]))
+    q = p + code[p + 9]
+    for _ in range(code[p + 8]):
+        call(code[PHASE], (code_at, q, bases_at, slots_at, scratch))
+        q += code[q]
+    return 0

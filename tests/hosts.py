@@ -1,0 +1,14 @@
+"""Which build of fastmeta is tested, and the backends it must have.
+
+With FASTMETA_PURE_PYTHON=1 it is the one without the compiled core; then the tests of the core itself are not collected.
+Whatever of this is not so is a failure: nothing is skipped.
+"""
+
+from __future__ import annotations
+
+import os
+
+PURE = os.environ.get("FASTMETA_PURE_PYTHON") == "1"
+ENGINES = ("numba",) if PURE else ("native", "numba")  # the first is the one chosen where none is asked for
+BACKENDS = (*ENGINES, "numpy")
+OF_THE_CORE = ("test_native_core.py", "test_conv_core.py", "test_plan_safety.py", "test_gemm.py", "test_vmath.py")
