@@ -32,6 +32,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--lanes", type=int, default=1, help="threads of a team of cuda-host")
 
 
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Tests of the device text on the host need a build of it, which this option tells."""
+    return True if collection_path.name == "test_device_text.py" and config.getoption("--backend") != "cuda-host" else None
+
+
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "native: of the native core only, left out under --backend")
     name = config.getoption("--backend")

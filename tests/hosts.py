@@ -9,6 +9,6 @@ from __future__ import annotations
 import os
 
 PURE = os.environ.get("FASTMETA_PURE_PYTHON") == "1"
-ENGINES = ("numba",) if PURE else ("native", "numba")  # the first is the one chosen where none is asked for
+ENGINES = ("numba",) if PURE else ("native",)  # what runs plans where nothing is asked for; each build tests its own
 BACKENDS = (*ENGINES, "numpy")
 OF_THE_CORE = ("test_native_core.py", "test_conv_core.py", "test_plan_safety.py", "test_gemm.py", "test_vmath.py")

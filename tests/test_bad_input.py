@@ -415,8 +415,8 @@ SETTINGS = [
     case("threads-negative", lambda: fm.set_num_threads(-2), message=r"\[set_num_threads\] expected a positive integer, got -2"),
     case("threads-float", lambda: fm.set_num_threads(2.0), message=r"\[set_num_threads\] expected a positive integer, got 2\.0"),
     case("threads-bool", lambda: fm.set_num_threads(True), message=r"\[set_num_threads\] expected a positive integer, got True"),
-    case("backend-unknown", lambda: fm.set_backend("torch"), message=r"\[set_backend\] expected one of native, numba, numpy, got 'torch'"),
-    case("backend-none", lambda: fm.set_backend(None), message=r"\[set_backend\] expected one of native, numba, numpy, got None"),
+    case("backend-unknown", lambda: fm.set_backend("torch"), message=r"\[set_backend\] expected one of native, numba, cuda, cupy, numpy, got 'torch'"),
+    case("backend-none", lambda: fm.set_backend(None), message=r"\[set_backend\] expected one of native, numba, cuda, cupy, numpy, got None"),
 ]  # fmt: skip
 
 
