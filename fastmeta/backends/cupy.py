@@ -27,7 +27,7 @@ OPTIONS: dict[str, Any] = {}  # tests set them
 def source() -> Path:
     """The folder of the device text: package data, or that of the source tree."""
     package = Path(__file__).parents[1]
-    installed = package / "device_text"
+    installed = package / "cuda"
     return installed if installed.is_dir() else package.parent / "csrc" / "cuda"
 
 
