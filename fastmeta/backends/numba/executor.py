@@ -122,7 +122,7 @@ class Executable:
         first.state[:] = 0
         first.state[0] = -1
         first.state[8] = poll.address if poll else 0
-        run_on = partial(run, address(bound.code))
+        run_on: Callable[..., int] = partial(run, address(bound.code))
         ends = address(shared)
 
         def go(worker: _Worker, pc: int, sums: int, groups: int) -> int:

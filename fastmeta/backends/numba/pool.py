@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable
+from functools import partial
 
 
 class _Helper:
@@ -50,7 +51,7 @@ class Pool:
                 self._helpers.append(_Helper())
             busy = self._helpers[: threads - 1]
             for k, helper in enumerate(busy):
-                helper.work = lambda k=k: work(k + 1)  # type: ignore[misc]
+                helper.work = partial(work, k + 1)
                 helper.go.release()
             raised: BaseException | None = None
             try:

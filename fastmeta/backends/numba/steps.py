@@ -207,7 +207,8 @@ class Steps:
         if op.op == CAST:
             self.step(CONVERT, op.dtype, op.source, to, values[0])
         else:
-            self.step(OP, op.dtype, op.op, to, *values)
+            x, y, z = (*values, NONE, NONE)[:3]
+            self.step(OP, op.dtype, op.op, to, x, y, z)
         self.values.append(to)
 
     def fill(self, slot: int, mode: int, target: Operand) -> list[int]:
