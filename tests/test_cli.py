@@ -53,7 +53,8 @@ def test_train_sinusoid_writes_everything(tmp_path):
     result = sinusoid("--steps", 30, "--out", "o")
     assert result.exit_code == 0, result.output
     assert "query loss" in result.stdout
-    assert re.search(r"memory of a meta-step, .*: [\d.]+ MB \(.*code [\d.]+\)", result.stdout)
+    told = r", .*: [\d.]+ MB \(.*code [\d.]+\)" if ENGINES[0] == "native" else ": the numba backend cannot tell"
+    assert re.search(f"memory of a meta-step{told}", result.stdout)
     assert {p.name for p in (tmp_path / "o").iterdir()} == {
         "checkpoint.safetensors", "result.json", "learning_curve.png", "adaptation_curve.png",
     }  # fmt: skip

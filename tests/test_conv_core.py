@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from plan_tools import ACCUMULATE, FLOATS, MAX, STORE, SUM, Builder, close, f32, phase, sample, view
 
+import fastmeta as fm
 from fastmeta import _core
 
 
@@ -302,3 +303,16 @@ def test_mutated_words_are_refused_or_run(kind):
                 assert str(error).startswith("[plan]")
                 continue
             plan.run(arrays, 2)
+
+
+@pytest.mark.native
+def test_winograd_can_be_switched_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(0)
+    x, w = rng.normal(size=(4, 10, 10, 32)).astype(np.float32), rng.normal(size=(3, 3, 32, 32)).astype(np.float32)
+    results = []
+    for setting in ("1", "0"):
+        monkeypatch.setenv("FASTMETA_WINOGRAD", setting)
+        with fm.set_backend("native"):
+            results.append(fm.jit(lambda x, w: fm.nn.conv2d(x, w))(x, w))
+    assert not np.array_equal(*results)
+    np.testing.assert_allclose(*results, rtol=1e-4, atol=1e-4)

@@ -357,15 +357,3 @@ def test_a_learner_takes_conv4() -> None:
     xs, ys, xq, yq = [x.astype(np.float32) if x.dtype == np.float64 else x for x in tasks(model.input)]
     (value, _), grads = learner.value_and_grad(learner.init(0), fm.data.Episode(xs, ys, xq, yq))
     assert np.isfinite(value) and optree.tree_structure(grads) == optree.tree_structure(learner.init(0))
-
-
-def test_winograd_can_be_switched_off(monkeypatch: pytest.MonkeyPatch) -> None:
-    rng = RNG(0)
-    x, w = rng.normal(size=(4, 10, 10, 32)).astype(np.float32), rng.normal(size=(3, 3, 32, 32)).astype(np.float32)
-    results = []
-    for setting in ("1", "0"):
-        monkeypatch.setenv("FASTMETA_WINOGRAD", setting)
-        with fm.set_backend("native"):
-            results.append(fm.jit(lambda x, w: fm.nn.conv2d(x, w))(x, w))
-    assert not np.array_equal(*results)
-    np.testing.assert_allclose(*results, rtol=1e-4, atol=1e-4)

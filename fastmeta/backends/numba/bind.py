@@ -46,7 +46,7 @@ class Bound(NamedTuple):
     shared_bytes: int
     arena_bytes: int
     scratch_bytes: int
-    sum_bytes: dict[int, int]  # by the place of a parallel loop
+    loops: dict[int, tuple[int, int]]  # by the place of a parallel loop: its length, -1 for the call's, and the bytes of its sums
 
 
 
@@ -60,7 +60,7 @@ class Binder:
         self.words = words
         self.at = 0
         self.scratch_bytes = 0
-        self.sum_bytes: dict[int, int] = {}
+        self.loops: dict[int, tuple[int, int]] = {}
         self.uses: set[str] = set()  # kernels
 
     def next(self) -> int:
@@ -94,7 +94,7 @@ class Binder:
         places = [(k, base[0], base[1]) for k, base in enumerate(self.bases) if base[0] in kinds]
         for name in self.uses:
             code[NAMES.index(name)] = TABLE[name].address
-        return Bound(np.array(code, np.int64), inputs, outputs, places, n_bases, shared_bytes, arena_bytes, self.scratch_bytes, self.sum_bytes)
+        return Bound(np.array(code, np.int64), inputs, outputs, places, n_bases, shared_bytes, arena_bytes, self.scratch_bytes, self.loops)
 
     def array(self) -> Array:
         dtype, rank = self.take(2)
@@ -257,5 +257,5 @@ class Binder:
             payload += [base, start, count * ITEM[dtype], dtype, target, offset]
             payload[7] = max(payload[7], (start + size + 63) // 64 * 64)
         if parallel:
-            self.sum_bytes[place] = payload[7]
+            self.loops[place] = (length, payload[7])
         return payload

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any
 
@@ -57,18 +57,22 @@ class _Poll:
 
     def __init__(self) -> None:
         self.error: BaseException | None = None
-        self.c_function = ctypes.CFUNCTYPE(ctypes.c_int64)(self.ask)
+        self.answers = self.answer()
+        next(self.answers)
+        self.c_function = ctypes.CFUNCTYPE(ctypes.c_int64)(self.answers.__next__)
         self.address = ctypes.cast(self.c_function, ctypes.c_void_p).value or 0
 
-    def ask(self) -> int:
+    def answer(self) -> Iterator[int]:
+        """0 as long as no handler raises.  A generator, for a function would run the handlers before its ``try``."""
         try:
-            return self.wait()
+            while True:
+                yield 0
+        except GeneratorExit:
+            return
         except BaseException as error:
             self.error = error
-            return 1
-
-    def wait(self) -> int:
-        return 0  # a pending signal is handled on the way here
+        while True:
+            yield 1
 
 
 class Executable:
@@ -125,19 +129,21 @@ class Executable:
         run_on: Callable[..., int] = partial(run, address(bound.code))
         ends = address(shared)
 
-        def go(worker: _Worker, pc: int, sums: int, groups: int) -> int:
-            return int(run_on(pc, *worker.addresses, ends, worker.scratch, sums, groups, length))
+        def go(worker: _Worker, pc: int, sums: int, groups: int, tasks: int) -> int:
+            return int(run_on(pc, *worker.addresses, ends, worker.scratch, sums, groups, tasks))
 
-        pc = go(first, START, 0, 0)
+        pc = go(first, START, 0, 0, length)
         while pc >= 0 and not shared[1]:
-            groups = group_count(length, bound.sum_bytes[pc])
-            _sums, sums_at = memory(groups * bound.sum_bytes[pc])
+            tasks, sum_bytes = bound.loops[pc]
+            tasks = length if tasks < 0 else tasks
+            groups = max(1, group_count(tasks, sum_bytes))  # of no tasks: the sums are zeros
+            _sums, sums_at = memory(groups * sum_bytes)
             shared[0] = 0
-            workers = self.share(first, arenas, partial(go, pc=pc, sums=sums_at, groups=groups), shared, min(threads, groups))
+            workers = self.share(first, arenas, partial(go, pc=pc, sums=sums_at, groups=groups, tasks=tasks), shared, min(threads, groups))
             self.refuse(workers)
             self.idle += workers[1:]
             if not shared[1]:
-                pc = go(first, pc, sums_at, -groups)
+                pc = go(first, pc, sums_at, -groups, tasks)
         if poll and poll.error:
             raise poll.error
         self.refuse([first])
