@@ -207,14 +207,14 @@ def labels(tasks, n):
 
 fm.set_num_threads({threads})
 {PROGRAMS[name]}
+estimate = fm.memory_estimate(f, *args)  # compiles, whose objects are the interpreter's and not the call's
 before = resident()
-estimate = fm.memory_estimate(f, *args)
 kept = f(*args)
 print(estimate.total, resident("VmHWM") - before)
 """
     )
     estimate, measured = map(int, output.split())
-    assert measured > 20e6
+    assert measured > 15e6
     assert estimate == pytest.approx(measured, rel=0.2)
 
 
