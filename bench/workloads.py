@@ -106,8 +106,12 @@ class Perceptron:
 
 def in_double(params: Params, episodes: Episodes) -> tuple[Params, Episodes]:
     """The same numbers in float64, labels as they are."""
-    wide = [[a.astype(np.float64) if a.dtype == np.float32 else a for a in arrays] for arrays in (params, episodes)]
-    return wide[0], tuple(wide[1])  # type: ignore[return-value]  # four again
+
+    def wide(a: np.ndarray) -> np.ndarray:
+        return a.astype(np.float64) if a.dtype == np.float32 else a
+
+    xs, ys, xq, yq = map(wide, episodes)
+    return list(map(wide, params)), (xs, ys, xq, yq)
 
 
 def sinusoids(rng: np.random.Generator, tasks: int, points: int) -> tuple[np.ndarray, np.ndarray]:

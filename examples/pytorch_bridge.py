@@ -11,6 +11,7 @@ import argparse
 import statistics
 import time
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import nn
@@ -49,7 +50,7 @@ def after(module: nn.Module, example: torch.Tensor) -> Callable[..., torch.Tenso
     """The same with fastmeta inside."""
     net, _ = from_torch(module, example)
 
-    def episode(params, xs, ys, xq, yq):  # type: ignore[no-untyped-def]  # one task, traced
+    def episode(params: Any, xs: Any, ys: Any, xq: Any, yq: Any) -> Any:  # one task, traced
         g = fm.grad(lambda p: fm.nn.cross_entropy(net(p, xs), ys))(params)
         fast = {name: p - LR * g[name] for name, p in params.items()}
         return fm.nn.cross_entropy(net(fast, xq), yq)

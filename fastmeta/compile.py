@@ -33,10 +33,12 @@ class Inner:
             leaves = [np.float64(x) if type(x) is float and k in first else x for k, x in enumerate(leaves)]
         lifted = [outer.lift(x) if is_array(x) or k in first else None for k, x in enumerate(leaves)]
         order = [*first, *(k for k, v in enumerate(lifted) if v is not None and k not in first)]
+        self.args: list[Var] = []
         avals = []
         for k in order:
             v = lifted[k]
             assert v is not None
+            self.args.append(v)
             avals.append((v.shape[1:] if cut and cut[k] else v.shape, v.dtype))
 
         def flat(*tracers: Tracer) -> Any:
@@ -48,7 +50,6 @@ class Inner:
         formal, out, t = trace(flat, avals)
         self.out_leaves, self.out_tree = flatten(out)
         self.leaves, self.order = leaves, order
-        self.args = [lifted[k] for k in order]
         self.formal, self.trace, self.outer = formal, t, outer
 
     def close(self, outputs: Sequence[Any]) -> Program:
@@ -140,7 +141,7 @@ def _gradient(f: Callable[..., Any], argnums: int | tuple[int, ...], has_aux: bo
         first = [starts[k] + i for k in chosen for i in range(sizes[k])]
         inner = Inner(f, args, first)
         for k, v in zip(first, inner.args, strict=False):
-            if v.dtype not in FLOATS:  # type: ignore[union-attr]
+            if v.dtype not in FLOATS:
                 raise expected("grad", "float parameters", f"{_kinds([v])} in leaf {k}", TypeError)
         outs = inner.out_leaves
         if has_aux:
@@ -157,7 +158,7 @@ def _gradient(f: Callable[..., Any], argnums: int | tuple[int, ...], has_aux: bo
         body = differentiate.gradient(p, n, keep)
         at = len(dynamic) if keep else 0
         t = inner.outer
-        results = _tracers(t, structure.call(t.graph, structure.Call(body, n, at), tuple(inner.args)))  # type: ignore[arg-type]
+        results = _tracers(t, structure.call(t.graph, structure.Call(body, n, at), tuple(inner.args)))
         grads = iter(results[at:])
         trees = [optree.tree_structure(args[k], none_is_leaf=True) for k in chosen]
         gs = tuple(optree.tree_unflatten(s, [next(grads) for _ in range(s.num_leaves)]) for s in trees)
@@ -194,7 +195,7 @@ def jvp(f: Callable[..., Any], primals: Sequence[Any], tangents: Sequence[Any]) 
         body = differentiate.jvp(p, active)
         on = [t for t, a in zip(ts, active, strict=False) if a]
         g = inner.outer.graph
-        outs = structure.call(g, structure.Call(body), (*inner.args, *on))  # type: ignore[arg-type]
+        outs = structure.call(g, structure.Call(body), (*inner.args, *on))
         m = len(p.outputs)
         rest = iter(outs[m:])
         touts = [next(rest) if v.dtype in FLOATS else g.const(0, v.shape, v.dtype) for v in p.outputs]
@@ -223,7 +224,7 @@ def vjp(f: Callable[..., Any], *primals: Any) -> tuple[Any, Callable[[Any], Any]
         given = tuple(v.dtype in FLOATS for v in p.outputs)
         body = differentiate.vjp(p, active, given)
         g = inner.outer.graph
-        outs = iter(structure.call(g, structure.Call(body), (*inner.args, *(c for c, on in zip(cts, given, strict=True) if on))))  # type: ignore[arg-type]
+        outs = iter(structure.call(g, structure.Call(body), (*inner.args, *(c for c, on in zip(cts, given, strict=True) if on))))
         full = [next(outs) if active[k] else g.const(0, v.shape, v.dtype) for k, v in enumerate(p.inputs[:n])]
         return optree.tree_unflatten(optree.tree_structure(primals, none_is_leaf=True), _tracers(inner.outer, full))
 
@@ -298,7 +299,7 @@ def scan(step: Callable[..., Any], init: Any, xs: Any = None, length: int | None
         spec = structure.Loop(_reordered(p, c, len(sliced)), len(p.inputs) - c - len(sliced), c, len(sliced), len(ys), 0, n)
         k = c + len(sliced)
         args = (*inner.args[k:], *inner.args[:c], *inner.args[c:k])
-        outs = _tracers(outer, structure.loop(outer.graph, spec, args))  # type: ignore[arg-type]
+        outs = _tracers(outer, structure.loop(outer.graph, spec, args))
         full = list(inner.out_leaves)
         full[:c] = outs[:c]
         for k, x in zip(ys, outs[c:], strict=True):
@@ -380,7 +381,7 @@ def map_tasks(f: Callable[..., Any], in_axes: Any = 0, reduce: Any = None) -> Co
         slices = [k for k in range(len(formal)) if cut[formal[k]]]
         body = Program([p.inputs[k] for k in (*place, *slices)], p.outputs, _graph_of(p))
         spec = structure.Loop(body, len(place), 0, len(slices), stacked, len(order) - stacked, n)
-        outs = structure.loop(outer.graph, spec, tuple(inner.args[k] for k in (*place, *slices)))  # type: ignore[misc]
+        outs = structure.loop(outer.graph, spec, tuple(inner.args[k] for k in (*place, *slices)))
         full = list(inner.out_leaves)
         for k, v in zip(order, outs, strict=True):
             if rules[k] == "mean":
@@ -545,8 +546,9 @@ class Entry:
             if self.loose:  # by reference all the same: copied anew at every call
                 hidden = [np.require(h, requirements=["C", "A"]) if isinstance(h, np.ndarray) else h for h in hidden]
             if self.per_task:
+                assert self.mapped is not None  # tasks come from there
                 try:
-                    n = arrays[self.mapped].shape[0]  # type: ignore[index]
+                    n = arrays[self.mapped].shape[0]
                 except (AttributeError, IndexError):
                     return None
                 if n == 0:

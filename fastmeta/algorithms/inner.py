@@ -60,7 +60,7 @@ class InnerLoop(Learner):
         for name, value in (("model", model), ("loss", loss)):
             if not callable(value):
                 raise expected(self._name, f"{name} a function", type(value).__name__, TypeError)
-        self.model = model
+        self.model: Any = model  # a callable; ours have init and init_state, plain functions start elsewhere
         self.loss_function = loss
         self.inner_steps = whole(self._name, "inner steps", inner_steps, 1)
         if batch_norm not in list(MODES):
@@ -76,14 +76,14 @@ class InnerLoop(Learner):
 
     def init(self, seed: int = 0) -> Any:
         """Fresh meta-parameters: those of the model."""
-        return self.model.init(seed)  # type: ignore[attr-defined]  # our models have it; plain functions start elsewhere
+        return self.model.init(seed)
 
     def init_state(self) -> Any:
         """Statistics before any training, as `fastmeta.models` make them; () for batch norm "batch"."""
         if self.batch_norm == "batch":
             return ()
         steps = self.inner_steps if self.batch_norm == "per_step" else None
-        return self.model.init_state(steps)  # type: ignore[attr-defined]  # the constructor has looked
+        return self.model.init_state(steps)
 
     def update_state(self, state: Any, aux: dict[str, Any]) -> Any:
         """Exponential averages: 0.9 of the old statistics and 0.1 of the tasks' mean."""

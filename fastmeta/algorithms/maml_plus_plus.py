@@ -104,7 +104,7 @@ class MAMLPlusPlus(LearnedRates):
     def _start(self, seed: int) -> Any:
         if self.batch_norm != "per_step":
             return super()._start(seed)
-        return self.model.init(seed, steps=self.inner_steps)  # type: ignore[attr-defined]  # has init_state, so init too
+        return self.model.init(seed, steps=self.inner_steps)
 
     def _rates_shape(self, shape: Shape) -> Shape:
         return (self.inner_steps,)

@@ -66,7 +66,7 @@ class MatchingNet(MetricLearner):
         weights = super().init(seed)
         if not self.context:
             return weights
-        n = self.model.outputs  # type: ignore[attr-defined]
+        n = self.model.outputs
         rng = np.random.default_rng([seed, 1])  # another stream than the model's
         support = {name: nn.lstm_init(rng, n, n) for name in ("forward", "backward")}
         return {"model": weights, "support": support, "query": nn.lstm_init(rng, 2 * n, n)}

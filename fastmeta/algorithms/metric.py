@@ -56,7 +56,7 @@ class MetricLearner(Learner):
     def __init__(self, model: Callable[..., Any], ways: int | None = None, batch_norm: str = "batch"):
         if not callable(model):
             raise expected(self._name, "model a function", type(model).__name__, TypeError)
-        self.model = model
+        self.model: Any = model  # a callable; ours have init and init_state, plain functions start elsewhere
         self.ways = None if ways is None else whole(self._name, "ways", ways)
         if batch_norm not in list(MODES):
             raise expected(self._name, f"batch_norm {' or '.join(map(repr, MODES))}", repr(batch_norm))
@@ -69,11 +69,11 @@ class MetricLearner(Learner):
 
     def init(self, seed: int = 0) -> Any:
         """Fresh meta-parameters: those of the model."""
-        return self.model.init(seed)  # type: ignore[attr-defined]  # our models have it; plain functions start elsewhere
+        return self.model.init(seed)
 
     def init_state(self) -> Any:
         """Statistics before any training, as `fastmeta.models` make them; () for batch norm "batch"."""
-        return () if self.batch_norm == "batch" else self.model.init_state()  # type: ignore[attr-defined]  # the constructor has looked
+        return () if self.batch_norm == "batch" else self.model.init_state()
 
     def update_state(self, state: Any, aux: dict[str, Any]) -> Any:
         """Exponential averages: 0.9 of the old statistics and 0.1 of the tasks' mean."""

@@ -43,12 +43,12 @@ class RelationNet(MetricLearner):
         super().__init__(model, ways)
         if not callable(relation):
             raise expected(self._name, "relation a function", type(relation).__name__, TypeError)
-        self.relation = relation
+        self.relation: Any = relation  # a callable; ours have init
 
     def init(self, seed: int = 0) -> Any:
         """Fresh meta-parameters of both nets; the second from a seed of its own."""
         own = int(np.random.default_rng([seed, 1]).integers(2**31))
-        return {"model": super().init(seed), "relation": self.relation.init(own)}  # type: ignore[attr-defined]
+        return {"model": super().init(seed), "relation": self.relation.init(own)}
 
     def _weights(self, params: Any) -> Any:
         return params["model"]

@@ -63,7 +63,7 @@ class Siamese(MetricLearner):
         weights = super().init(seed)
         if self.objective == "contrastive":
             return weights
-        n = self.model.outputs  # type: ignore[attr-defined]
+        n = self.model.outputs
         return {"model": weights, "w": np.full(n, -1.0 / n, np.float32), "b": np.zeros((), np.float32)}
 
     def _weights(self, params: Any) -> Any:

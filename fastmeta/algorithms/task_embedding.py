@@ -54,18 +54,20 @@ class TaskEmbedding(Learner):
         for name, value in (("model", model), ("optimum", optimum), ("head", head)):
             if not callable(value) and (name, value) != ("head", None):
                 raise expected("TaskEmbedding", f"{name} a function", type(value).__name__, TypeError)
-        self.model, self.optimum, self.head = model, optimum, head
+        self.model: Any = model  # callables; ours have init, plain functions start elsewhere
+        self.head: Any = head
+        self.optimum = optimum
         self._embedding = jit(self._embed)
         self._with_gradient = value_and_grad(lambda params, episodes: self.loss(params, episodes), has_aux=True)
         self._losses = jit(lambda params, episodes: self.loss(params, episodes)[1]["loss"])
 
     def init(self, seed: int = 0) -> Any:
         """Fresh parameters: those of the model, and of the head from a seed of its own."""
-        weights = self.model.init(seed)  # type: ignore[attr-defined]  # our models have it; plain functions start elsewhere
+        weights = self.model.init(seed)
         if self.head is None:
             return weights
         own = int(np.random.default_rng([seed, 1]).integers(2**31))
-        return {"model": weights, "head": self.head.init(own)}  # type: ignore[attr-defined]
+        return {"model": weights, "head": self.head.init(own)}
 
     def loss(self, params: Any, episode: Any) -> Loss:
         """The loss of a batch of tasks [tasks, n, ...], traced.

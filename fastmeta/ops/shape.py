@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from math import prod
+from typing import Any
 
 import numpy as np
 
@@ -165,7 +166,7 @@ def _cast_transpose(i: int, ct: Var, v: Var) -> Var:
     return cast(ct, v.ins[0].dtype)
 
 
-def _np_concat(*args) -> np.ndarray:  # type: ignore[no-untyped-def]
+def _np_concat(*args: Any) -> np.ndarray:
     return np.concatenate(args[:-1], args[-1])
 
 

@@ -70,8 +70,8 @@ def push(g: Graph, p: Program, args: Sequence[Var], tangents: Sequence[Maybe]) -
 def _tangent(g: Graph, v: Var, ins: tuple[Var, ...], ts: list[Maybe], out: Var) -> Maybe:
     """The tangent of one equation; v names the row, (ins, out) its values."""
     op, total = v.op, None
-    if op is ew.MULTIPLY and ins[0] is ins[1]:
-        return ew.multiply(ew.multiply(ts[0], 2.0), ins[0])  # type: ignore[arg-type]
+    if op is ew.MULTIPLY and ins[0] is ins[1] and ts[0] is not None:
+        return ew.multiply(ew.multiply(ts[0], 2.0), ins[0])
     if op.linear and len(op.linear) > 2 and len(ins) > 1:  # linear in all operands together: one equation
         return g.emit(op, tuple([zeros(g, x) if t is None else t for x, t in zip(ins, ts, strict=True)]), v.attrs)
     for k, t in enumerate(ts):
@@ -299,7 +299,9 @@ def _cotangents(g: Graph, v: Var, ins: tuple[Var, ...], out: Var, c: Var, flags:
         if not flags[k]:
             continue
         if k in op.linear:
-            back[k] = op.transpose(k, c, _Seen(ins, v))  # type: ignore[misc,arg-type]
+            assert op.transpose is not None
+            seen: Any = _Seen(ins, v)  # in place of the equation
+            back[k] = op.transpose(k, c, seen)
         elif op.partials:
             rule = op.partials[k]
             back[k] = None if rule is None else rule(c, ins, out)
@@ -314,7 +316,8 @@ def _transposed(g: Graph, v: Var, k: int, ins: tuple[Var, ...], out: Var, c: Var
     args = [b.input(x.shape, x.dtype) for x in v.ins]
     t = b.input(v.ins[k].shape, v.ins[k].dtype)
     value = b.emit(v.op, tuple(args), v.attrs)
-    rule = Program([*args, t], [v.op.tangent(k, t, tuple(args), v.attrs, value)], b)  # type: ignore[misc]
+    assert v.op.tangent is not None
+    rule = Program([*args, t], [v.op.tangent(k, t, tuple(args), v.attrs, value)], b)
     zero = zeros(g, ins[k])
     return pull(g, rule, [*ins, zero], [c], [False] * len(args) + [True])[1][-1]
 
@@ -323,11 +326,11 @@ def _pull_call(g: Graph, s: Call, ins: tuple[Var, ...], cts: list[Maybe], flags:
     back: list[Maybe] = [None] * len(ins)
     n = s.gradient_of
     block = range(s.first, s.first + n)
-    outside = [k for k, c in enumerate(cts) if c is not None and k not in block]
-    if n and not any(flags[n:]) and all(flags[:n]) and outside in ([], [0]):
+    outside = {k: c for k, c in enumerate(cts) if c is not None and k not in block}
+    if n and not any(flags[n:]) and all(flags[:n]) and outside.keys() <= {0}:
         grads = results(g.emit(CALL, ins, (s,)), s.body)[s.first : s.first + n]
         if outside:  # the scalar itself: its cotangent times the gradient
-            back[:n] = [_scaled(gr, cts[0]) for gr in grads]  # type: ignore[arg-type]
+            back[:n] = [_scaled(gr, outside[0]) for gr in grads]
         us: list[Var] = []
         for k, gr in zip(block, grads, strict=True):
             c = cts[k]

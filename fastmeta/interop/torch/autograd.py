@@ -11,6 +11,7 @@ import optree
 import torch
 
 from fastmeta.errors import expected
+from fastmeta.tree import tree_map
 
 __all__ = ["to_torch_state_dict", "torch_loss"]
 
@@ -39,8 +40,7 @@ def torch_loss(value_and_grad: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(value_and_grad)
     def loss(params: Any, *rest: Any) -> Any:
         leaves, tree = optree.tree_flatten(params)
-        host: Any = optree.tree_map(_host, rest)  # type: ignore[arg-type]  # any pytree
-        value, aux = _Loss.apply(value_and_grad, tree, host, *leaves)
+        value, aux = _Loss.apply(value_and_grad, tree, tree_map(_host, rest), *leaves)
         return value if aux is None else (value, aux[0])
 
     return loss
