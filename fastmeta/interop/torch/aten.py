@@ -80,6 +80,7 @@ def on_images(*names: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]
 
 
 def refuse(what: str) -> NotImplementedError:
+    """The error of a row for options it has no translation of; `from_torch` adds the operation and the submodule."""
     return NotImplementedError(what)
 
 
@@ -288,10 +289,9 @@ def attention(
 ) -> Array:  # fmt: skip
     if mask is not None or rate or causal or any(options.values()):
         raise refuse("masks, dropout or grouped heads")
-    *lead, n, width = range(len(keys.shape))
-    scores = fa.matmul(query, fa.permute_dims(keys, (*lead, width, n)))
-    scores = fa.multiply(scores, 1 / math.sqrt(keys.shape[-1]) if scale is None else scale)
-    return fa.matmul(fa.softmax(scores, axis=-1), values)
+    if scale is not None:  # in place of the 1 / sqrt(d) that it will meet
+        query = fa.multiply(query, scale * math.sqrt(query.shape[-1]))
+    return nn.attention(query, keys, values)
 
 
 @row("embedding.default")

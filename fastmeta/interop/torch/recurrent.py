@@ -1,12 +1,13 @@
-"""PyTorch's LSTM: layers and directions of one cell, by PyTorch's order of gates."""
+"""PyTorch's LSTM: layers and directions of `fastmeta.nn.lstm`, which has PyTorch's order of gates."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+
+import numpy as np
 
 from fastmeta import array as fa
-from fastmeta.compile import scan
+from fastmeta import nn
 from fastmeta.trace import Array
 
 
@@ -26,10 +27,9 @@ def lstm(
         outputs = []
         for direction in range(1 + both):
             k = layer * (1 + both) + direction
-            own = weights[k * parts : (k + 1) * parts]
-            forwards = fa.flip(sequence, axis=0) if direction else sequence
-            out, h, c = _layer(forwards, state[0][k], state[1][k], *own)
-            outputs.append(fa.flip(out, axis=0) if direction else out)
+            own = _params(*weights[k * parts : (k + 1) * parts])
+            out, (h, c) = nn.lstm(own, sequence, (state[0][k], state[1][k]), reverse=direction == 1)
+            outputs.append(out)
             hs.append(h)
             cs.append(c)
         sequence = fa.concat(outputs, axis=-1) if both else outputs[0]
@@ -37,21 +37,7 @@ def lstm(
     return result, fa.stack(hs), fa.stack(cs)
 
 
-def _layer(x: Array, h: Array, c: Array, w_in: Array, w_state: Array, *biases: Array) -> tuple[Array, Array, Array]:
-    """x [steps, n, in]: (outputs [steps, n, hidden], last h, last c)."""
-    inputs = fa.matmul(x, fa.permute_dims(w_in, (1, 0)))  # all steps in one product
-    for b in biases:
-        inputs = fa.add(inputs, b)
-    recurrent = fa.permute_dims(w_state, (1, 0))
-    m = w_state.shape[1]
-
-    def step(carry: Any, gates: Array) -> Any:
-        h, c = carry
-        gates = fa.add(gates, fa.matmul(h, recurrent))
-        i, f, g, o = (gates[:, k * m : (k + 1) * m] for k in range(4))
-        c = fa.add(fa.multiply(fa.sigmoid(f), c), fa.multiply(fa.sigmoid(i), fa.tanh(g)))
-        h = fa.multiply(fa.sigmoid(o), fa.tanh(c))
-        return (h, c), h
-
-    (h, c), out = scan(step, (h, c), inputs)
-    return out, h, c
+def _params(w_in: Array, w_state: Array, *biases: Array) -> dict[str, Array]:
+    """One layer's weights as `fastmeta.nn.lstm` takes them: transposed, one bias."""
+    bias = fa.add(*biases) if biases else np.zeros(w_in.shape[0], w_in.dtype)
+    return {"w": fa.permute_dims(w_in, (1, 0)), "u": fa.permute_dims(w_state, (1, 0)), "b": bias}
