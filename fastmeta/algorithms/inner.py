@@ -14,7 +14,7 @@ from fastmeta import array as fa
 from fastmeta.algorithms.learner import Learner, Loss, accuracy, examples, quadruple
 from fastmeta.compile import jit, map_tasks, scan, value_and_grad
 from fastmeta.errors import expected, whole
-from fastmeta.models.batch_norm import MODES, averaged
+from fastmeta.models.batch_norm import MODES, averaged, one_mode
 from fastmeta.optim import Optimizer, apply_updates
 from fastmeta.trace import Array
 from fastmeta.tree import tree_map
@@ -63,13 +63,7 @@ class InnerLoop(Learner):
         self.model: Any = model  # a callable; ours have init and init_state, plain functions start elsewhere
         self.loss_function = loss
         self.inner_steps = whole(self._name, "inner steps", inner_steps, 1)
-        if batch_norm not in list(MODES):
-            raise expected(self._name, f"batch_norm {' or '.join(map(repr, MODES))}", repr(batch_norm))
-        if batch_norm != "batch" and not callable(getattr(model, "init_state", None)):
-            raise expected(
-                self._name, f"a model with init_state for batch_norm {batch_norm!r}", type(model).__name__, TypeError
-            )
-        self.batch_norm = batch_norm
+        self.batch_norm = one_mode(self._name, batch_norm, MODES, model)
         self._adapting: dict[int, Callable[..., Any]] = {}
         self._measuring: dict[int, Callable[..., Any]] = {}
         self._predicting = jit(lambda adapted, x, state, taken: self._outputs(adapted, x, taken, state)[0])

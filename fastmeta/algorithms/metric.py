@@ -14,7 +14,7 @@ from fastmeta import nn
 from fastmeta.algorithms.learner import Learner, Loss, accuracy, examples, quadruple
 from fastmeta.compile import jit, map_tasks
 from fastmeta.errors import expected, whole
-from fastmeta.models.batch_norm import averaged
+from fastmeta.models.batch_norm import averaged, one_mode
 from fastmeta.trace import Array, Tracer, as_array
 from fastmeta.tree import is_array
 
@@ -58,11 +58,7 @@ class MetricLearner(Learner):
             raise expected(self._name, "model a function", type(model).__name__, TypeError)
         self.model: Any = model  # a callable; ours have init and init_state, plain functions start elsewhere
         self.ways = None if ways is None else whole(self._name, "ways", ways)
-        if batch_norm not in list(MODES):
-            raise expected(self._name, f"batch_norm {' or '.join(map(repr, MODES))}", repr(batch_norm))
-        if batch_norm != "batch" and not callable(getattr(model, "init_state", None)):
-            raise expected(self._name, f"a model with init_state for batch_norm {batch_norm!r}", type(model).__name__, TypeError)
-        self.batch_norm = batch_norm
+        self.batch_norm = one_mode(self._name, batch_norm, MODES, model)
         self._adapting = jit(lambda params, x, y, classes, s: self._fit(params, self._embed(params, x, s)[0], y, classes))
         self._predicting = jit(lambda params, task, x, s: self._logits(params, task, self._embed(params, x, s)[0]))
         self._measuring = map_tasks(lambda p, e, classes, s: self.loss(p, e, classes, s)[1], in_axes=(None, 0, None, None))

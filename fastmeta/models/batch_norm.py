@@ -13,7 +13,7 @@ from fastmeta.errors import expected, whole
 from fastmeta.trace import Array, Tracer
 from fastmeta.tree import tree_map
 
-__all__ = ["MODES", "BatchNorm", "affine", "averaged", "statistics"]
+__all__ = ["MODES", "BatchNorm", "affine", "averaged", "one_mode", "statistics"]
 
 MODES = ("batch", "running", "per_step")
 EPS = 1e-3  # as in the released code of MAML; a model may have another
@@ -79,6 +79,15 @@ class BatchNorm:
         if isinstance(self.step, int) and self.step >= shape[0]:
             raise expected(self.where, f"step in 0..{shape[0] - 1}", self.step)
         return fa.take(rows, self.step, axis=0)
+
+
+def one_mode(where: str, mode: str, modes: Sequence[str], model: Any) -> str:
+    """``mode`` of a learner, once it is one of ``modes`` and ``model`` can make the statistics that it needs."""
+    if mode not in list(modes):
+        raise expected(where, f"batch_norm {' or '.join(map(repr, modes))}", repr(mode))
+    if mode != "batch" and not callable(getattr(model, "init_state", None)):
+        raise expected(where, f"a model with init_state for batch_norm {mode!r}", type(model).__name__, TypeError)
+    return mode
 
 
 def affine(where: str, channels: int, steps: int | None) -> dict[str, Any]:

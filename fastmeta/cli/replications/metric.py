@@ -48,7 +48,6 @@ class MetricReplication(Replication):
     minutes: float = 30.0
     validate_every: int = 500
     validation_episodes: int = 100
-    patience: int = 10
 
     def training(self, name: str) -> tuple[str, dict[str, Any]]:
         """The name of the training, and the settings without those of tests."""
