@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from hosts import BACKENDS, ENGINES, OF_THE_CORE, PURE
+from omniglot_archive import write_archives
 
 import fastmeta as fm
 from fastmeta import backends
@@ -94,6 +95,27 @@ def loops(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> st
     if request.param == "loops":
         monkeypatch.setattr(unroll, "EQUATIONS", 0)
     return request.param
+
+
+@pytest.fixture(scope="session", autouse=True)
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """One cache folder for the session and never the user's; a test that needs an empty one sets its own."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("FASTMETA_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
+@pytest.fixture
+def empty_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where Omniglot's images will be kept, in a cache folder of the test's own."""
+    monkeypatch.setenv("FASTMETA_CACHE", str(tmp_path / "own-cache"))
+    return tmp_path / "own-cache" / "omniglot"
+
+
+@pytest.fixture(scope="session")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small data set in Omniglot's format: 8 characters of 3 alphabets, 20 images each."""
+    return write_archives(tmp_path_factory.mktemp("small"))
 
 
 def targets() -> list[str]:
