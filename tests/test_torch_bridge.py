@@ -184,12 +184,22 @@ class Uses(nn.Module):
         return self.inner(x * self.w)
 
 
+class Projected(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.lstm = nn.LSTM(3, 4, proj_size=2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.lstm(x)[0]
+
+
 @pytest.mark.parametrize(
     ("module", "x", "kind", "message"),
     [
         (Uses(lambda x: torch.fft.fft(x).real), torch.zeros(2, 3), NotImplementedError, r"aten\._?fft.*'inner' \(Module\)"),
         (nn.Sequential(nn.Linear(3, 3), nn.Dropout(0.5)), torch.zeros(2, 3), NotImplementedError, r"random masks.* in '1' \(Dropout\)"),
         (nn.Conv2d(4, 4, 3, groups=2), torch.zeros(2, 4, 5, 5), NotImplementedError, "2 groups of 4 channels"),
+        (Projected(), torch.zeros(5, 2, 3), NotImplementedError, "projections"),
         (nn.Conv2d(4, 4, 3, dilation=2), torch.zeros(2, 4, 7, 7), NotImplementedError, "dilation"),
         (nn.Linear(3, 3).half(), torch.zeros(2, 3).half(), TypeError, "float32 or float64, got weight of torch.float16"),
         (nn.Identity, torch.zeros(2), TypeError, "an nn.Module, got type"),

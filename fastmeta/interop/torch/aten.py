@@ -305,6 +305,8 @@ def lstm(
 ) -> Any:  # fmt: skip
     if training and rate > 0:
         raise refuse("random masks (module.eval() turns dropout off)")
+    if state[0].shape != state[1].shape:
+        raise refuse("projections (proj_size)")
     return recurrent.lstm(x, state, weights, biases, layers, both, batch_first)
 
 
