@@ -228,6 +228,22 @@ def test_same_bits_at_any_number_of_threads_and_run_to_run(threads: None) -> Non
         assert len(seen) == 1, tasks
 
 
+@pytest.mark.parametrize("tasks", [3, 20])
+def test_same_bits_where_sums_are_too_large_for_each_group_to_have_its_own(tasks: int, threads: None) -> None:
+    x = np.random.default_rng(tasks).standard_normal((tasks, 50)).astype(F32)
+    w = np.linspace(-2, 2, 120_000 * 50, dtype=F32).reshape(-1, 50)
+    f = fm.map_tasks(fm.value_and_grad(lambda w, x: fm.mean(fm.tanh(w * x))), in_axes=(None, 0), reduce="mean")
+    seen = set()
+    for count in (1, 2, 3, 8, 2, 1):
+        fm.set_num_threads(count)
+        value, gradient = f(w, x)
+        seen.add((value.tobytes(), gradient.tobytes()))
+    assert len(seen) == 1
+    some = w[:: w.shape[0] // 7].astype(np.float64)
+    want = np.mean([(1 - np.tanh(some * row) ** 2) * row for row in x.astype(np.float64)], 0) / w.size
+    np.testing.assert_allclose(gradient[:: w.shape[0] // 7], want, rtol=1e-4, atol=1e-12)
+
+
 def test_more_threads_than_the_machine_has(threads: None) -> None:
     f, args = meta_step(), arguments(200)
     want = bits(f(*args))

@@ -181,6 +181,8 @@ WINOGRAD = {
     "valid": Sizes(3, 11, 12, 40, 3, 3, 24),
     "uneven padding": Sizes(4, 9, 10, 36, 3, 3, 18, low=(4, 0), high=(0, 3)),
     "many channels": Sizes(6, 6, 8, 200, 3, 3, 130, low=(1, 1), high=(1, 1)),
+    "weights beyond the cache": Sizes(3, 4, 5, 190, 3, 3, 200, low=(1, 1), high=(1, 1)),
+    "more of them, many tiles": Sizes(27, 9, 10, 260, 3, 3, 140, low=(1, 1), high=(1, 1)),
 }
 
 

@@ -185,6 +185,10 @@ f, args = learner.value_and_grad, (learner.init(0), (images(8, 5, 28, 1), labels
 learner = fm.MAML(fm.models.MLP((784, 256, 64, 5)))
 f, args = learner.value_and_grad, (learner.init(0), (images(32, 5, 28, 1), labels(32, 5), images(32, 5, 28, 1), labels(32, 5)))
 """,
+    "sums in turn": """
+learner = fm.MAML(fm.models.MLP((784, 3000, 5)))
+f, args = learner.value_and_grad, (learner.init(0), (images(16, 5, 28, 1), labels(16, 5), images(16, 5, 28, 1), labels(16, 5)))
+""",
     "outputs": """
 learner = fm.MAML(fm.models.MLP((784, 256, 64, 5)))
 f = fm.map_tasks(lambda p, e: fm.grad(lambda p: learner.loss(p, e)[0])(p), in_axes=(None, 0))

@@ -56,7 +56,7 @@ Convolution<T>::Convolution(int tag, const ConvSpec& spec, const Kernels& kernel
   }
   long_ = multiply_adds(spec) > kSplitWork;
   const bool by_taps = spec.kind == 2;
-  units_ = Units(spec.n, maps_, by_taps ? kTapPixels : std::max(kFewestPixels, kUnitBytes / (width_ * int64_t(sizeof(T)))), long_ && !by_taps);
+  units_ = Units(spec.n, maps_, by_taps ? kTapPixels : std::max(kFewestPixels, kUnitBytes / (width_ * int64_t(sizeof(T)))), long_ && !by_taps ? kMostParts : 1);
   image_size_ = copied_rows(units_.rows) * row_size_;
   map_size_ = units_.images * image_size_;
   if (by_taps && long_) parts_ = std::min(kMostParts / 2, ceil_div(spec.taps[0] * spec.taps[1] * spec.c, kPartRows));

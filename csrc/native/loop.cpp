@@ -1,7 +1,9 @@
 #include "loop.hpp"
 
 #include <algorithm>
+#include <atomic>
 #include <cstring>
+#include <thread>
 
 #include "../generated/opcodes.hpp"
 
@@ -15,15 +17,16 @@ constexpr int64_t kSumPart = 1 << 14;  // elements of one part of the final addi
 
 }  // namespace
 
-int64_t group_count(int64_t length, int64_t sum_bytes) {
-  int64_t groups = length <= kFewGroups ? length : std::clamp(length / 2, kFewGroups, kMostGroups);
-  if (sum_bytes > 0) groups = std::min(groups, std::max<int64_t>(1, kMostSumBytes / sum_bytes));
-  return groups;
-}
+int64_t group_count(int64_t length) { return length <= kFewGroups ? length : std::clamp(length / 2, kFewGroups, kMostGroups); }
+
+GroupSums::GroupSums(int64_t groups, int64_t bytes, int64_t workers)
+    : by_group(groups <= 1 || groups * bytes <= kMostSumBytes), count(by_group ? groups : std::min(groups, workers)) {}
 
 struct Loop::Groups {
   int64_t length, count;
-  char* sums;  // count x sum_bytes
+  bool by_group;
+  char* sums = nullptr;  // by_group: count x sum_bytes
+  std::atomic<int64_t> next{0}, turn{0};
 };
 
 Loop::Loop(int tag, const LoopSpec& spec, const Program& program) : Instruction(tag), spec_(spec), program_(program) {
@@ -56,8 +59,7 @@ void Loop::run_in_order(Worker& worker, int64_t length) const {
   }
 }
 
-void Loop::run_group(Worker& worker, const Groups& groups, int64_t group) const {
-  char* sums = groups.sums + group * spec_.sum_bytes;
+void Loop::run_group(Worker& worker, const Groups& groups, int64_t group, char* sums) const {
   for (size_t s = 0; s < spec_.sums.size(); ++s) {
     worker.bases[spec_.sums[s].base] = sums + sum_offsets_[s];
     std::memset(sums + sum_offsets_[s], 0, size_t(sum_sizes_[s]));
@@ -73,63 +75,80 @@ void Loop::run_group(Worker& worker, const Groups& groups, int64_t group) const 
   }
 }
 
+// A group whose sums are the worker's own. Groups are begun in order, so the one whose turn it is always runs.
+void Loop::run_in_turn(Worker& worker, Groups& groups, int64_t group) const {
+  char* sums = worker.memory->sums.reserve(spec_.sum_bytes);
+  run_group(worker, groups, group, sums);
+  while (groups.turn.load(std::memory_order_acquire) != group) {
+    if (worker.call->stop.load(std::memory_order_relaxed)) return;
+    worker.poll();
+    std::this_thread::yield();
+  }
+  for (size_t s = 0; s < spec_.sums.size(); ++s)
+    for (int64_t part = 0; part * kSumPart < spec_.sums[s].count; ++part) add_part(worker, s, part, sums, group == 0);
+  groups.turn.store(group + 1, std::memory_order_release);
+}
+
 void Loop::run_parallel(Worker& worker, int64_t length) const {
   Call& call = *worker.call;
-  Groups groups{length, group_count(length, spec_.sum_bytes), nullptr};
-  if (spec_.sum_bytes > 0) groups.sums = worker.memory->sums.reserve(groups.count * spec_.sum_bytes);
+  const int64_t count = group_count(length);
+  Groups groups{length, count, GroupSums(count, spec_.sum_bytes, call.pool->helpers() + 1).by_group};
+  if (groups.by_group && spec_.sum_bytes > 0) groups.sums = worker.memory->sums.reserve(count * spec_.sum_bytes);
   char* arena = worker.memory->arena.reserve(program_.plan().arena_bytes);
   for (int base : program_.arenas()) worker.bases[base] = arena;
-  if (groups.count == 1) {  // nothing to share but the instructions themselves
+  if (count == 1) {  // nothing to share but the instructions themselves
     worker.team = call.pool->helpers() > 0;
-    run_group(worker, groups, 0);
+    run_group(worker, groups, 0, groups.sums);
   } else {
     worker.team = false;
     struct Shared {
       const Loop& loop;
-      const Groups& groups;
+      Groups& groups;
       Worker& leader;
-      std::atomic<int64_t> next{0};
     } shared{*this, groups, worker};
     auto body = [](void* argument) {
-      Shared& s = *static_cast<Shared*>(argument);
-      with_worker(s.leader, s.loop.program_.plan().arena_bytes, &s.loop.program_.arenas(), [&](Worker& w) {
-        for (int64_t group; (group = s.next.fetch_add(1, std::memory_order_relaxed)) < s.groups.count && !w.call->stop.load(std::memory_order_relaxed);)
-          s.loop.run_group(w, s.groups, group);
+      auto& [loop, groups, leader] = *static_cast<Shared*>(argument);
+      with_worker(leader, loop.program_.plan().arena_bytes, &loop.program_.arenas(), [&](Worker& w) {
+        for (int64_t group; (group = groups.next.fetch_add(1, std::memory_order_relaxed)) < groups.count && !w.call->stop.load(std::memory_order_relaxed);) {
+          if (groups.by_group) loop.run_group(w, groups, group, groups.sums + group * loop.spec_.sum_bytes);
+          else loop.run_in_turn(w, groups, group);
+        }
       });
     };
-    call.pool->run(int(std::min<int64_t>(groups.count, Pool::kMaxThreads)), body, &shared, [&] { worker.poll(); });
+    call.pool->run(int(std::min<int64_t>(count, Pool::kMaxThreads)), body, &shared, [&] { worker.poll(); });
   }
   worker.task = -1;
   worker.team = call.pool->helpers() > 0;
   worker.failed = call.has_bad_index;  // no worker is left that could record
-  if (!worker.stopped()) add_groups(worker, groups);
+  if (groups.by_group && !worker.stopped()) add_groups(worker, groups);
 }
 
 // DST = group 0 + group 1 + ..., in this order for every element.
 void Loop::add_groups(Worker& worker, const Groups& groups) const {
   for (size_t s = 0; s < spec_.sums.size(); ++s) {
-    const SumSpec& sum = spec_.sums[s];
     struct Addition {
+      const Loop& loop;
       const Groups& groups;
-      const SumSpec& sum;
-      int64_t group_bytes, offset;
-      char* target;
-      TileFn add;
-    } addition{groups, sum, spec_.sum_bytes, sum_offsets_[s], worker.bases[sum.target] + sum.target_offset,
-               program_.kernels()->tile[kAdd][sum.dtype][0]};
+      Worker& leader;
+      size_t sum;
+    } addition{*this, groups, worker, s};
+    const SumSpec& sum = spec_.sums[s];
+    if (groups.count == 0) std::memset(worker.bases[sum.target] + sum.target_offset, 0, size_t(sum.count * item_size(sum.dtype)));
     const int64_t parts = (sum.count + kSumPart - 1) / kSumPart;
     run_parts(worker, parts, [](const void* argument, Worker&, int64_t part) {
       const Addition& a = *static_cast<const Addition*>(argument);
-      const int64_t item = item_size(a.sum.dtype), first = part * kSumPart, n = std::min(kSumPart, a.sum.count - first);
-      char* target = a.target + first * item;
-      if (a.groups.count == 0) std::memset(target, 0, size_t(n * item));
-      for (int64_t g = 0; g < a.groups.count; ++g) {
-        const char* from = a.groups.sums + g * a.group_bytes + a.offset + first * item;
-        if (g == 0) std::memcpy(target, from, size_t(n * item));
-        else a.add({target, target, from, nullptr, n, n, n, 0, 1, n});
-      }
+      for (int64_t g = 0; g < a.groups.count; ++g) a.loop.add_part(a.leader, a.sum, part, a.groups.sums + g * a.loop.spec_.sum_bytes, g == 0);
     }, &addition);
   }
+}
+
+void Loop::add_part(const Worker& worker, size_t number, int64_t part, const char* sums, bool first) const {
+  const SumSpec& sum = spec_.sums[number];
+  const int64_t item = item_size(sum.dtype), at = part * kSumPart * item, n = std::min(kSumPart, sum.count - part * kSumPart);
+  char* const target = worker.bases[sum.target] + sum.target_offset + at;
+  const char* const from = sums + sum_offsets_[number] + at;
+  if (first) std::memcpy(target, from, size_t(n * item));
+  else program_.kernels()->tile[kAdd][sum.dtype][0]({target, target, from, nullptr, n, n, n, 0, 1, n});
 }
 
 }  // namespace fastmeta

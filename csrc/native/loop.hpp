@@ -4,9 +4,17 @@
 
 namespace fastmeta {
 
-// Groups of a parallel loop over `length` tasks, a function of these two numbers only: sums are added group by group, so
-// the groups decide the bits of the result. At most 64, at most 64 MB of sums.
-int64_t group_count(int64_t length, int64_t sum_bytes);
+// Groups of a parallel loop over `length` tasks, a function of this number only: sums are added group by group, in order,
+// so the groups decide the bits of the result.
+int64_t group_count(int64_t length);
+
+// The memory of the groups' sums, for so many workers. Has each group its own, to be added at the end? Else each worker
+// has, and adds it when it is its group's turn.
+struct GroupSums {
+  GroupSums(int64_t groups, int64_t bytes, int64_t workers);
+  bool by_group;
+  int64_t count;
+};
 
 class Loop final : public Instruction {
  public:
@@ -29,8 +37,10 @@ class Loop final : public Instruction {
   }
   void run_in_order(Worker& worker, int64_t length) const;
   void run_parallel(Worker& worker, int64_t length) const;
-  void run_group(Worker& worker, const Groups& groups, int64_t group) const;
+  void run_group(Worker& worker, const Groups& groups, int64_t group, char* sums) const;
+  void run_in_turn(Worker& worker, Groups& groups, int64_t group) const;
   void add_groups(Worker& worker, const Groups& groups) const;
+  void add_part(const Worker& worker, size_t sum, int64_t part, const char* sums, bool first) const;
 
   const LoopSpec& spec_;
   const Program& program_;

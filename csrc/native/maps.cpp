@@ -30,11 +30,10 @@ bool merge(Phase& phase, int d) {
 
 }  // namespace
 
-Units::Units(int64_t n, const int64_t (&map)[2], int64_t pixels, bool spread) : n(n), height(map[0]), rows(map[0]) {
+Units::Units(int64_t n, const int64_t (&map)[2], int64_t pixels, int64_t fewest) : n(n), height(map[0]), rows(map[0]) {
   const int64_t per_image = map[0] * map[1];
   if (per_image <= pixels) {
-    images = std::min(n, pixels / per_image);
-    if (spread) images = std::min(images, ceil_div(n, kMostParts));
+    images = std::min(pixels / per_image, ceil_div(n, fewest));
   } else {
     bands = ceil_div(height, std::max<int64_t>(1, pixels / map[1]));
     rows = ceil_div(height, bands);

@@ -29,8 +29,8 @@ struct Units {
   int64_t bands = 1, count = 1;
 
   Units() = default;
-  // spread: as many units as a team can use.
-  Units(int64_t n, const int64_t (&map)[2], int64_t pixels, bool spread);
+  // fewest: if there are so many images, at least so many units, for a team.
+  Units(int64_t n, const int64_t (&map)[2], int64_t pixels, int64_t fewest);
   Unit operator[](int64_t number) const;
 };
 

@@ -1,10 +1,12 @@
 #include "memory.hpp"
 
+#include <algorithm>
 #include <atomic>
 #include <cstdlib>
 #include <new>
 #ifdef __linux__
 #include <sys/mman.h>
+#include <unistd.h>
 #endif
 
 namespace fastmeta {
@@ -14,6 +16,15 @@ namespace {
 constexpr int64_t kHugePage = int64_t{2} << 20;
 std::atomic<int64_t> kept{0};  // bytes kept by all threads
 thread_local WorkerMemory own_memory;
+
+int64_t most_kept() {
+  int64_t most = int64_t{1} << 30;
+#ifdef __linux__
+  static const int64_t memory = int64_t(sysconf(_SC_PHYS_PAGES)) * int64_t(sysconf(_SC_PAGESIZE));
+  most = std::max(most, memory / 8);
+#endif
+  return most;
+}
 
 int64_t alignment(int64_t bytes) { return bytes >= kHugePage ? kHugePage : 64; }
 
@@ -53,7 +64,7 @@ void WorkerMemory::settle() {
   int64_t now = arena.size() + scratch.size() + shared.size() + sums.size();
   const int64_t total = kept.fetch_add(now - counted) + now - counted;
   counted = now;
-  if (total <= kMaxKept) return;
+  if (total <= most_kept()) return;
   for (Buffer* buffer : {&arena, &scratch, &shared, &sums}) buffer->release();
   kept.fetch_sub(counted);
   counted = 0;

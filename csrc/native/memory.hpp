@@ -27,10 +27,9 @@ class Buffer {
 char* allocate_aligned(int64_t bytes);  // throws std::bad_alloc; freed by std::free
 int64_t allocated_bytes(int64_t bytes);  // what that takes: large blocks are whole huge pages
 
-// What one thread needs to run tasks. Kept by the thread, unless all threads together keep more than kMaxKept.
+// What one thread needs to run tasks. Kept by the thread, since fresh pages cost more than they hold, unless all threads
+// together keep more than a gigabyte and more than an eighth of the machine's memory.
 struct WorkerMemory {
-  static constexpr int64_t kMaxKept = int64_t{1} << 30;
-
   Buffer arena, scratch;
   Buffer shared, sums;  // of a call: used on the calling thread only
   std::vector<char*> bases;

@@ -7,21 +7,21 @@ namespace fastmeta {
 namespace {
 
 constexpr int64_t kPlaneBytes = 192 << 10;  // of a unit's sixteen matrices: they and the weights stay in the second-level cache
-constexpr int64_t kFewestTiles = 24;        // of a unit: rows of a matrix product
+constexpr int64_t kFewestTiles = 24, kMostTiles = 320;  // of a unit: rows of a matrix product
+constexpr int64_t kCachedWeights = 1 << 15;  // c * o: sixteen matrices of more leave the second-level cache
 constexpr int64_t kPartChannels = 16;       // of kind 2, a multiple of all vectors
 
 // What decides, from shapes alone. Fitted to times with AVX-512 on maps of 2 x 2 to 14 x 14 and 16 to 128 channels, in the
 // time of a multiply-add: what the transforms of a tile cost for each of its channels, and those of nine taps.
 constexpr double kTileWork = 104, kTapsWork = 180;
 constexpr double kGain = 1.1;
-constexpr int64_t kMostWeights = 1 << 15;   // c * o: sixteen matrices of more leave the second-level cache
 
 }  // namespace
 
 bool Winograd::pays(const ConvSpec& spec) {
   for (int d : {0, 1})
     if (spec.taps[d] != 3 || spec.stride[d] != 1) return false;
-  if (spec.dtype != F32 || double(spec.c) * double(spec.o) > kMostWeights) return false;
+  if (spec.dtype != F32) return false;
   const int64_t* const map = spec.kind == 1 ? spec.in : spec.out;
   const double tiles = double(spec.n) * double(ceil_div(map[0], 2)) * double(ceil_div(map[1], 2));
   const double transforms = kTileWork * (1 / double(spec.c) + 1 / double(spec.o));
@@ -47,11 +47,14 @@ Winograd::Winograd(int tag, const ConvSpec& spec, const Kernels& kernels)
   }
   long_ = multiply_adds(spec) > kSplitWork;
   const int64_t bytes = 16 * 4 * std::max(depth_, width_) * n_products;
-  units_ = Units(spec.n, tiles_, std::max(kFewestTiles, kPlaneBytes / bytes), false);
+  // Where the weights are read from afar, once for many tiles.
+  const int64_t fewest = spec.c * spec.o <= kCachedWeights ? kFewestTiles : kMostTiles;
+  units_ = Units(spec.n, tiles_, std::max(fewest, kPlaneBytes / bytes), 1);
   const int64_t tiles = units_.images * units_.rows * tiles_[1];
   read_ = Planes(tiles, depth_);
   other_ = Planes(tiles, width_);
-  weights_ = Planes(depth_, width_);
+  turned_ = transposed && (spec.c * spec.o <= kCachedWeights || units_.count > 2);
+  weights_ = transposed && !turned_ ? Planes(width_, depth_) : Planes(depth_, width_);
   copy_ = {axes[0], axes[1], 2 * tiles_[1] + 2, 0};
   phases_ = UnitPhases(spec.phases, kernels, spec.kind != 2 && (units_.count > 1 || long_));
   if (spec.kind == 2) parts_ = ceil_div(spec.c, kPartChannels);
@@ -59,7 +62,7 @@ Winograd::Winograd(int tag, const ConvSpec& spec, const Kernels& kernels)
 
   auto place = [&](int64_t& at, int64_t bytes) { at = scratch_.end, scratch_.end += round_up(bytes); };
   scratch_.end = phases_.scratch_bytes();
-  const int64_t rows = std::max(tiles, depth_);
+  const int64_t rows = std::max({tiles, spec.c, spec.o});
   place(scratch_.x_at, rows * 8);
   place(scratch_.y_at, rows * 8);
   place(scratch_.missing, tiles);
@@ -67,25 +70,26 @@ Winograd::Winograd(int tag, const ConvSpec& spec, const Kernels& kernels)
   place(scratch_.read, n_products * read_.size() * 4);
   place(scratch_.other, (spec.kind == 2 ? n_products : 1) * other_.size() * 4);
   place(scratch_.weights, (spec.kind == 2 ? 1 : n_products) * weights_.size() * 4);
-  if (transposed) place(scratch_.taps, 9 * spec.c * spec.o * 4);
+  if (turned_) place(scratch_.taps, 9 * spec.c * spec.o * 4);
 }
 
-// Kinds 0 and 1: the places of the taps of all products. In kind 1 each tap is transposed, and their order turned.
+// Kinds 0 and 1: the places of the taps of all products. In kind 1 their order is turned.
 void Winograd::turn_weights(Worker& worker) const {
   int64_t* const x_at = scratch<int64_t>(worker, scratch_.x_at);
   int64_t* const y_at = scratch<int64_t>(worker, scratch_.y_at);
-  for (int64_t k = 0; k < depth_; ++k) x_at[k] = k * width_, y_at[k] = k * weights_.row;
-  const int64_t tap = depth_ * width_;
+  const int64_t rows = turned_ ? spec_.o : spec_.c, columns = turned_ ? spec_.c : spec_.o, tap = rows * columns;
+  for (int64_t k = 0; k < rows; ++k) x_at[k] = k * columns, y_at[k] = k * weights_.row;
   float* to = scratch<float>(worker, scratch_.weights);
   for (const auto& product : spec_.products) {
     const float* w = at(worker, product.second);
     int64_t step = tap;
-    if (spec_.kind == 1) {
+    if (turned_) {
       float* const taps = scratch<float>(worker, scratch_.taps);
       for (int64_t k = 0; k < 9; ++k) kernels_->transpose4(w + k * tap, spec_.o, taps + k * tap, spec_.c, spec_.c, spec_.o);
-      w = taps + 8 * tap, step = -tap;
+      w = taps;
     }
-    kernels_->winograd[kWinogradWeights]({depth_, width_, w, x_at, 3 * step, step, to, y_at, 4 * weights_.plane, weights_.plane});
+    if (spec_.kind == 1) w += 8 * tap, step = -tap;
+    kernels_->winograd[kWinogradWeights]({rows, columns, w, x_at, 3 * step, step, to, y_at, 4 * weights_.plane, weights_.plane});
     to += weights_.size();
   }
 }
@@ -132,10 +136,12 @@ void Winograd::run_unit(Worker& worker, const float* weights, int64_t number) co
   float* const read = scratch<float>(worker, scratch_.read);
   float* const sums = scratch<float>(worker, scratch_.other);
   for (int64_t p = 0; p < n_products; ++p) copy_tiles(worker, spec_.products[size_t(p)].first, unit, 0, depth_, read + p * read_.size());
+  const bool transposed = spec_.kind == 1 && !turned_;
+  const int64_t down = transposed ? 1 : weights_.row, across = transposed ? weights_.row : 1;
   for (int64_t place = 0; place < 16; ++place) {
     GemmArgs<float> g{tiles, width_, int(n_products), {}, 1, nullptr, 0, 0, sums + place * other_.plane, other_.row};
     for (int64_t p = 0; p < n_products; ++p)
-      g.products[p] = {read + p * read_.size() + place * read_.plane, weights + p * weights_.size() + place * weights_.plane, depth_, read_.row, 1, weights_.row, 1};
+      g.products[p] = {read + p * read_.size() + place * read_.plane, weights + p * weights_.size() + place * weights_.plane, depth_, read_.row, 1, down, across};
     kernels_->gemm_f32(g);
   }
   Operand target = spec_.target;  // dense, whatever its strides say where a dim is 1

@@ -46,6 +46,7 @@ class Winograd final : public Instruction {
   PaddedCopy copy_;
   Units units_;             // rows of tiles
   Planes read_, other_, weights_;  // of the windows, the tiles, the taps
+  bool turned_ = false;     // kind 1: the taps are transposed before they become matrices, not by the matrix products
   int64_t parts_ = 1;       // kind 2: blocks of channels, for a team
   bool team_ = false, long_ = false;
   UnitPhases phases_;
