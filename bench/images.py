@@ -124,6 +124,11 @@ class ImageWorkload:
 def predict(workload: ImageWorkload, params: Params, x: Array, ops: Ops) -> Array:
     """Logits [n, ways] of images x."""
     *layers, b, w = params
+    return embed(workload, layers, x, ops) @ w + b
+
+
+def embed(workload: ImageWorkload, layers: Params, x: Array, ops: Ops) -> Array:
+    """Features [n, features] of images x: the network without its linear layer."""
     rest = iter([layers[k : k + 3] for k in range(0, len(layers), 3)])
     for _ in workload.channels:
         if workload.net == "conv4":
@@ -135,7 +140,7 @@ def predict(workload: ImageWorkload, params: Params, x: Array, ops: Ops) -> Arra
             x = ops.normalized(x, next(rest), 1)
             x = ops.leaky(x) if k < PATH - 1 else x
         x = ops.pool(ops.leaky(x + ops.normalized(image, next(rest), 1)))
-    return (ops.mean(x) if workload.mean else ops.flat(x)) @ w + b
+    return ops.mean(x) if workload.mean else ops.flat(x)
 
 
 FAST = ("fastmeta", "torch-loop")  # where the others take minutes, or are slower: nhwc

@@ -64,7 +64,7 @@ template <class T>
 void Gather::run_typed(Worker& worker) const {
   Patience patience(worker);
   // One index for a whole row of adjacent elements: rows are moved at once.
-  const bool rows = index_.stride[2] == 0 && (i_ == 1 || (x_.stride[2] == item_ && out_.stride[2] == item_));
+  const bool rows = i_ > 1 && index_.stride[2] == 0 && x_.stride[2] == item_ && out_.stride[2] == item_;
   for (int64_t o = 0; o < o_; ++o)
     for (int64_t j = 0; j < j_; ++j) {
       const char* x = x_.at(worker) + o * x_.stride[0];

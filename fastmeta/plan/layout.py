@@ -16,11 +16,14 @@ from fastmeta.ops.product import MATMUL
 from fastmeta.ops.reduce import ARGMAX, ARGMIN, CUMSUM
 from fastmeta.ops.shape import BROADCAST, COPY, FLIP, PERMUTE, RESHAPE, SLICE, STOP_GRADIENT, broadcast_to
 from fastmeta.ops.structure import LOOP, PROJECT, Loop, loop
-from fastmeta.program import ARRAY, CONST, INPUT, Graph, Program, Var
+from fastmeta.program import ARRAY, CONST, DTYPES, INPUT, Graph, Program, Var
 
 PRODUCTS = (MATMUL, *TRIO)
 INDEXED = (GATHER, SCATTER_ADD, CUMSUM, ARGMAX, ARGMIN, ARGSORT)
 SHARED_TRANSPOSE = 1 << 14  # elements: a transposed right factor up to this size is copied once and shared
+
+LONG_SUM = 512  # bytes along k: from here on a sum along k in vectors costs less than vectors along n that are filled badly
+VECTOR = 64  # bytes
 
 NEAR = 128  # equations: users of a copy further apart than this make their own
 
@@ -241,6 +244,9 @@ def _right_factor(g: Graph, x: Var, rows: int, known: dict[int, View], copies: d
     assert view is not None
     k, n = x.shape[-2:]
     if n == 1 or k == 1 or view.strides[-1] == 1 or prod(x.shape) > SHARED_TRANSPOSE or rows < 4:
+        return x
+    width, length = (m * DTYPES[x.dtype].itemsize for m in (n, k))
+    if view.strides[-2] == 1 and length >= LONG_SUM and width < 0.7 * (width + -width % VECTOR):
         return x
     last = copies.get(x.id)
     if last is None or len(g.nodes) - last.id > NEAR:
