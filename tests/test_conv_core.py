@@ -195,18 +195,22 @@ def test_winograd(isa, name, kind, products):
     s = WINOGRAD[name]
     *operands, target = s.shapes(kind)
     arrays = [sample(shape, f32, k) for k, shape in enumerate([*operands * products, target])]
-    b = Builder([(f32, x.shape) for x in arrays], [(f32, target)])
+    b = Builder([(f32, x.shape) for x in arrays], [(f32, target), (f32, target[3:])])
     views = [view(b.input(k), x.shape) for k, x in enumerate(arrays)]
-    b.conv(f32, kind, s.words, list(zip(views[:-1:2], views[1:-1:2], strict=True)), view(b.output(0), target), cin=views[-1])
+    out = view(b.output(0), target)
+    sums = phase(target, [out], [("multiply", f32, 0, 0, 0)], [(1, SUM, view(b.output(1), target[3:]).to(target))], rowwise=1)
+    b.conv(f32, kind, s.words, list(zip(views[:-1:2], views[1:-1:2], strict=True)), out, cin=views[-1], phases=[sums])
     plan = b.plan()
-    (got,) = plan.run(arrays, 1)
+    got = plan.run(arrays, 1)
     want = arrays[-1] + sum(reference(s, kind, *arrays[2 * k : 2 * k + 2]) for k in range(products))
-    (direct,) = _core.Plan(b.words(), b.consts, winograd=False).run(arrays, 1)
-    for result in (got, direct):
+    direct = _core.Plan(b.words(), b.consts, winograd=False).run(arrays, 1)
+    for result, squares in (got, direct):
         check(result, want, 4 * products * terms(s, kind))  # numbers in the middle are up to four times as large
-    assert not np.array_equal(got, direct)
+        np.testing.assert_allclose(squares, (result.astype(np.float64) ** 2).sum((0, 1, 2)), rtol=1e-4)
+    assert not np.array_equal(got[0], direct[0])
     for threads in (2, 5):
-        np.testing.assert_array_equal(got, plan.run(arrays, threads)[0])
+        for one, many in zip(got, plan.run(arrays, threads), strict=True):
+            np.testing.assert_array_equal(one, many)
 
 
 def test_in_parallel_tasks(isa):

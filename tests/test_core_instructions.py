@@ -155,6 +155,30 @@ def test_sum_of_many_is_accurate(isa):
 
 
 @pytest.mark.parametrize("dtype", NUMBERS)
+@pytest.mark.parametrize("shape", [(3000, 70), (70, 3000), (40, 90, 60), (1, 200_000)])
+def test_long_reductions_are_joined_from_parts(isa, dtype, shape):
+    """Every way to reduce at once, each with the same bits at any number of threads; the last adds to what is there."""
+    x = sample(shape, dtype)
+    columns, rows = (1, *shape[1:]), (*shape[:-1], 1)
+    b = Builder([(dtype, shape), (dtype, columns)], [(dtype, columns), (dtype, rows), (dtype, ()), (dtype, columns)])
+    outs = [view(b.output(k), form, dtype) for k, form in enumerate((columns, rows, (), columns))]
+    b.elementwise(columns, [view(b.input(1), columns, dtype)], [("copy", dtype, -1, 0)], [(1, STORE, outs[3])])
+    targets = [outs[0].to(shape), outs[1].to(shape), view(b.output(2), (), dtype).to(shape), outs[3].to(shape)]
+    stores = [(1, mode, target) for mode, target in zip((MAX, MIN, SUM, ACCUMULATE), targets, strict=True)]
+    b.elementwise(shape, [view(b.input(0), shape, dtype)], [("multiply", dtype, 0, 0, 0)], stores)
+    plan, start = b.plan(), sample(columns, dtype, 1)
+    got = plan.run([x, start], 1)
+    square = (x**2).astype(np.float64)
+    np.testing.assert_array_equal(got[0], square.max(0, keepdims=True).astype(dtype))
+    np.testing.assert_array_equal(got[1], square.min(-1, keepdims=True).astype(dtype))
+    np.testing.assert_allclose(got[2], square.sum(), rtol=1e-5)
+    np.testing.assert_allclose(got[3], start + square.sum(0, keepdims=True), rtol=1e-4, atol=1e-4)
+    for threads in (2, 5):
+        for one, many in zip(got, plan.run([x, start], threads), strict=True):
+            np.testing.assert_array_equal(one, many)
+
+
+@pytest.mark.parametrize("dtype", NUMBERS)
 def test_accumulate(dtype):
     x, y = sample((6, 50), dtype), sample((6, 50), dtype, 1)
     b = Builder([(dtype, (6, 50))] * 2, [(dtype, (6, 50)), (dtype, (1, 50))])

@@ -10,7 +10,7 @@ constexpr int64_t kUnitBytes = 16 << 10;   // of the target: what the phases aft
 constexpr int64_t kFewestPixels = 48;      // of a unit: tiles of a dozen pixels
 constexpr int64_t kTapPixels = 128;        // of a unit of kind 2: long chains, but what they read stays in L1
 constexpr int64_t kShortRow = 16;          // elements of a row of taps
-constexpr int64_t kPartRows = 48;          // of kind 2's target
+constexpr int64_t kPartRows = 5;           // of kind 2's target, at least
 
 }  // namespace
 
@@ -59,9 +59,8 @@ Convolution<T>::Convolution(int tag, const ConvSpec& spec, const Kernels& kernel
   units_ = Units(spec.n, maps_, by_taps ? kTapPixels : std::max(kFewestPixels, kUnitBytes / (width_ * int64_t(sizeof(T)))), long_ && !by_taps ? kMostParts : 1);
   image_size_ = copied_rows(units_.rows) * row_size_;
   map_size_ = units_.images * image_size_;
-  if (by_taps && long_) parts_ = std::min(kMostParts / 2, ceil_div(spec.taps[0] * spec.taps[1] * spec.c, kPartRows));
   phases_ = UnitPhases(spec.phases, kernels, !by_taps && (units_.count > 1 || long_));
-  team_ = long_ && phases_.independent() && (by_taps ? parts_ : units_.count) > 1;
+  if (long_ && !by_taps) parts_ = phases_.parts(units_.count);
   lay_out_scratch();
 }
 
@@ -82,8 +81,9 @@ void Convolution<T>::lay_out_scratch() {
   const int64_t sources = spec_.kind == 2 ? units_.images * units_.rows * maps_[1] : spec_.taps[0] * (single_ ? spec_.taps[1] * depth_ : 1);
   scratch_.maps = scratch_.sources + round_up(n_products * sources * int64_t(sizeof(ConvSource<T>)));
   scratch_.weights = scratch_.maps + round_up(n_products * map_size_ * item);
-  scratch_.end = scratch_.weights;
-  if (spec_.kind == 1) scratch_.end += round_up(n_products * spec_.taps[0] * spec_.taps[1] * spec_.c * spec_.o * item);
+  scratch_.joints = scratch_.weights;
+  if (spec_.kind == 1) scratch_.joints += round_up(n_products * spec_.taps[0] * spec_.taps[1] * spec_.c * spec_.o * item);
+  scratch_.end = scratch_.joints + parts_ * phases_.joint_bytes();
 }
 
 // The maps that a unit reads, by product and image.
@@ -155,11 +155,11 @@ void Convolution<T>::sum_pixels(Worker& worker, const T* weights, const Unit& un
 }
 
 template <class T>
-void Convolution<T>::run_unit(Worker& worker, const T* weights, int64_t number) const {
+void Convolution<T>::run_unit(Worker& worker, const T* weights, int64_t number, char* joints) const {
   const Unit here = units_[number];
   pad_maps(worker, here);
   for (const Class& one : classes_) sum_pixels(worker, weights, here, one);
-  phases_.after(worker, here, maps_);
+  phases_.after(worker, here, maps_, joints);
   if (long_) worker.poll();
 }
 
@@ -198,21 +198,22 @@ void Convolution<T>::sum_taps(Worker& worker, int64_t first, int64_t last) const
 template <class T>
 void Convolution<T>::run(Worker& worker) const {
   phases_.fill(worker);
-  struct Context {
-    const Convolution* self;
-    const T* weights;
-    int64_t parts;
-  } context{this, scratch<T>(worker, scratch_.weights), spec_.kind != 2 ? units_.count : team_ && worker.team ? parts_ : 1};
-  if (spec_.kind == 1) turn_weights(worker);
-  auto part = [](const void* c, Worker& w, int64_t k) {
-    const auto& [self, weights, parts] = *static_cast<const Context*>(c);
-    const int64_t rows = self->spec_.taps[0] * self->spec_.taps[1] * self->spec_.c;
-    if (self->spec_.kind == 2) self->sum_taps(w, rows * k / parts, rows * (k + 1) / parts);
-    else self->run_unit(w, weights, k);
-  };
-  if (team_ && worker.team) run_parts(worker, context.parts, part, &context);
-  else
-    for (int64_t k = 0; k < context.parts && !worker.stopped(); ++k) part(&context, worker, k);
+  if (spec_.kind == 2) {
+    // Each part reads all of y, so there are no more than threads; how rows are split does not show in the bits.
+    struct Context {
+      const Convolution* self;
+      int64_t rows, parts;
+    } context{this, spec_.taps[0] * spec_.taps[1] * spec_.c, 1};
+    if (long_ && worker.team) context.parts = std::min<int64_t>(worker.call->pool->helpers() + 1, ceil_div(context.rows, kPartRows));
+    run_parts(worker, context.parts, [](const void* argument, Worker& w, int64_t part) {
+      const auto& [self, rows, parts] = *static_cast<const Context*>(argument);
+      self->sum_taps(w, rows * part / parts, rows * (part + 1) / parts);
+    }, &context);
+  } else {
+    const T* const weights = scratch<T>(worker, scratch_.weights);
+    if (spec_.kind == 1) turn_weights(worker);
+    phases_.each(worker, units_.count, parts_, scratch<char>(worker, scratch_.joints), [&](Worker& w, int64_t unit, char* joints) { run_unit(w, weights, unit, joints); });
+  }
   if (worker.stopped()) return;
   phases_.finish(worker);
 }

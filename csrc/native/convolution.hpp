@@ -19,14 +19,14 @@ class Convolution final : public Instruction {
     int64_t weights = 0;  // where its own begin, elements
   };
   struct Scratch {  // of a worker, byte offsets; the phases' tiles come first
-    int64_t x_at = 0, y_at = 0, sources = 0, maps = 0, weights = 0, end = 0;
+    int64_t x_at = 0, y_at = 0, sources = 0, maps = 0, weights = 0, joints = 0, end = 0;
   };
 
   void lay_out_scratch();
   int64_t copied_rows(int64_t rows) const;
   void pad_maps(Worker& worker, const Unit& unit) const;
   void turn_weights(Worker& worker) const;
-  void run_unit(Worker& worker, const T* weights, int64_t number) const;
+  void run_unit(Worker& worker, const T* weights, int64_t number, char* joints) const;
   void sum_pixels(Worker& worker, const T* weights, const Unit& unit, const Class& one) const;
   void sum_taps(Worker& worker, int64_t first, int64_t last) const;
   T* at(Worker& worker, const Operand& operand) const { return reinterpret_cast<T*>(worker.bases[operand.base] + operand.offset); }
@@ -43,8 +43,8 @@ class Convolution final : public Instruction {
   bool single_;                   // few elements follow each other in a row of taps: each is a source of its own
   int64_t row_size_, image_size_, map_size_;  // of the padded copy: elements of a row, an image, all images of a unit
   std::vector<Class> classes_;
-  int64_t parts_ = 1;             // kind 2: blocks of rows of the target, for a team
-  bool team_ = false, long_ = false;
+  int64_t parts_ = 1;             // of the units, for a team
+  bool long_ = false;
   UnitPhases phases_;
   Scratch scratch_;
 };

@@ -86,9 +86,12 @@ UnitPhases::UnitPhases(const std::vector<Phase>& phases, const Kernels& kernels,
       if (merge(more, 0)) merged = more, rank = 2;
     }
     by_units = rank < 4;
-    phases_.push_back({by_units, rank, BoundPhase(by_units ? merged : phase, kernels, by_units)});
+    phases_.push_back({by_units, rank, joint_bytes_, BoundPhase(by_units ? merged : phase, kernels, by_units)});
     const BoundPhase& bound = phases_.back().phase;
-    if (by_units) independent_ = independent_ && bound.rows_independent() && bound.batch_independent();
+    if (by_units) {
+      joinable_ = joinable_ && bound.joinable();
+      joint_bytes_ += bound.joint_bytes();
+    }
     scratch_bytes_ = std::max(scratch_bytes_, round_up(bound.scratch_bytes()));
   }
 }
@@ -98,13 +101,24 @@ void UnitPhases::fill(Worker& worker) const {
     if (f.by_units) f.phase.fill(worker);
 }
 
-void UnitPhases::after(Worker& worker, const Unit& unit, const int64_t (&map)[2]) const {
+void UnitPhases::begin(char* joints) const {
+  for (const Following& f : phases_)
+    if (f.by_units) f.phase.begin(joints + f.joints);
+}
+
+void UnitPhases::join(Worker& worker, const char* joints) const {
+  for (const Following& f : phases_)
+    if (f.by_units) f.phase.join(worker, joints + f.joints);
+}
+
+void UnitPhases::after(Worker& worker, const Unit& unit, const int64_t (&map)[2], char* joints) const {
   const int64_t per_image = map[0] * map[1], first = unit.row * map[1], last = (unit.row + unit.rows) * map[1];
   for (const Following& f : phases_) {
     if (!f.by_units) continue;
-    if (f.rank == 2) f.phase.run_rows(worker, nullptr, unit.image * per_image + first, (unit.image + unit.images - 1) * per_image + last);
+    char* const own = joints ? joints + f.joints : nullptr;
+    if (f.rank == 2) f.phase.run_rows(worker, nullptr, unit.image * per_image + first, (unit.image + unit.images - 1) * per_image + last, own);
     else
-      for (int64_t image = unit.image; image < unit.image + unit.images; ++image) f.phase.run_rows(worker, &image, first, last);
+      for (int64_t image = unit.image; image < unit.image + unit.images; ++image) f.phase.run_rows(worker, &image, first, last, own);
   }
 }
 

@@ -1,5 +1,6 @@
 // What the kinds of convolution share: units of a map, padded copies of maps, and the phases that follow.
 #pragma once
+#include <algorithm>
 #include <vector>
 
 #include "pass.hpp"
@@ -56,21 +57,49 @@ class UnitPhases {
  public:
   UnitPhases() = default;
   UnitPhases(const std::vector<Phase>& phases, const Kernels& kernels, bool by_units);
-  bool independent() const { return independent_; }  // may units run at the same time?
   int64_t scratch_bytes() const { return scratch_bytes_; }
+  // In how many parts may a team run so many units? Each has joints of its own (see BoundPhase).
+  int64_t parts(int64_t units) const { return !joinable_ ? 1 : joint_bytes_ > 0 ? std::min(units, kMostParts) : units; }
+  int64_t joint_bytes() const { return joint_bytes_; }  // of a part
+
   void fill(Worker& worker) const;  // once, before the units
-  void after(Worker& worker, const Unit& unit, const int64_t (&map)[2]) const;
+  // unit(worker, number, joints) for all units, `parts` of them at the same time; joints: room for that many.
+  template <class Fn>
+  void each(Worker& worker, int64_t units, int64_t parts, char* joints, Fn unit) const;
+  void after(Worker& worker, const Unit& unit, const int64_t (&map)[2], char* joints) const;
   void finish(Worker& worker) const;
 
  private:
   struct Following {
     bool by_units;
     int rank;  // 2: images, rows and columns are one dim; 3: rows and columns
+    int64_t joints;  // byte offset of its own
     BoundPhase phase;
   };
+  void begin(char* joints) const;
+  void join(Worker& worker, const char* joints) const;
+
   std::vector<Following> phases_;
-  bool independent_ = true;
-  int64_t scratch_bytes_ = 0;
+  bool joinable_ = true;
+  int64_t joint_bytes_ = 0, scratch_bytes_ = 0;
 };
+
+template <class Fn>
+void UnitPhases::each(Worker& worker, int64_t units, int64_t parts, char* joints, Fn unit) const {
+  struct Context {
+    const UnitPhases* self;
+    Fn& unit;
+    int64_t units, parts;
+    char* joints;
+  } context{this, unit, units, parts, parts > 1 && joint_bytes_ > 0 ? joints : nullptr};
+  run_parts(worker, parts, [](const void* argument, Worker& w, int64_t part) {
+    const Context& c = *static_cast<const Context*>(argument);
+    char* const own = c.joints ? c.joints + part * c.self->joint_bytes_ : nullptr;
+    if (own) c.self->begin(own);
+    for (int64_t k = c.units * part / c.parts; k < c.units * (part + 1) / c.parts && !w.stopped(); ++k) c.unit(w, k, own);
+  }, &context);
+  if (context.joints && !worker.stopped())
+    for (int64_t part = 0; part < parts; ++part) join(worker, joints + part * joint_bytes_);
+}
 
 }  // namespace fastmeta

@@ -21,6 +21,7 @@ constexpr int64_t kCrossedCols = 64;  // tiles to transpose are squarish
 constexpr double kStepCost = 0.2;  // ns per element and step
 constexpr double kSplitWork = 40e3, kPartWork = 20e3;
 constexpr int64_t kMostParts = 64;
+constexpr int64_t kMostJoints = 4 << 10;  // bytes of a part's copy
 
 }  // namespace
 
@@ -148,7 +149,8 @@ BoundPhase::BoundPhase(const Phase& phase, const Kernels& kernels, bool by_rows)
   }
   size_tiles();
   finish_steps();
-  check_independence(phase, by_rows);
+  find_joints(phase, by_rows);
+  if (!by_rows && joinable_ && !empty_) choose_parts();
 }
 
 void BoundPhase::choose_layout(const Phase& phase, bool by_rows) {
@@ -241,29 +243,54 @@ void BoundPhase::finish_steps() {
   }
 }
 
-void BoundPhase::check_independence(const Phase& phase, bool by_rows) {
+// Reductions that do not keep apart what parts do: blocks of rows and batch elements or, without by_rows, tiles.
+void BoundPhase::find_joints(const Phase& phase, bool by_rows) {
   const size_t n_loads = phase.loads.size();
   for (size_t s = 0; s < phase.stores.size(); ++s) {
-    if (phase.stores[s].mode == kStore) continue;
+    const Store& store = phase.stores[s];
+    if (store.mode == kStore) continue;
     const auto& strides = nest_.strides[n_loads + s];
-    for (int d = 0; d < outer_rank_; ++d)
-      if (strides[d] == 0 && nest_.dims[d] > 1) batch_independent_ = false;
-    if (nest_.rank >= 2 && strides[nest_.rank - 2] == 0 && rows_ > 1) rows_independent_ = false;
-    if (nest_.rank >= 1 && strides[nest_.rank - 1] == 0 && cols_ > tile_cols_ && !by_rows) rows_independent_ = false;  // of tiles
+    bool apart = true;
+    for (int d = 0; d < outer_rank_; ++d) apart = apart && (strides[d] != 0 || nest_.dims[d] == 1);
+    if (nest_.rank >= 2) apart = apart && (strides[nest_.rank - 2] != 0 || rows_ == 1);
+    if (nest_.rank >= 1 && !by_rows) apart = apart && (strides[nest_.rank - 1] != 0 || cols_ <= tile_cols_);
+    if (apart) continue;
+    const int mode = store.mode == kAccumulate ? kSum : store.mode;
+    Joint joint{int(n_loads + s), joint_bytes_, 0, kernels_->reduce[mode][store.target.dtype], Fill(mode, phase, store.target)};
+    joint.count = joint.fill.run_length();
+    joint_bytes_ += (joint.count * item_size(store.target.dtype) + 63) / 64 * 64;
+    joinable_ = joinable_ && joint.count > 0;
+    joints_.push_back(joint);
   }
-  if (by_rows || !rows_independent_ || !batch_independent_ || empty_) return;
+  joinable_ = joinable_ && joint_bytes_ <= kMostJoints;
+}
+
+void BoundPhase::choose_parts() {
   const int64_t row_tiles = (rows_ + tile_rows_ - 1) / tile_rows_, col_tiles = (cols_ + tile_cols_ - 1) / tile_cols_;
   total_tiles_ = nest_.elements() / (rows_ * cols_) * row_tiles * col_tiles;
   const double work = double(nest_.elements()) * double(steps_.size()) * kStepCost;
   if (work > kSplitWork) parts_ = std::min({int64_t(work / kPartWork), kMostParts, total_tiles_});
 }
 
+void BoundPhase::begin(char* joints) const {
+  for (const Joint& joint : joints_) joint.fill.run(joints + joint.at);
+}
+
+void BoundPhase::join(Worker& worker, const char* joints) const {
+  for (const Joint& joint : joints_) {
+    const Slot& slot = slots_[joint.slot];
+    joint.reduce({worker.bases[slot.base] + slot.offset, joints + joint.at, 0, 1, 0, 1, joint.count});
+  }
+}
+
 void BoundPhase::fill(Worker& worker) const {
   for (const auto& [slot, fill] : fills_) fill.run(worker.bases[slots_[slot].base] + slots_[slot].offset);
 }
 
-inline void BoundPhase::place(Worker& worker, char** at) const {
+inline void BoundPhase::place(Worker& worker, char** at, char* joints) const {
   for (int k = 0; k < n_memory_; ++k) at[k] = worker.bases[slots_[k].base] + slots_[k].offset;
+  if (joints)
+    for (const Joint& joint : joints_) at[joint.slot] = joints + joint.at;
   for (int t = 0; t < n_tiles_; ++t) at[n_memory_ + t] = worker.scratch + t * tile_bytes_;
 }
 
@@ -271,7 +298,18 @@ void BoundPhase::run(Worker& worker) const {
   if (!fills_.empty()) fill(worker);
   if (empty_) return;
   if (parts_ > 1) {
-    run_parts(worker, parts_, [](const void* self, Worker& w, int64_t part) { static_cast<const BoundPhase*>(self)->run_part(w, part); }, this);
+    struct Context {
+      const BoundPhase* self;
+      char* joints;
+    } context{this, joints_.empty() ? nullptr : worker.scratch + n_tiles_ * tile_bytes_};
+    run_parts(worker, parts_, [](const void* c, Worker& w, int64_t part) {
+      const auto& [self, joints] = *static_cast<const Context*>(c);
+      char* const own = joints ? joints + part * self->joint_bytes_ : nullptr;
+      if (own) self->begin(own);
+      self->run_part(w, part, own);
+    }, &context);
+    if (context.joints && !worker.stopped())
+      for (int64_t part = 0; part < parts_; ++part) join(worker, context.joints + part * joint_bytes_);
     return;
   }
   char* at[kMaxSlots];
@@ -289,9 +327,9 @@ void BoundPhase::run(Worker& worker) const {
 }
 
 // Tiles part/parts of all, counted along columns, rows, then outer dims: the same tiles as without parts.
-void BoundPhase::run_part(Worker& worker, int64_t part) const {
+void BoundPhase::run_part(Worker& worker, int64_t part, char* joints) const {
   char *origin[kMaxSlots], *at[kMaxSlots];
-  place(worker, origin);
+  place(worker, origin, joints);
   std::copy_n(origin, slots_.size(), at);
   const int64_t row_tiles = (rows_ + tile_rows_ - 1) / tile_rows_, col_tiles = (cols_ + tile_cols_ - 1) / tile_cols_;
   const int64_t end = int64_t(__int128(total_tiles_) * (part + 1) / parts_);
@@ -308,10 +346,10 @@ void BoundPhase::run_part(Worker& worker, int64_t part) const {
   }
 }
 
-void BoundPhase::run_rows(Worker& worker, const int64_t* batch, int64_t first, int64_t last) const {
+void BoundPhase::run_rows(Worker& worker, const int64_t* batch, int64_t first, int64_t last, char* joints) const {
   if (empty_) return;
   char* at[kMaxSlots];
-  place(worker, at);
+  place(worker, at, joints);
   for (int k = 0; k < n_memory_; ++k) {
     at[k] += first * slots_[k].row;
     for (int d = 0; d < outer_rank_; ++d) at[k] += batch[d] * nest_.strides[k][d];

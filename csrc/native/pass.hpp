@@ -22,14 +22,20 @@ class BoundPhase {
   BoundPhase(const Phase& phase, const Kernels& kernels, bool by_rows);
 
   void run(Worker& worker) const;
-  // For by_rows: fill once, then every block of rows of every batch element, in any order.
+  // For by_rows: fill once, then every block of rows of every batch element, in any order. joints: nullptr, or a part's own.
   void fill(Worker& worker) const;
-  void run_rows(Worker& worker, const int64_t* batch, int64_t first, int64_t last) const;
-  // May blocks of rows (resp. batch elements) run at the same time? Not where a reduction joins them.
-  bool rows_independent() const { return rows_independent_; }
-  bool batch_independent() const { return batch_independent_; }
+  void run_rows(Worker& worker, const int64_t* batch, int64_t first, int64_t last, char* joints = nullptr) const;
+  // May blocks of rows of all batch elements run at the same time? Not where a reduction joins them.
+  bool independent() const { return joints_.empty() && joinable_; }
 
-  int64_t scratch_bytes() const { return n_tiles_ * tile_bytes_; }
+  // Where reductions join them, parts still may if each has joints of its own: copies of what is reduced. They begin empty,
+  // and are joined part by part, in order: so the parts decide the bits, and must be a function of shapes.
+  bool joinable() const { return joinable_; }
+  int64_t joint_bytes() const { return joint_bytes_; }
+  void begin(char* joints) const;
+  void join(Worker& worker, const char* joints) const;
+
+  int64_t scratch_bytes() const { return n_tiles_ * tile_bytes_ + (parts_ > 1 ? parts_ * joint_bytes_ : 0); }
 
  private:
   static constexpr int kMaxSlots = 320;
@@ -51,18 +57,25 @@ class BoundPhase {
     TileFn fn;
     ReduceFn reduce;
   };
+  struct Joint {
+    int slot;
+    int64_t at, count;  // byte offset in the copies; elements
+    ReduceFn reduce;
+    Fill fill;
+  };
   struct Builder;
 
   void choose_layout(const Phase& phase, bool by_rows);
   void size_tiles();
   void finish_steps();
-  void check_independence(const Phase& phase, bool by_rows);
+  void find_joints(const Phase& phase, bool by_rows);
+  void choose_parts();
   bool is_dense(int slot) const;
   int64_t row_elements(int slot) const { return slots_[slot].row / slots_[slot].item; }
-  void place(Worker& worker, char** at) const;
+  void place(Worker& worker, char** at, char* joints = nullptr) const;
   void run_tile(char* const* at, int64_t rows, int64_t cols) const;
   void run_plane(Worker& worker, char* const* at, int64_t rows, int64_t cols) const;
-  void run_part(Worker& worker, int64_t part) const;
+  void run_part(Worker& worker, int64_t part, char* joints) const;
   static void reduce_any(const Step& step, char* dst, int64_t dst_row, int64_t dst_col, const char* x, int64_t x_row, int64_t rows, int64_t cols);
 
   const Kernels* kernels_;
@@ -75,11 +88,13 @@ class BoundPhase {
   int n_memory_ = 0, n_tiles_ = 0;
   int64_t tile_rows_ = 1, tile_cols_ = 1, tile_bytes_ = 0;
   bool single_ = false;  // one tile is all
-  bool rows_independent_ = true, batch_independent_ = true;
+  bool joinable_ = true;
+  int64_t joint_bytes_ = 0;
   int64_t parts_ = 1, total_tiles_ = 1;
   std::vector<Slot> slots_;
   std::vector<Step> steps_;
   std::vector<std::pair<int, Fill>> fills_;  // by slot
+  std::vector<Joint> joints_;
 };
 
 class Pass final : public Instruction {

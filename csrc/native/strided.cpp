@@ -145,6 +145,11 @@ Fill::Fill(int mode, const Phase& phase, const Operand& target) : item_(item_siz
   nest_.merge();
 }
 
+int64_t Fill::run_length() const {
+  if (nest_.rank == 0) return 1;
+  return nest_.rank == 1 && nest_.strides[0][0] == item_ ? nest_.dims[0] : 0;
+}
+
 void Fill::run(char* target) const {
   const int last = nest_.rank - 1;
   const int64_t n = last < 0 ? 1 : nest_.dims[last], stride = last < 0 ? item_ : nest_.strides[0][last];

@@ -61,6 +61,8 @@ class Fill {
  public:
   Fill(int mode, const Phase& phase, const Operand& target);
   void run(char* target) const;
+  // How many elements follow each other, if that is all; else 0.
+  int64_t run_length() const;
 
  private:
   Nest nest_;

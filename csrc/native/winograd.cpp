@@ -57,8 +57,7 @@ Winograd::Winograd(int tag, const ConvSpec& spec, const Kernels& kernels)
   weights_ = transposed && !turned_ ? Planes(width_, depth_) : Planes(depth_, width_);
   copy_ = {axes[0], axes[1], 2 * tiles_[1] + 2, 0};
   phases_ = UnitPhases(spec.phases, kernels, spec.kind != 2 && (units_.count > 1 || long_));
-  if (spec.kind == 2) parts_ = ceil_div(spec.c, kPartChannels);
-  team_ = long_ && phases_.independent() && (spec.kind == 2 ? parts_ : units_.count) > 1;
+  if (long_ && spec.kind != 2) parts_ = phases_.parts(units_.count);
 
   auto place = [&](int64_t& at, int64_t bytes) { at = scratch_.end, scratch_.end += round_up(bytes); };
   scratch_.end = phases_.scratch_bytes();
@@ -71,6 +70,7 @@ Winograd::Winograd(int tag, const ConvSpec& spec, const Kernels& kernels)
   place(scratch_.other, (spec.kind == 2 ? n_products : 1) * other_.size() * 4);
   place(scratch_.weights, (spec.kind == 2 ? 1 : n_products) * weights_.size() * 4);
   if (turned_) place(scratch_.taps, 9 * spec.c * spec.o * 4);
+  place(scratch_.joints, parts_ * phases_.joint_bytes());
 }
 
 // Kinds 0 and 1: the places of the taps of all products. In kind 1 their order is turned.
@@ -130,7 +130,7 @@ int64_t Winograd::find_tiles(Worker& worker, const Unit& unit, const Operand& ma
 }
 
 // Kinds 0 and 1.
-void Winograd::run_unit(Worker& worker, const float* weights, int64_t number) const {
+void Winograd::run_unit(Worker& worker, const float* weights, int64_t number, char* joints) const {
   const Unit unit = units_[number];
   const int64_t tiles = unit.images * unit.rows * tiles_[1], n_products = int64_t(spec_.products.size());
   float* const read = scratch<float>(worker, scratch_.read);
@@ -151,7 +151,7 @@ void Winograd::run_unit(Worker& worker, const float* weights, int64_t number) co
                                     scratch<int64_t>(worker, scratch_.y_at), target.stride[1], target.stride[2], scratch<uint8_t>(worker, scratch_.missing),
                                     spec_.has_cin ? at(worker, spec_.cin) : nullptr});
   const int64_t row = 2 * unit.row;
-  phases_.after(worker, {unit.image, unit.images, row, std::min(2 * unit.rows, maps_[0] - row)}, maps_);
+  phases_.after(worker, {unit.image, unit.images, row, std::min(2 * unit.rows, maps_[0] - row)}, maps_, joints);
   if (long_) worker.poll();
 }
 
@@ -191,22 +191,22 @@ void Winograd::sum_taps(Worker& worker, int64_t first, int64_t last) const {
 
 void Winograd::run(Worker& worker) const {
   phases_.fill(worker);
-  struct Context {
-    const Winograd* self;
-    const float* weights;
-    int64_t parts;
-  } context{this, scratch<float>(worker, scratch_.weights), spec_.kind != 2 ? units_.count : team_ && worker.team ? parts_ : 1};
-  if (spec_.kind != 2) turn_weights(worker);
-  auto part = [](const void* c, Worker& w, int64_t k) {
-    const auto& [self, weights, parts] = *static_cast<const Context*>(c);
-    const int64_t channels = self->spec_.c;
-    if (self->spec_.kind != 2) self->run_unit(w, weights, k);
-    else if (parts == 1) self->sum_taps(w, 0, channels);
-    else self->sum_taps(w, k * kPartChannels, std::min(channels, (k + 1) * kPartChannels));
-  };
-  if (team_ && worker.team) run_parts(worker, context.parts, part, &context);
-  else
-    for (int64_t k = 0; k < context.parts && !worker.stopped(); ++k) part(&context, worker, k);
+  if (spec_.kind == 2) {
+    // Each part spreads all of y, so there are no more than threads; how channels are split does not show in the bits.
+    struct Context {
+      const Winograd* self;
+      int64_t channels;
+    } context{this, spec_.c};
+    if (long_ && worker.team) context.channels = ceil_div(ceil_div(spec_.c, worker.call->pool->helpers() + 1), kPartChannels) * kPartChannels;
+    run_parts(worker, ceil_div(spec_.c, context.channels), [](const void* argument, Worker& w, int64_t part) {
+      const auto& [self, channels] = *static_cast<const Context*>(argument);
+      self->sum_taps(w, part * channels, std::min(self->spec_.c, (part + 1) * channels));
+    }, &context);
+  } else {
+    const float* const weights = scratch<float>(worker, scratch_.weights);
+    turn_weights(worker);
+    phases_.each(worker, units_.count, parts_, scratch<char>(worker, scratch_.joints), [&](Worker& w, int64_t unit, char* joints) { run_unit(w, weights, unit, joints); });
+  }
   if (worker.stopped()) return;
   phases_.finish(worker);
 }

@@ -26,13 +26,13 @@ class Winograd final : public Instruction {
     int64_t size() const { return 16 * plane; }
   };
   struct Scratch {  // of a worker, byte offsets; the phases' tiles come first
-    int64_t x_at = 0, y_at = 0, missing = 0, copy = 0, read = 0, other = 0, weights = 0, taps = 0, end = 0;
+    int64_t x_at = 0, y_at = 0, missing = 0, copy = 0, read = 0, other = 0, weights = 0, taps = 0, joints = 0, end = 0;
   };
 
   void copy_tiles(Worker& worker, const Operand& map, const Unit& unit, int64_t first, int64_t channels, float* to) const;
   int64_t find_tiles(Worker& worker, const Unit& unit, const Operand& map, int64_t row) const;
   void turn_weights(Worker& worker) const;
-  void run_unit(Worker& worker, const float* weights, int64_t number) const;
+  void run_unit(Worker& worker, const float* weights, int64_t number, char* joints) const;
   void sum_taps(Worker& worker, int64_t first, int64_t last) const;
   float* at(Worker& worker, const Operand& operand) const { return reinterpret_cast<float*>(worker.bases[operand.base] + operand.offset); }
   template <class U>
@@ -47,8 +47,8 @@ class Winograd final : public Instruction {
   Units units_;             // rows of tiles
   Planes read_, other_, weights_;  // of the windows, the tiles, the taps
   bool turned_ = false;     // kind 1: the taps are transposed before they become matrices, not by the matrix products
-  int64_t parts_ = 1;       // kind 2: blocks of channels, for a team
-  bool team_ = false, long_ = false;
+  int64_t parts_ = 1;       // of the units, for a team
+  bool long_ = false;
   UnitPhases phases_;
   Scratch scratch_;
 };

@@ -118,8 +118,8 @@ void with_worker(Worker& leader, int64_t arena_bytes, const std::vector<int>* ar
   }
 }
 
-// fn(worker, part) for every part, in any order, by the whole pool where the worker leads a team. The number of parts must
-// be a function of shapes only, and the parts independent of each other: then bits do not depend on who took which.
+// fn(worker, part) for every part, in any order, by the whole pool where the worker leads a team. The parts must be
+// independent of each other and, where they show in the bits, a function of shapes only: then threads do not show.
 using PartFn = void (*)(const void* context, Worker& worker, int64_t part);
 void run_parts(Worker& worker, int64_t parts, PartFn fn, const void* context);
 
