@@ -17,6 +17,7 @@ import optree
 import pytest
 
 import fastmeta as fm
+from fastmeta.trace import as_array
 
 F32 = np.float32
 
@@ -363,19 +364,12 @@ def test_other_libraries_arrays_and_plain_numbers(backend: str) -> None:
     f = fm.jit(lambda x, s: x * s + 1.0)
     want = f(x, F32(2))
 
-    class WithDlpack:
-        def __dlpack__(self, **options: Any) -> Any:
-            return x.__dlpack__(**options)
-
-        def __dlpack_device__(self) -> Any:
-            return x.__dlpack_device__()
-
     class WithArray:
         def __array__(self, dtype: Any = None, copy: Any = None) -> Any:
             return x
 
     tensor = torch.tensor(x)
-    for other in (tensor, tensor.T.contiguous().T, tensor.expand(2, 3), WithDlpack(), WithArray(), memoryview(x).obj):
+    for other in (tensor, tensor.T.contiguous().T, tensor.expand(2, 3), OnlyDlpack(x), WithArray(), memoryview(x).obj):
         got = f(other, 2.0)
         assert type(got) is np.ndarray and got.tobytes() == want.tobytes()
     for two in (2, 2.0, np.float32(2), np.int64(2), np.array(2, F32), torch.tensor(2.0), True + 1):
@@ -384,6 +378,37 @@ def test_other_libraries_arrays_and_plain_numbers(backend: str) -> None:
     assert fm.jit(fm.nn.cross_entropy)(torch.tensor(x), torch.tensor([0, 1])).shape == ()
     nested = fm.jit(lambda xs: xs[0] + xs[1][0])([1.5, (2.5,)])  # lists are trees of numbers
     assert nested == 4.0
+
+
+class OnlyDlpack:
+    """An array of a library that NumPy has never heard of."""
+
+    def __init__(self, x: np.ndarray):
+        self.x = x
+
+    def __dlpack__(self, **options: Any) -> Any:
+        return self.x.__dlpack__(**options)
+
+    def __dlpack_device__(self) -> Any:
+        return self.x.__dlpack_device__()
+
+
+def test_other_libraries_arrays_are_not_copied() -> None:
+    import torch
+
+    x, tensor = np.ones((4, 3), F32), torch.ones(4, 3)
+    for other, pointer in ((tensor, tensor.data_ptr()), (tensor[1:], tensor[1:].data_ptr()), (OnlyDlpack(x), x.ctypes.data), (x[::2], x.ctypes.data)):
+        assert as_array(other).ctypes.data == pointer
+
+
+def test_any_strides(backend: str) -> None:
+    x = np.random.default_rng(0).standard_normal((4, 6)).astype(F32)
+    f, over = fm.jit(lambda x: fm.tanh(x) @ fm.permute_dims(x, (1, 0))), fm.map_tasks(lambda x: fm.sum(x * x))
+    views = (x[::-1], x[:, ::-1], x[::-1, ::2], x.T, x[:, ::3], np.broadcast_to(x[0], (4, 6)))
+    for view in views:
+        for given in (view, OnlyDlpack(view)):
+            assert f(given).tobytes() == f(view.copy()).tobytes()
+            assert over(given).tobytes() == over(view.copy()).tobytes()
 
 
 def test_arrays_of_no_axis_and_no_element(backend: str) -> None:
