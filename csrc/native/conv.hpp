@@ -39,33 +39,26 @@ __attribute__((noinline)) void conv_tile(const ConvArgs<T>& g, int64_t m, int64_
       for (int j = 0; j < NV; j++) acc[i][j] = load(g.start + g.y_at[m + i] + n0, j);
     }
   }
-  auto add = [&](int64_t at, const T* b) __attribute__((always_inline)) {
-    V w[NV];
-    FASTMETA_UNROLL
-    for (int j = 0; j < NV; j++) {
-      w[j] = load(b, j);
-      FASTMETA_PIN(w[j]);
-    }
-    FASTMETA_UNROLL
-    for (int i = 0; i < MR; i++) {
-      V v = S::splat(x[i][at]);
-      FASTMETA_PIN(v);
-      FASTMETA_UNROLL
-      for (int j = 0; j < NV; j++) acc[i][j] = S::fma(v, w[j], acc[i][j]);
-    }
-  };
-  const ConvSource<T>* source = g.sources;
-  const ConvSource<T>* const end = source + g.n_sources;
-  if constexpr (Single) {
+  const int64_t n = g.n, elements = Single ? 1 : g.elements;
+  for (const ConvSource<T>*source = g.sources, *end = source + g.n_sources; source < end; source++) {
+    int64_t at = source->x;
+    const T* b = source->b + n0;
+    FASTMETA_HIDE(b);  // else each of its vectors gets an address register of its own
     FASTMETA_UNROLL_4
-    for (; source < end; source++) add(source->x, source->b + n0);
-  } else {
-    const int64_t n = g.n;
-    for (; source < end; source++) {
-      int64_t at = source->x;
-      const T* b = source->b + n0;
-      FASTMETA_UNROLL_4
-      for (const int64_t last = at + g.elements; at < last; at++, b += n) add(at, b);
+    for (const int64_t last = at + elements; at < last; at++, b += n) {
+      V w[NV];
+      FASTMETA_UNROLL
+      for (int j = 0; j < NV; j++) {
+        w[j] = load(b, j);
+        FASTMETA_PIN(w[j]);
+      }
+      FASTMETA_UNROLL
+      for (int i = 0; i < MR; i++) {
+        V v = S::splat(x[i][at]);
+        FASTMETA_PIN(v);
+        FASTMETA_UNROLL
+        for (int j = 0; j < NV; j++) acc[i][j] = S::fma(v, w[j], acc[i][j]);
+      }
     }
   }
   FASTMETA_UNROLL
