@@ -39,13 +39,13 @@ __attribute__((noinline)) void conv_tile(const ConvArgs<T>& g, int64_t m, int64_
       for (int j = 0; j < NV; j++) acc[i][j] = load(g.start + g.y_at[m + i] + n0, j);
     }
   }
-  const int64_t n = g.n, elements = Single ? 1 : g.elements;
+  const int64_t elements = Single ? 1 : g.elements, x_step = g.x_step, b_step = g.b_step;
   for (const ConvSource<T>*source = g.sources, *end = source + g.n_sources; source < end; source++) {
     int64_t at = source->x;
     const T* b = source->b + n0;
     FASTMETA_HIDE(b);  // else each of its vectors gets an address register of its own
     FASTMETA_UNROLL_4
-    for (const int64_t last = at + elements; at < last; at++, b += n) {
+    for (int64_t k = elements; k > 0; k--, at += x_step, b += b_step) {
       V w[NV];
       FASTMETA_UNROLL
       for (int j = 0; j < NV; j++) {

@@ -40,7 +40,7 @@ Convolution<T>::Convolution(int tag, const ConvSpec& spec, const Kernels& kernel
     }
   }
   copy_ = {axes[0], axes[1], extent[1], depth_ * int64_t(sizeof(T))};
-  single_ = spec.kind == 2 || spec.taps[1] * depth_ < kShortRow;
+  single_ = spec.kind != 2 && spec.taps[1] * depth_ < kShortRow;
   row_size_ = extent[1] * depth_;
   int64_t weights = 0;
   for (int64_t k = 0; k < classes[0] * classes[1]; ++k) {
@@ -78,7 +78,7 @@ void Convolution<T>::lay_out_scratch() {
   scratch_.x_at = phases_.scratch_bytes();
   scratch_.y_at = scratch_.x_at + round_up(rows * 8);
   scratch_.sources = scratch_.y_at + round_up(rows * 8);
-  const int64_t sources = spec_.kind == 2 ? units_.images * units_.rows * maps_[1] : spec_.taps[0] * (single_ ? spec_.taps[1] * depth_ : 1);
+  const int64_t sources = spec_.kind == 2 ? units_.images * units_.rows : spec_.taps[0] * (single_ ? spec_.taps[1] * depth_ : 1);
   scratch_.maps = scratch_.sources + round_up(n_products * sources * int64_t(sizeof(ConvSource<T>)));
   scratch_.weights = scratch_.maps + round_up(n_products * map_size_ * item);
   scratch_.joints = scratch_.weights;
@@ -151,7 +151,7 @@ void Convolution<T>::sum_pixels(Worker& worker, const T* weights, const Unit& un
     for (int64_t i = 0; i < one.taps[0]; ++i)
       for (int64_t k = 0; k < row_of_taps; k += elements, w += elements * width_) sources[n++] = {p * map_size_ + i * row_size_ + k, w};
   }
-  kernel_({m, width_, scratch<T>(worker, scratch_.maps), x_at, y_at, sources, n, elements, spec_.has_cin ? at(worker, spec_.cin) : nullptr, at(worker, spec_.target)});
+  kernel_({m, width_, scratch<T>(worker, scratch_.maps), x_at, y_at, sources, n, elements, 1, width_, spec_.has_cin ? at(worker, spec_.cin) : nullptr, at(worker, spec_.target)});
 }
 
 template <class T>
@@ -179,18 +179,17 @@ void Convolution<T>::sum_taps(Worker& worker, int64_t first, int64_t last) const
   for (int64_t number = 0; number < units_.count && !worker.stopped(); ++number) {
     const Unit here = units_[number];
     pad_maps(worker, here);
-    int64_t n = 0;
     for (size_t product = 0; product < spec_.products.size(); ++product) {
       const Operand& y = spec_.products[product].second;
+      int64_t n = 0;
       for (int64_t k = 0; k < here.images; ++k)
         for (int64_t p = 0; p < here.rows; ++p) {
-          const int64_t x_row = int64_t(product) * map_size_ + k * image_size_ + p * copy_.down.kept * row_size_, x_step = copy_.across.kept * depth_;
-          const T* const y_row = at(worker, y) + (here.image + k) * y.stride[0] + (here.row + p) * y.stride[1];
-          for (int64_t q = 0; q < maps_[1]; ++q) sources[n++] = {x_row + q * x_step, y_row + q * y.stride[2]};
+          const int64_t x_row = int64_t(product) * map_size_ + k * image_size_ + p * copy_.down.kept * row_size_;
+          sources[n++] = {x_row, at(worker, y) + (here.image + k) * y.stride[0] + (here.row + p) * y.stride[1]};
         }
+      kernel_({last - first, width_, scratch<T>(worker, scratch_.maps), x_at, y_at, sources, n, maps_[1], copy_.across.kept * depth_, y.stride[2], start, target});
+      start = target;
     }
-    kernel_({last - first, width_, scratch<T>(worker, scratch_.maps), x_at, y_at, sources, n, 1, start, target});
-    start = target;
     if (long_) worker.poll();
   }
 }

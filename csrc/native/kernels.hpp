@@ -31,9 +31,9 @@ struct GemmArgs {
 };
 
 // Sums over windows: all that a convolution and its two transposes come to, once their maps are padded.
-//   y[y_at[m] + n] = start[y_at[m] + n] + sum over sources and elements k of x[x_at[m] + source.x + k] * source.b[k * N + n]
+//   y[y_at[m] + n] = start[y_at[m] + n] + sum over sources and elements k of x[x_at[m] + source.x + k * x_step] * source.b[k * b_step + n]
 // Rows m are pixels, sources rows of taps and elements their columns and channels (kinds 0 and 1); or rows m are taps and
-// channels and sources pixels, of one element each (kind 2).
+// channels, sources rows of pixels and elements pixels (kind 2).
 template <class T>
 struct ConvSource {
   int64_t x;
@@ -46,7 +46,7 @@ struct ConvArgs {
   const int64_t *x_at, *y_at;  // [m]
   const ConvSource<T>* sources;
   int64_t n_sources;
-  int64_t elements;
+  int64_t elements, x_step, b_step;
   const T* start;  // nullptr: zeros; may be y
   T* y;
 };
