@@ -186,9 +186,8 @@ def _proto_loss(
     bar = fa.where(absent, float("-inf"), fa.zeros_like(means[:, 0]))
     barred = fa.add(logits, fa.expand_dims(bar, axis=1))
     classes = np.arange(n_way, dtype=np.int32)[:, None]
-    hit = fa.astype(fa.equal(fa.astype(query_labels, dtype=query.dtype), classes.astype(query.dtype)), dtype=query.dtype)
-    # What a label picks is finite and the bar added after: 0 * inf would be NaN.  Taking the bar checks the labels, too.
-    picked = fa.add(fa.sum(fa.multiply(hit, logits), axis=0), fa.take(bar, query_labels))
+    hit = fa.equal(fa.astype(query_labels, dtype=query.dtype), classes.astype(query.dtype))
+    picked = fa.add(fa.sum(fa.where(hit, logits, 0.0), axis=0), fa.take(bar, query_labels))  # which checks the labels, too
     right = fa.astype(fa.equal(fa.argmax(barred, axis=0), query_labels), dtype=query.dtype)
     return _average(fa.subtract(fa.logsumexp(barred, axis=0), picked), query_weights), _average(right, query_weights)
 
