@@ -81,9 +81,10 @@ def _sqeuclidean(x: Array, y: Array, scale: None = None) -> Array:
 
 
 def _expanded(x: Array, y: Array) -> Array:
-    xx, yy = fa.sum(fa.square(x), axis=1, keepdims=True), fa.sum(fa.square(y), axis=1)
-    d = fa.add(fa.subtract(xx, fa.multiply(_products(x, y), 2.0)), yy)
-    return _not_negative(d)
+    xx, yy = fa.sum(fa.square(x), axis=1), fa.sum(fa.square(y), axis=1, keepdims=True)
+    products = fa.permute_dims(_products(x, y), (1, 0))  # [m, n]: queries are many, and fill vectors
+    d = _not_negative(fa.add(fa.subtract(yy, fa.multiply(products, 2.0)), xx))
+    return fa.permute_dims(d, (1, 0))
 
 
 def _not_negative(d: Array) -> Array:
