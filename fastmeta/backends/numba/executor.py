@@ -25,7 +25,10 @@ FEW_GROUPS, MOST_GROUPS, MOST_SUM_BYTES = 16, 64, 64 << 20
 
 
 def group_count(length: int, sum_bytes: int) -> int:
-    """Groups of a parallel loop, a function of these two numbers only: they decide the bits of sums.  As in the native core."""
+    """Groups of a parallel loop, a function of these two numbers only: they decide the bits of sums.
+
+    As in the native core, but fewer where each group's own sums would take too much.
+    """
     groups = length if length <= FEW_GROUPS else min(max(length // 2, FEW_GROUPS), MOST_GROUPS)
     return min(groups, max(1, MOST_SUM_BYTES // sum_bytes)) if sum_bytes else groups
 
