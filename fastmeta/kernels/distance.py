@@ -81,8 +81,10 @@ def _sqeuclidean(x: Array, y: Array, scale: None = None) -> Array:
 
 
 def _expanded(x: Array, y: Array) -> Array:
+    if x.shape[0] < y.shape[0]:
+        return fa.permute_dims(_expanded(y, x), (1, 0))
     xx, yy = fa.sum(fa.square(x), axis=1), fa.sum(fa.square(y), axis=1, keepdims=True)
-    products = fa.permute_dims(_products(x, y), (1, 0))  # [m, n]: queries are many, and fill vectors
+    products = fa.permute_dims(_products(x, y), (1, 0))  # [m, n]: the longer rows fill vectors
     d = _not_negative(fa.add(fa.subtract(yy, fa.multiply(products, 2.0)), xx))
     return fa.permute_dims(d, (1, 0))
 
