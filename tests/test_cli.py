@@ -137,6 +137,14 @@ def test_eval_of_a_checkpoint():
     assert more.stdout.count("±") == 2
 
 
+def test_brackets_are_shown():
+    console = commands.Show(quiet=False, as_json=False).console
+    with console.capture() as shown:
+        console.print(display.facts_table({"backend numba": "fastmeta[numba]"}, "fastmeta"))
+        console.print("[MAML] expected steps")
+    assert "fastmeta[numba]" in shown.get() and "[MAML] expected steps" in shown.get()
+
+
 def test_bench_and_info():
     values = json.loads(run("bench", "--seconds", 0.05, "--tasks", 4, "--inner-steps", 1, "--json").stdout)
     assert values["tasks_per_second"] > 0

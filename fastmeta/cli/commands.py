@@ -42,10 +42,10 @@ class Show:
 
     def __init__(self, quiet: bool, as_json: bool):
         self.as_json = as_json
-        self.console = Console(quiet=quiet or as_json, highlight=False)
+        self.console = Console(quiet=quiet or as_json, highlight=False, markup=False)  # [brackets] are text
 
     def tell(self, text: str) -> None:
-        self.console.print(text, soft_wrap=True, markup=False)
+        self.console.print(text, soft_wrap=True)
 
     def result(self, values: dict[str, Any]) -> None:
         if self.as_json:

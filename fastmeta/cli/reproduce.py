@@ -70,7 +70,7 @@ def _one(name: str, r: Replication, data: str | None, path: Path, show: Show) ->
     resume = _resumable(folder / CHECKPOINT, settings)
     learner = r.make_learner()
     with (folder / "log.txt").open("a", buffering=1) as file:
-        log = Console(file=file, width=160, highlight=False)
+        log = Console(file=file, width=160, highlight=False, markup=False)
         steps_done = 0 if resume is None else load_step(str(resume))
         mode = learner.batch_norm
         lines = [display.Live(console, name, r.steps, steps_done, mode) for console in (show.console, log)]
