@@ -311,12 +311,8 @@ def main() -> None:
         thunks = neighbours() if makers is None else {name: make() for name, make in makers.items()}
         agree(title, {name: thunk() for name, thunk in thunks.items()})
         seconds = measure.interleave(thunks, options.rounds)
-        base = seconds["fastmeta"]
-        rows = {
-            name: {"us": measure.spread([v * 1e6 for v in s]), "ratio": measure.spread([v / b for v, b in zip(s, base, strict=True)], 3)}
-            for name, s in seconds.items()
-        }
-        best = min(base)
+        rows = measure.rows(seconds, "us", 1e6)
+        best = min(seconds["fastmeta"])
         e = sizes.get(title.partition(" ")[2])
         extra = {"gflops": round(e.flops / best / 1e9, 1), "gb_per_s": round(e.bytes / best / 1e9, 1)} if title.startswith("episode") and e else {}
         reports[title] = {**extra, "rows": rows}

@@ -103,6 +103,15 @@ def spread(values: Sequence[float], digits: int = 4) -> Record:
     return {k: float(f"{v:.{digits}g}") for k, v in out.items()}
 
 
+def rows(seconds: dict[str, list[float]], unit: str, per_second: float) -> dict[str, Record]:
+    """Times in a unit, and ratios to the first contestant, round by round as long as each was there."""
+    base = next(iter(seconds.values()))
+    return {
+        name: {unit: spread([v * per_second for v in s]), "ratio": spread([v / b for v, b in zip(s, base, strict=False)], 3)}
+        for name, s in seconds.items()
+    }
+
+
 def compare(workload: Workload, names: Sequence[str], rounds: int) -> Record:
     """Microseconds per task of every contestant, and its ratio to the first one, round by round."""
     reference = importlib.import_module(workload.reference).reference

@@ -74,7 +74,7 @@ void Gemm<T>::choose_blocks() {
   };
   at_most(kLongWork / work_ * double(m_));
   bool independent = true;
-  for (const Following& f : phases_) independent &= !f.rowwise || (f.phase.independent());
+  for (const Following& f : phases_) independent &= !f.rowwise || f.phase.independent();
   team_ = independent && work_ * double(batches_) > kSplitWork;
   if (target_ == Target::Transposed) {
     block_rows_ = m_;  // blocks of rows would be blocks of columns there

@@ -34,7 +34,7 @@
 #define FASTMETA_PIN(v) (void)(v)
 #endif
 
-// Hides from the compiler where an integer comes from.
+// Hides from the compiler where an integer or a pointer comes from.
 #define FASTMETA_HIDE(i) asm("" : "+r"(i))
 
 template <int Bytes> struct IntegerOf;
