@@ -138,7 +138,7 @@ class Decoder {
   }
 
   Instr read_instr() {
-    const int64_t opcode = in_.next("opcode", 1, 9);
+    const int64_t opcode = in_.next("opcode", 1, 10);
     const int64_t n_words = in_.next("words of instruction", 3, int64_t(n_words_));
     Instr instr;
     const int64_t outer = in_.enter(n_words - 2, "words of instruction");
@@ -153,7 +153,8 @@ class Decoder {
       case 6: instr.body = read_argreduce(); break;
       case 7: instr.body = read_loop(); break;
       case 8: instr.body = read_conv(); break;
-      default: instr.body = read_order(); break;
+      case 9: instr.body = read_order(); break;
+      default: instr.body = read_distance(); break;
     }
     in_.leave(outer, "instruction");
     return instr;
@@ -438,6 +439,22 @@ class Decoder {
     int64_t levels = 1;  // of the heap
     while (levels < 31 && int64_t{1} << levels < out.k) ++levels;
     count(product(dims, 3) * levels);
+    return out;
+  }
+
+  DistanceSpec read_distance() {
+    DistanceSpec out{};
+    out.dtype = DType(in_.next("dtype of DISTANCE", 0, 1));
+    out.metric = int(in_.next("metric", 0, 2));
+    out.n = in_.next("dim N", 0, kMaxDim);
+    out.m = in_.next("dim M", 0, kMaxDim);
+    out.features = in_.next("features", 1, kMaxDim);
+    const int64_t x[] = {out.n, out.features}, y[] = {out.m, out.features}, dims[] = {out.n, out.m};
+    out.x = read_operand(2, x, Access::Read, out.dtype, "X");
+    out.y = read_operand(2, y, Access::Read, out.dtype, "Y");
+    if (out.features > 1 && (out.x.stride[1] != 1 || out.y.stride[1] != 1)) refuse(where("DISTANCE"), "features side by side", "another stride");
+    out.out = read_operand(2, dims, Access::Write, out.dtype, "OUT");
+    count(product(dims, 2) * (Checked(out.features) + 1) + product(x, 2) + product(y, 2));
     return out;
   }
 

@@ -147,6 +147,14 @@ struct OrderSpec {
   Operand x, out;
 };
 
+// Rows x [n, features] and y [m, features], out [n, m].
+struct DistanceSpec {
+  DType dtype;
+  int metric;  // of kernels.hpp
+  int64_t n, m, features;
+  Operand x, y, out;
+};
+
 struct SumSpec {
   int base;
   DType dtype;
@@ -167,7 +175,7 @@ struct LoopSpec {
 
 struct Instr {
   int tag;
-  std::variant<PassSpec, GemmSpec, GatherSpec, ScatterSpec, CumsumSpec, ArgReduceSpec, LoopSpec, ConvSpec, OrderSpec> body;
+  std::variant<PassSpec, GemmSpec, GatherSpec, ScatterSpec, CumsumSpec, ArgReduceSpec, LoopSpec, ConvSpec, OrderSpec, DistanceSpec> body;
 };
 
 struct Block {

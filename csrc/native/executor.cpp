@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "convolution.hpp"
+#include "distance.hpp"
 #include "index.hpp"
 #include "loop.hpp"
 #include "pass.hpp"
@@ -45,6 +46,10 @@ std::unique_ptr<Instruction> bind(const Instr& instr, const Kernels& kernels, co
           [&](const CumsumSpec& s) -> std::unique_ptr<Instruction> { return std::make_unique<Cumsum>(tag, s); },
           [&](const ArgReduceSpec& s) -> std::unique_ptr<Instruction> { return std::make_unique<ArgReduce>(tag, s); },
           [&](const OrderSpec& s) -> std::unique_ptr<Instruction> { return std::make_unique<Order>(tag, s); },
+          [&](const DistanceSpec& s) -> std::unique_ptr<Instruction> {
+            if (s.dtype == F32) return std::make_unique<Distance<float>>(tag, s, kernels);
+            return std::make_unique<Distance<double>>(tag, s, kernels);
+          },
           [&](const LoopSpec& s) -> std::unique_ptr<Instruction> { return std::make_unique<Loop>(tag, s, program); },
       },
       instr.body);

@@ -301,7 +301,8 @@ inline void chain_packed(const GemmArgs<T>& g, const Panels<T>& panels, int64_t 
   const int64_t most = kBlockBytes / int64_t(sizeof(T)) / (k + 1);
   const int64_t block = !large || g.m <= most ? g.m : most < 48 ? 48 : most;
   const int64_t panel_size = (panels.narrow + 1) * L * k + L;
-  int64_t chunk = kChunkBytes / int64_t(sizeof(T)) / panel_size + 1;
+  // What all rows of A pass by at once is multiplied as soon as it is packed, still in the first-level cache.
+  int64_t chunk = large ? kChunkBytes / int64_t(sizeof(T)) / panel_size + 1 : 1;
   if (chunk > panels.count) chunk = panels.count;
   T* const packed_b = (T*)scratch.reserve(
       sizeof(T) * size_t(chunk * panel_size + (large ? block * (k + g.n_products * 64 / int64_t(sizeof(T))) : 0)));

@@ -28,6 +28,7 @@ namespace FASTMETA_TARGET {
 #include "conv.hpp"
 #include "winograd_tiles.hpp"
 #include "vmath.hpp"
+#include "distance_tiles.hpp"
 #include "tiles.hpp"
 #include "../generated/elementwise.hpp"
 
@@ -39,6 +40,7 @@ constexpr Kernels make_kernels() {
   k.conv_f32 = conv<float>;
   k.conv_f64 = conv<double>;
   fill_winograd(k);
+  fill_distances(k);
   fill_elementwise(k);
   fill_tiles(k);
   return k;

@@ -72,6 +72,23 @@ struct WinogradArgs {
   const float* start = nullptr;      // Sum and Taps: added, laid out as y; nullptr: zeros; may be y
 };
 
+// out[i * out_x + j * out_y] = distance of row i of x from row j of y; features have unit stride.
+enum Metric {
+  kSquared,   // sum (x - y)^2
+  kAbsolute,  // sum abs(x - y)
+  kCosine,    // 1 - cos(x, y); 1 where a row is zeros
+  kMetrics
+};
+template <class T>
+struct DistanceArgs {
+  int64_t x_rows, y_rows, features;
+  const T *x, *y;
+  int64_t x_row, y_row;
+  const T* y_norm;  // of each row of y: kCosine 1 / length or 0, kSquared the squared length
+  T* out;
+  int64_t out_x, out_y;
+};
+
 // One micro-op on a tile of `rows` x `cols`: dst(r, c) = op(x(r, c), y(r, c), z(r, c)).
 // dst has unit column stride; each argument has column stride 1, or 0 where the variant says so.
 struct TileArgs {
@@ -105,6 +122,10 @@ struct Kernels {
   void (*conv_f32)(const ConvArgs<float>&);
   void (*conv_f64)(const ConvArgs<double>&);
   void (*winograd[kWinogradTransforms])(const WinogradArgs&);
+  void (*distance_f32[kMetrics])(const DistanceArgs<float>&);
+  void (*distance_f64[kMetrics])(const DistanceArgs<double>&);
+  void (*row_norms_f32)(Metric, const float* x, int64_t row, int64_t rows, int64_t features, float* norm);
+  void (*row_norms_f64)(Metric, const double* x, int64_t row, int64_t rows, int64_t features, double* norm);
   TileFn tile[kMaxOps][3][kVariants];  // [micro-op][F32, F64, I32][variant]; nullptr where the op has no such type
   TileFn cast[4][4];                   // [source dtype][target dtype], unit column strides
   ReduceFn reduce[4][3];               // [mode][F32, F64, I32]

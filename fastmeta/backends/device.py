@@ -70,7 +70,7 @@ class DevicePlan:
 
 def load(core: Any, p: Program, **options: Any) -> Loaded:
     """Plans the program for a core."""
-    made = make_plan(p)
+    made = make_plan(p, kernels=False)
     plan = DevicePlan(core, made.words, made.consts, **options)
 
     def run(given: Sequence[Any]) -> Any:

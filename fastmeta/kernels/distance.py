@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 
 from fastmeta import array as fa
 from fastmeta.compile import map_tasks
 from fastmeta.errors import expected
+from fastmeta.kernels.fused import fused
 from fastmeta.kernels.tasks import Argument, features, known, per_task
+from fastmeta.ops.distance import DISTANCE
 from fastmeta.ops.linalg import positive_definite
 from fastmeta.trace import Array, located
 
@@ -74,7 +77,11 @@ def nearness(x: Array, y: Array, scale: Array | None, *, metric: str) -> Array:
 # -- metrics of one task: x [n, D], y [m, D], scale -> [n, m]
 
 
-def _sqeuclidean(x: Array, y: Array, scale: None = None) -> Array:
+def _squared(x: Array, y: Array) -> Array:
+    return fused(DISTANCE, ("sqeuclidean",), _sqeuclidean, x, y)
+
+
+def _sqeuclidean(x: Array, y: Array) -> Array:
     """|x|^2 - 2 x y + |y|^2 of rows that are centred on y's mean, which changes no distance and so is a constant."""
     centre = fa.stop_gradient(fa.mean(y, axis=0))
     return _expanded(fa.subtract(x, centre), fa.subtract(y, centre))
@@ -98,7 +105,7 @@ def _products(x: Array, y: Array) -> Array:
     return fa.matmul(x, fa.permute_dims(y, (1, 0)))
 
 
-def _cosine(x: Array, y: Array, scale: None = None) -> Array:
+def _cosine(x: Array, y: Array) -> Array:
     """Half the squared distance of the directions: of two that are almost equal, 1 - cos would leave only rounding."""
     x, zero_x = _direction(x)
     y, zero_y = _direction(y)
@@ -107,9 +114,9 @@ def _cosine(x: Array, y: Array, scale: None = None) -> Array:
 
 
 def _direction(x: Array) -> tuple[Array, Array]:
-    """Rows of length 1, and which are zeros instead.  Scaled first, so that squares neither overflow nor vanish."""
+    """Rows of length 1, and which are zeros instead (or have no inverse).  Scaled first, so that squares neither overflow nor vanish."""
     largest = fa.stop_gradient(fa.max(fa.abs(x), axis=1, keepdims=True))
-    zero = fa.equal(largest, 0.0)
+    zero = fa.less(largest, float(np.finfo(x.dtype).tiny))
     x = fa.divide(x, fa.where(zero, 1.0, largest))
     length = fa.sum(fa.square(x), axis=1, keepdims=True)
     return fa.multiply(x, fa.where(zero, 0.0, fa.rsqrt(fa.where(zero, 1.0, length)))), fa.squeeze(zero, axis=1)
@@ -120,7 +127,8 @@ def _dot(x: Array, y: Array, scale: None = None) -> Array:
 
 
 def _euclidean(x: Array, y: Array, scale: None = None) -> Array:
-    return _root(_over_differences(lambda d: fa.sum(fa.square(d), axis=1), x, y))
+    squares = partial(_over_differences, lambda d: fa.sum(fa.square(d), axis=1))
+    return _root(fused(DISTANCE, ("sqeuclidean",), squares, x, y))
 
 
 def _root(d: Array) -> Array:
@@ -128,7 +136,7 @@ def _root(d: Array) -> Array:
     return fa.where(zero, 0.0, fa.sqrt(fa.where(zero, 1.0, d)))
 
 
-def _l1(x: Array, y: Array, scale: None = None) -> Array:
+def _l1(x: Array, y: Array) -> Array:
     return _over_differences(lambda d: fa.sum(fa.abs(d), axis=1), x, y)
 
 
@@ -140,7 +148,7 @@ def _over_differences(f: Callable[..., Array], x: Array, y: Array, *each: Array)
 
 def _rbf(x: Array, y: Array, scale: Array) -> Array:
     h = number(scale, x)
-    return fa.negative(fa.expm1(fa.divide(fa.divide(fa.multiply(_sqeuclidean(x, y), -0.5), h), h)))
+    return fa.negative(fa.expm1(fa.divide(fa.divide(fa.multiply(_squared(x, y), -0.5), h), h)))
 
 
 def _sqmahalanobis(x: Array, y: Array, scale: Array) -> Array:
@@ -166,11 +174,11 @@ def number(n: Array, x: Array) -> Array:
 
 
 METRICS: dict[str, Callable[..., Array]] = {
-    "sqeuclidean": _sqeuclidean,
+    "sqeuclidean": lambda x, y, _: _squared(x, y),
     "euclidean": _euclidean,
-    "cosine": _cosine,
+    "cosine": lambda x, y, _: fused(DISTANCE, ("cosine",), _cosine, x, y),
     "dot": _dot,
-    "l1": _l1,
+    "l1": lambda x, y, _: fused(DISTANCE, ("l1",), _l1, x, y),
     "rbf": _rbf,
     "sqmahalanobis": _sqmahalanobis,
     "mahalanobis": _mahalanobis,

@@ -14,11 +14,13 @@ class Call(NamedTuple):
 
     ``gradient_of`` is n > 0 when results k..k+n-1 (k = ``first``) are the gradient of one scalar with respect to the first
     n inputs: its derivative is then symmetric, and reverse mode may use the forward-mode program.
+    ``kernel``: the primitive and attrs of one operation that computes the body's one result; derivatives are the body's.
     """
 
     body: Program
     gradient_of: int = 0
     first: int = 0
+    kernel: tuple[Primitive, tuple[Any, ...]] | None = None
 
 
 class Loop(NamedTuple):

@@ -9,19 +9,22 @@ from fastmeta.plan.hoist import hoist
 from fastmeta.plan.layout import lay_out
 from fastmeta.plan.recompute import recompute
 from fastmeta.program import Program, check
+from fastmeta.transforms.fused import unfused
 from fastmeta.transforms.simplify import simplify
 from fastmeta.transforms.unroll import unroll
 
 
-def prepare(p: Program) -> Program:
-    """The program as it will be encoded."""
+def prepare(p: Program, kernels: bool = True) -> Program:
+    """The program as it will be encoded, for a backend with or without ``kernels`` for fused calls."""
     verify = config.debug()
+    if not kernels:
+        p = unfused(p)
     for step in (simplify, unroll, simplify, expand, lay_out, hoist, recompute):
         p = check(step(p)) if verify else step(p)
     return p
 
 
-def make_plan(p: Program) -> Plan:
-    """The plan of a program."""
-    ready = prepare(p)
+def make_plan(p: Program, kernels: bool = True) -> Plan:
+    """The plan of a program; see `prepare`."""
+    ready = prepare(p, kernels)
     return Encoder(ready).plan(ready)

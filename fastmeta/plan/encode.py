@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fastmeta.ops import elementwise as ew
+from fastmeta.ops.distance import DISTANCE, KERNEL_METRICS
 from fastmeta.ops.index import GATHER, SCATTER_ADD
 from fastmeta.ops.order import ARGSORT
 from fastmeta.ops.product import MATMUL
@@ -26,7 +27,7 @@ from fastmeta.program import ARRAY, CONST, DTYPES, Program, Shape, Var
 
 MAGIC, VERSION = 0x464D504C, 1
 B_INPUT, B_OUTPUT, B_CONST, B_SHARED, B_ARENA, B_SLICE, B_SUM, B_CARRY = range(8)
-PASS, GEMM, I_GATHER, I_SCATTER, I_CUMSUM, I_ARGREDUCE, I_LOOP, I_CONV, I_ORDER = range(1, 10)
+PASS, GEMM, I_GATHER, I_SCATTER, I_CUMSUM, I_ARGREDUCE, I_LOOP, I_CONV, I_ORDER, I_DISTANCE = range(1, 11)
 SIZE = {0: 4, 1: 8, 2: 4, 3: 1}
 
 
@@ -221,6 +222,8 @@ class Block:
             self.loop(v)
         elif v.op is CONCAT or v.op is PAD:
             self.joined(v, g)
+        elif v.op is DISTANCE:
+            self.distance(v)
         else:
             self.indexed(v)
 
@@ -398,6 +401,15 @@ class Block:
             count += 1
         work += 16 * v.size
         self.instruction(PASS, v, [count, *words], work)
+
+    def distance(self, v: Var) -> None:
+        (n, m), features = v.shape, v.ins[0].shape[1]
+        self.allocate(v)
+        payload = [CODES[v.dtype], KERNEL_METRICS.index(v.attrs[0]), n, m, features]
+        for x in (*v.ins, v):
+            payload += _operand(self.place(x))
+        self.e.flops += 3 * n * m * features * self.times
+        self.instruction(I_DISTANCE, v, payload, 2 * (n * m * (features + 1) + (n + m) * features))
 
     def indexed(self, v: Var) -> None:
         """Gather, scatter-add, cumulative sums and positions of extremes: three axes, the middle one indexed."""

@@ -10,6 +10,7 @@ from math import prod
 from typing import Any, NamedTuple
 
 from fastmeta.ops.convolution import CONV_WEIGHT, TRIO
+from fastmeta.ops.distance import DISTANCE
 from fastmeta.ops.index import GATHER, SCATTER_ADD
 from fastmeta.ops.order import ARGSORT
 from fastmeta.ops.product import MATMUL
@@ -176,6 +177,8 @@ def lay_out(p: Program, of: Loop | None = None) -> Program:
             ins = (ins[0], _right_factor(g, ins[1], uses[v.ins[1].id], known, copies))
         elif v.op in TRIO:
             ins = _convolved(g, v, ins, known)
+        elif v.op is DISTANCE:
+            ins = tuple([_by_features(g, x, known) for x in ins])
         elif v.op in INDEXED:
             ins = _foldable(g, v, ins, known)
         elif v.op is LOOP:
@@ -233,6 +236,13 @@ def _convolved(g: Graph, v: Var, ins: tuple[Var, ...], known: dict[int, View]) -
         ready = view.strides[-1] == 1 or x.shape[-1] == 1 if is_map else in_order(x.shape, view.strides)
         done.append(x if ready else g.emit(COPY, (x,)))
     return tuple(done)
+
+
+def _by_features(g: Graph, x: Var, known: dict[int, View]) -> Var:
+    """Rows whose features lie side by side."""
+    view = view_of(x, known)
+    assert view is not None
+    return x if view.strides[1] == 1 or x.shape[1] == 1 else g.emit(COPY, (x,))
 
 
 def _right_factor(g: Graph, x: Var, rows: int, known: dict[int, View], copies: dict[int, Var]) -> Var:

@@ -1,4 +1,4 @@
-"""Simplification: calls inlined, dead code and dead loop results dropped, equal equations merged, rules applied."""
+"""Simplification: calls inlined or replaced by their kernel, dead code and dead loop results dropped, equal equations merged, rules applied."""
 
 from __future__ import annotations
 
@@ -43,7 +43,8 @@ def _expand(p: Program) -> Program:
 
     def visit(g: Graph, v: Var, ins: tuple[Any, ...], env: list[Any]) -> Any:
         if v.op is CALL:
-            return inline(g, _flat(v.attrs[0].body), ins)
+            kernel = v.attrs[0].kernel
+            return [g.emit(kernel[0], ins, kernel[1])] if kernel else inline(g, _flat(v.attrs[0].body), ins)
         return _loop(g, v.attrs[0], ins, used.get(v.id, set())) if v.op is LOOP else None
 
     g, env = rebuild(p, visit)

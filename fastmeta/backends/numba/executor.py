@@ -82,7 +82,7 @@ class Executable:
     """A program on this backend: called with the arrays of its inputs, it gives those of its outputs, None where they do not fit."""
 
     def __init__(self, p: Program) -> None:
-        self.start(make_plan(p))
+        self.start(make_plan(p, kernels=False))
 
     def start(self, plan: Plan) -> None:
         self.lines = plan.lines
