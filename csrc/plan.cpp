@@ -138,7 +138,7 @@ class Decoder {
   }
 
   Instr read_instr() {
-    const int64_t opcode = in_.next("opcode", 1, 10);
+    const int64_t opcode = in_.next("opcode", 1, 11);
     const int64_t n_words = in_.next("words of instruction", 3, int64_t(n_words_));
     Instr instr;
     const int64_t outer = in_.enter(n_words - 2, "words of instruction");
@@ -154,7 +154,8 @@ class Decoder {
       case 7: instr.body = read_loop(); break;
       case 8: instr.body = read_conv(); break;
       case 9: instr.body = read_order(); break;
-      default: instr.body = read_distance(); break;
+      case 10: instr.body = read_distance(); break;
+      default: instr.body = read_pull(); break;
     }
     in_.leave(outer, "instruction");
     return instr;
@@ -444,18 +445,45 @@ class Decoder {
 
   DistanceSpec read_distance() {
     DistanceSpec out{};
-    out.dtype = DType(in_.next("dtype of DISTANCE", 0, 1));
-    out.metric = int(in_.next("metric", 0, 2));
-    out.n = in_.next("dim N", 0, kMaxDim);
-    out.m = in_.next("dim M", 0, kMaxDim);
+    out.metric = read_rows(out, 2);
+    const int64_t dims[] = {out.n, out.m};
+    out.out = read_operand(2, dims, Access::Write, out.dtype, "OUT");
+    return out;
+  }
+
+  PullSpec read_pull() {
+    PullSpec out{};
+    out.metric = read_rows(out, 1);
+    const int64_t x[] = {out.n, out.features}, y[] = {out.m, out.features}, dims[] = {out.n, out.m};
+    out.weight = read_operand(2, dims, Access::Read, out.dtype, "WEIGHT");
+    out.has_x = in_.flag("has OUT_X");
+    if (out.has_x) out.out_x = read_features(x, Access::Write, out.dtype, "OUT_X");
+    out.has_y = in_.flag("has OUT_Y");
+    if (out.has_y) out.out_y = read_features(y, Access::Write, out.dtype, "OUT_Y");
+    if (!out.has_x && !out.has_y) refuse(where("PULL"), "a result", "none");
+    return out;
+  }
+
+  // Rows whose features lie side by side.
+  Operand read_features(const int64_t* dims, Access access, DType dtype, const char* what) {
+    const Operand operand = read_operand(2, dims, access, dtype, what);
+    if (dims[1] > 1 && operand.stride[1] != 1) refuse(where(what), "features side by side", "stride " + std::to_string(operand.stride[1]));
+    return operand;
+  }
+
+  // What DISTANCE and PULL begin with; gives the metric.
+  template <class Spec>
+  int read_rows(Spec& out, int last_metric) {
+    out.dtype = DType(in_.next("dtype", 0, 1));
+    const int metric = int(in_.next("metric", 0, last_metric));
+    out.n = in_.next("dim N", 1, kMaxDim);
+    out.m = in_.next("dim M", 1, kMaxDim);
     out.features = in_.next("features", 1, kMaxDim);
     const int64_t x[] = {out.n, out.features}, y[] = {out.m, out.features}, dims[] = {out.n, out.m};
-    out.x = read_operand(2, x, Access::Read, out.dtype, "X");
-    out.y = read_operand(2, y, Access::Read, out.dtype, "Y");
-    if (out.features > 1 && (out.x.stride[1] != 1 || out.y.stride[1] != 1)) refuse(where("DISTANCE"), "features side by side", "another stride");
-    out.out = read_operand(2, dims, Access::Write, out.dtype, "OUT");
+    out.x = read_features(x, Access::Read, out.dtype, "X");
+    out.y = read_features(y, Access::Read, out.dtype, "Y");
     count(product(dims, 2) * (Checked(out.features) + 1) + product(x, 2) + product(y, 2));
-    return out;
+    return metric;
   }
 
   LoopSpec read_loop() {

@@ -155,6 +155,16 @@ struct DistanceSpec {
   Operand x, y, out;
 };
 
+// Rows x [n, features] and y [m, features], weight [n, m], results like x and like y.
+struct PullSpec {
+  DType dtype;
+  int metric;
+  int64_t n, m, features;
+  Operand x, y, weight;
+  bool has_x, has_y;
+  Operand out_x, out_y;
+};
+
 struct SumSpec {
   int base;
   DType dtype;
@@ -175,7 +185,7 @@ struct LoopSpec {
 
 struct Instr {
   int tag;
-  std::variant<PassSpec, GemmSpec, GatherSpec, ScatterSpec, CumsumSpec, ArgReduceSpec, LoopSpec, ConvSpec, OrderSpec, DistanceSpec> body;
+  std::variant<PassSpec, GemmSpec, GatherSpec, ScatterSpec, CumsumSpec, ArgReduceSpec, LoopSpec, ConvSpec, OrderSpec, DistanceSpec, PullSpec> body;
 };
 
 struct Block {

@@ -8,6 +8,10 @@ namespace {
 
 constexpr int64_t kUnitRows = 32;      // of x, at least: what the kernel takes at a time
 constexpr double kUnitWork = 4e5;      // features of pairs: less is not worth a part of a team's work
+constexpr int64_t kUnitFeatures = 64;  // at least
+
+template <class T>
+T* at(Worker& worker, const Operand& operand) { return reinterpret_cast<T*>(worker.bases[operand.base] + operand.offset); }
 
 }  // namespace
 
@@ -29,9 +33,9 @@ Distance<T>::Distance(int tag, const DistanceSpec& spec, const Kernels& kernels)
   if constexpr (sizeof(T) == 4) kernel_ = kernels.distance_f32[metric_], row_norms_ = kernels.row_norms_f32;
   else kernel_ = kernels.distance_f64[metric_], row_norms_ = kernels.row_norms_f64;
   const double row = std::max(1.0, double(m) * double(spec.features));
-  unit_rows_ = std::clamp(int64_t(kUnitWork / row) / kUnitRows * kUnitRows, kUnitRows, std::max(n, kUnitRows));
-  units_ = m == 0 ? 0 : (n + unit_rows_ - 1) / unit_rows_;
   long_ = row * double(n) > 4 * kUnitWork;
+  unit_rows_ = long_ ? std::clamp(int64_t(kUnitWork / row) / kUnitRows * kUnitRows, kUnitRows, std::max(n, kUnitRows)) : n;
+  units_ = (n + unit_rows_ - 1) / unit_rows_;
 }
 
 template <class T>
@@ -44,9 +48,9 @@ void Distance<T>::run_unit(Worker& worker, const T* y_norm, int64_t unit) const 
   DistanceArgs<T> args = args_;
   const int64_t first = unit * unit_rows_;
   args.x_rows = std::min(unit_rows_, args_.x_rows - first);
-  args.x = at(worker, x_) + first * args.x_row;
-  args.y = at(worker, y_);
-  args.out = at(worker, out_) + first * args.out_x;
+  args.x = at<T>(worker, x_) + first * args.x_row;
+  args.y = at<T>(worker, y_);
+  args.out = at<T>(worker, out_) + first * args.out_x;
   args.y_norm = y_norm;
   kernel_(args);
   if (long_) worker.poll();
@@ -58,15 +62,75 @@ void Distance<T>::run(Worker& worker) const {
     const Distance* self;
     const T* y_norm;
   } context{this, reinterpret_cast<const T*>(worker.scratch)};
-  if (metric_ != kAbsolute) row_norms_(metric_, at(worker, y_), args_.y_row, args_.y_rows, args_.features, reinterpret_cast<T*>(worker.scratch));
-  auto part = [](const void* argument, Worker& w, int64_t unit) {
+  if (metric_ != kAbsolute) row_norms_(metric_, at<T>(worker, y_), args_.y_row, args_.y_rows, args_.features, reinterpret_cast<T*>(worker.scratch));
+  run_parts(worker, units_, [](const void* argument, Worker& w, int64_t unit) {
     const Context& c = *static_cast<const Context*>(argument);
     c.self->run_unit(w, c.y_norm, unit);
-  };
-  if (long_) return run_parts(worker, units_, part, &context);
-  for (int64_t unit = 0; unit < units_; ++unit) run_unit(worker, context.y_norm, unit);
+  }, &context);
 }
 
+template <class T>
+Pull<T>::Pull(int tag, const PullSpec& spec, const Kernels& kernels)
+    : Instruction(tag), x_(spec.x), y_(spec.y), weight_(spec.weight), out_(spec.out_x), out_y_(spec.out_y), both_(spec.has_x && spec.has_y) {
+  int64_t n = spec.n, m = spec.m;
+  if (both_ ? n < m : !spec.has_x) {  // the derivative is the same from both sides; the longer one passes by
+    std::swap(n, m);
+    std::swap(x_, y_);
+    std::swap(weight_.stride[0], weight_.stride[1]);
+    std::swap(out_, out_y_);
+  }
+  auto choose = [&](const PullFns<T>& fns) { kernel_ = both_ ? fns.both : fns.one; };
+  if constexpr (sizeof(T) == 4) choose(kernels.pull_f32[spec.metric]);
+  else choose(kernels.pull_f64[spec.metric]);
+  args_.x_rows = n;
+  args_.y_rows = m;
+  args_.features = spec.features;
+  args_.x_row = x_.stride[0];
+  args_.y_row = y_.stride[0];
+  args_.weight_x = weight_.stride[0];
+  args_.weight_y = weight_.stride[1];
+  args_.out_row = out_.stride[0];
+  args_.out_y_row = out_y_.stride[0];
+  by_rows_ = !both_ && n >= spec.features / kUnitFeatures;
+  const int64_t all = by_rows_ ? n : spec.features, least = by_rows_ ? kUnitRows : kUnitFeatures;
+  const double work = double(n) * double(m) * double(spec.features);
+  long_ = work > 4 * kUnitWork;
+  unit_ = long_ ? std::clamp(int64_t(kUnitWork / work * double(all)) / least * least, least, std::max(all, least)) : all;
+  units_ = (all + unit_ - 1) / unit_;
+}
+
+template <class T>
+void Pull<T>::run_unit(Worker& worker, int64_t unit) const {
+  PullArgs<T> args = args_;
+  const int64_t first = unit * unit_;
+  args.x = at<T>(worker, x_);
+  args.y = at<T>(worker, y_);
+  args.weight = at<T>(worker, weight_);
+  args.out = at<T>(worker, out_);
+  if (both_) args.out_y = at<T>(worker, out_y_);
+  if (by_rows_) {
+    args.x_rows = std::min(unit_, args_.x_rows - first);
+    args.x += first * args.x_row;
+    args.weight += first * args.weight_x;
+    args.out += first * args.out_row;
+  } else {
+    args.features = std::min(unit_, args_.features - first);
+    args.x += first;
+    args.y += first;
+    args.out += first;
+    if (both_) args.out_y += first;
+  }
+  kernel_(args);
+  if (long_) worker.poll();
+}
+
+template <class T>
+void Pull<T>::run(Worker& worker) const {
+  run_parts(worker, units_, [](const void* self, Worker& w, int64_t unit) { static_cast<const Pull*>(self)->run_unit(w, unit); }, this);
+}
+
+template class Pull<float>;
+template class Pull<double>;
 template class Distance<float>;
 template class Distance<double>;
 

@@ -1,4 +1,4 @@
-// The DISTANCE instruction: distances of the rows of two matrices.
+// DISTANCE: distances of the rows of two matrices. PULL: their derivatives, back to the rows of one or of both.
 #pragma once
 #include "worker.hpp"
 #include "kernels.hpp"
@@ -14,7 +14,6 @@ class Distance final : public Instruction {
 
  private:
   void run_unit(Worker& worker, const T* y_norm, int64_t unit) const;
-  T* at(Worker& worker, const Operand& operand) const { return reinterpret_cast<T*>(worker.bases[operand.base] + operand.offset); }
 
   Metric metric_;
   DistanceArgs<T> args_{};  // of all rows, pointers left out
@@ -22,6 +21,24 @@ class Distance final : public Instruction {
   void (*kernel_)(const DistanceArgs<T>&);
   void (*row_norms_)(Metric, const T*, int64_t, int64_t, int64_t, T*);
   int64_t unit_rows_ = 0, units_ = 0;  // of x
+  bool long_ = false;
+};
+
+template <class T>
+class Pull final : public Instruction {
+ public:
+  Pull(int tag, const PullSpec& spec, const Kernels& kernels);
+  void run(Worker& worker) const override;
+
+ private:
+  void run_unit(Worker& worker, int64_t unit) const;
+
+  PullArgs<T> args_{};  // of all rows and features, pointers left out
+  Operand x_, y_, weight_, out_, out_y_;
+  bool both_;
+  void (*kernel_)(const PullArgs<T>&);
+  bool by_rows_ = true;  // units are rows of x, or else features
+  int64_t unit_ = 1, units_ = 0;
   bool long_ = false;
 };
 

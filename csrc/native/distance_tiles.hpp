@@ -104,6 +104,7 @@ __attribute__((noinline)) void distance_tile(const DistanceArgs<T>& g, const T* 
   using V = typename S::V;
   using M = Metric<T>;
   constexpr int L = S::lanes, group = 16 / sizeof(T), padded = (NR + group - 1) / group * group;
+  const int64_t ahead = MR * g.x_row;
   for (; m0 < m1; m0 += MR) {
     V acc[MR][padded], x_scale[MR];
     const T *x[MR], *y[NR];
@@ -133,8 +134,12 @@ __attribute__((noinline)) void distance_tile(const DistanceArgs<T>& g, const T* 
       }
     };
     int64_t k = 0;
-    for (; k + L <= g.features; k += L)
+    for (; k + L <= g.features; k += L) {
+      // The next rows: hardware foresees a stream only after its first lines, and those of rows are short.
+      FASTMETA_UNROLL
+      for (int i = 0; i < MR; i++) __builtin_prefetch(x[i] + ahead + k);
       step([k](const T* q) __attribute__((always_inline)) { return S::load(q + k); });
+    }
     if (k < g.features) {
       const auto mask = S::mask(int(g.features - k));
       step([k, &mask](const T* q) __attribute__((always_inline)) { return S::load(q + k, mask); });
@@ -155,14 +160,17 @@ __attribute__((noinline)) void distance_tile(const DistanceArgs<T>& g, const T* 
   }
 }
 
-// All rows of x against NR rows of y.
+// A few rows of x against `count` of y.
 template <class T, template <class> class Metric, int NR>
-inline void distance_rows(const DistanceArgs<T>& g, const T* x_norm, int64_t n) {
-  constexpr int MR = FASTMETA_LANES_BYTES == 64 ? 4 : 2;  // with NR = 4: what the registers hold beside the operands
-  const int64_t m = g.x_rows - g.x_rows % MR;
+inline void distance_rows(const DistanceArgs<T>& g, const T* x_norm, int64_t n, int64_t count) {
+  if (count < NR) {
+    if constexpr (NR > 1) distance_rows<T, Metric, NR - 1>(g, x_norm, n, count);
+    return;
+  }
+  constexpr int MR = FASTMETA_LANES_BYTES == 64 ? 4 : 2;
+  int64_t m = g.x_rows - g.x_rows % MR;
   if (m > 0) distance_tile<T, Metric, MR, NR>(g, x_norm, 0, m, n);
-  if (m < g.x_rows) distance_tile<T, Metric, 1, NR>(g, x_norm, m, m + 1, n);
-  if (m + 1 < g.x_rows) distance_tile<T, Metric, 1, NR>(g, x_norm, m + 1, g.x_rows, n);
+  if (m < g.x_rows) distance_tile<T, Metric, 1, NR>(g, x_norm, m, g.x_rows, n);
 }
 
 // ---- Long rows: a few of x stay in the first-level cache while rows of y pass by, as many as stay in the second.
@@ -170,10 +178,11 @@ inline void distance_rows(const DistanceArgs<T>& g, const T* x_norm, int64_t n) 
 template <class T, template <class> class Metric>
 inline void distances_of_long_rows(const DistanceArgs<T>& g) {
   constexpr int64_t few = 16;
-  const int64_t fit = kBlockBytes / int64_t(sizeof(T)) / g.features, step = fit < 32 ? 32 : fit / 4 * 4;
+  constexpr int NR = FASTMETA_LANES_BYTES == 64 ? 5 : 4;
+  const int64_t fit = kBlockBytes / int64_t(sizeof(T)) / g.features, step = fit < 32 ? 32 : fit;
   DistanceArgs<T> h = g;
   for (int64_t n0 = 0; n0 < g.y_rows; n0 += step) {
-    const int64_t n1 = n0 + step < g.y_rows ? n0 + step : g.y_rows;
+    const int64_t rows = n0 + step < g.y_rows ? step : g.y_rows - n0, blocks = (rows + NR - 1) / NR;
     for (int64_t m = 0; m < g.x_rows; m += few) {
       h.x_rows = m + few < g.x_rows ? few : g.x_rows - m;
       h.x = g.x + m * g.x_row;
@@ -181,9 +190,10 @@ inline void distances_of_long_rows(const DistanceArgs<T>& g) {
       T x_norm[few];
       if constexpr (Metric<T>::scaled)
         for (int64_t i = 0; i < h.x_rows; i++) x_norm[i] = inverse_length(h.x + i * h.x_row, h.features);
-      int64_t n = n0;
-      for (; n + 4 <= n1; n += 4) distance_rows<T, Metric, 4>(h, x_norm, n);
-      for (; n < n1; n++) distance_rows<T, Metric, 1>(h, x_norm, n);
+      for (int64_t i = 0; i < blocks; i++) {
+        const int64_t n = rows * i / blocks;
+        distance_rows<T, Metric, NR>(h, x_norm, n0 + n, rows * (i + 1) / blocks - n);
+      }
     }
   }
 }

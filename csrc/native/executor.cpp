@@ -50,6 +50,10 @@ std::unique_ptr<Instruction> bind(const Instr& instr, const Kernels& kernels, co
             if (s.dtype == F32) return std::make_unique<Distance<float>>(tag, s, kernels);
             return std::make_unique<Distance<double>>(tag, s, kernels);
           },
+          [&](const PullSpec& s) -> std::unique_ptr<Instruction> {
+            if (s.dtype == F32) return std::make_unique<Pull<float>>(tag, s, kernels);
+            return std::make_unique<Pull<double>>(tag, s, kernels);
+          },
           [&](const LoopSpec& s) -> std::unique_ptr<Instruction> { return std::make_unique<Loop>(tag, s, program); },
       },
       instr.body);

@@ -105,7 +105,14 @@ __attribute__((noinline)) void chain(const GemmArgs<T>& g, int64_t m0, int64_t m
     }
 
     const V alpha = S::splat(g.alpha);
-    if (g.cin) {
+    if (g.cin && g.cin_n == 0) {  // a number for each row
+      const T* cin = g.cin + m0 * g.cin_m;
+      FASTMETA_UNROLL
+      for (int i = 0; i < MR; i++, cin += g.cin_m) {
+        FASTMETA_UNROLL
+        for (int j = 0; j < NV; j++) acc[i][j] = S::fma(alpha, acc[i][j], S::splat(*cin));
+      }
+    } else if (g.cin) {
       const T* cin = g.cin + m0 * g.cin_m + n0 * g.cin_n;
       int64_t cin_m = g.cin_m;
       T dense[MR * NV * L];

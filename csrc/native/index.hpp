@@ -21,6 +21,7 @@ class Gather final : public Instruction {
 
  private:
   template <class T> void run_typed(Worker& worker) const;
+  template <class T> void run_single(Worker& worker) const;
   int64_t o_, n_, j_, i_, item_;
   Strided x_, index_, out_;
 };

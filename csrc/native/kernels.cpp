@@ -29,6 +29,7 @@ namespace FASTMETA_TARGET {
 #include "winograd_tiles.hpp"
 #include "vmath.hpp"
 #include "distance_tiles.hpp"
+#include "pull_tiles.hpp"
 #include "tiles.hpp"
 #include "../generated/elementwise.hpp"
 
@@ -41,6 +42,7 @@ constexpr Kernels make_kernels() {
   k.conv_f64 = conv<double>;
   fill_winograd(k);
   fill_distances(k);
+  fill_pulls(k);
   fill_elementwise(k);
   fill_tiles(k);
   return k;

@@ -89,6 +89,22 @@ struct DistanceArgs {
   int64_t out_x, out_y;
 };
 
+// out[i] = sum over rows j of y of weight[i, j] times the derivative of their distance in row i of x; out_y[j] the same for
+// the rows of y.  kSquared and kAbsolute.
+template <class T>
+struct PullArgs {
+  int64_t x_rows, y_rows, features;
+  const T *x, *y, *weight;
+  int64_t x_row, y_row, weight_x, weight_y;
+  T *out, *out_y;
+  int64_t out_row, out_y_row;
+};
+template <class T>
+struct PullFns {
+  void (*one)(const PullArgs<T>&);  // out alone
+  void (*both)(const PullArgs<T>&);
+};
+
 // One micro-op on a tile of `rows` x `cols`: dst(r, c) = op(x(r, c), y(r, c), z(r, c)).
 // dst has unit column stride; each argument has column stride 1, or 0 where the variant says so.
 struct TileArgs {
@@ -124,6 +140,8 @@ struct Kernels {
   void (*winograd[kWinogradTransforms])(const WinogradArgs&);
   void (*distance_f32[kMetrics])(const DistanceArgs<float>&);
   void (*distance_f64[kMetrics])(const DistanceArgs<double>&);
+  PullFns<float> pull_f32[kCosine];
+  PullFns<double> pull_f64[kCosine];
   void (*row_norms_f32)(Metric, const float* x, int64_t row, int64_t rows, int64_t features, float* norm);
   void (*row_norms_f64)(Metric, const double* x, int64_t row, int64_t rows, int64_t features, double* norm);
   TileFn tile[kMaxOps][3][kVariants];  // [micro-op][F32, F64, I32][variant]; nullptr where the op has no such type

@@ -12,9 +12,13 @@ from fastmeta.compile import map_tasks
 from fastmeta.errors import expected
 from fastmeta.kernels.fused import fused
 from fastmeta.kernels.tasks import Argument, features, known, per_task
-from fastmeta.ops.distance import DISTANCE
+from fastmeta.ops import distance as kernels
 from fastmeta.ops.linalg import positive_definite
 from fastmeta.trace import Array, located
+
+
+# Where a kernel of differences costs no more than products of matrices: rows with and without derivatives, features.
+FEW_ROWS, SOME_ROWS, SHORT = 10, 32, 128
 
 
 def pairwise_distance(x: Array, y: Array, *, metric: str, scale: Array | None = None) -> Array:
@@ -65,20 +69,30 @@ def distance(x: Array, y: Array, scale: Array | None, *, metric: str) -> Array:
     return METRICS[metric](x, y, scale)
 
 
-def nearness(x: Array, y: Array, scale: Array | None, *, metric: str) -> Array:
-    """Minus the distances, transposed [m, n], but for a number per row of x: what a softmax over the rows of y needs."""
+def nearness(x: Array, y: Array, absent: Array, scale: Array | None, *, metric: str) -> Array:
+    """Minus the distances, transposed [m, n], but for a number per row of x: what a softmax over the rows of y needs.
+
+    ``absent``, bools [m]: rows of y that are infinitely far.
+    """
+    bar = fa.expand_dims(fa.where(absent, float("-inf"), fa.zeros_like(y[:, 0])), axis=1)
     if metric != "sqeuclidean":
-        return fa.negative(fa.permute_dims(distance(x, y, scale, metric=metric), (1, 0)))
+        return fa.subtract(bar, fa.permute_dims(distance(x, y, scale, metric=metric), (1, 0)))
+    if y.shape[0] <= FEW_ROWS:
+        return fa.subtract(bar, _squared(y, x))
     centre = fa.stop_gradient(fa.mean(y, axis=0))
     x, y = fa.subtract(x, centre), fa.subtract(y, centre)
-    return fa.subtract(fa.multiply(fa.permute_dims(_products(x, y), (1, 0)), 2.0), fa.sum(fa.square(y), axis=1, keepdims=True))
+    lengths = fa.sum(fa.square(y), axis=1, keepdims=True)
+    return fa.add(fa.multiply(fa.permute_dims(_products(x, y), (1, 0)), 2.0), fa.subtract(bar, lengths))
 
 
 # -- metrics of one task: x [n, D], y [m, D], scale -> [n, m]
 
 
 def _squared(x: Array, y: Array) -> Array:
-    return fused(DISTANCE, ("sqeuclidean",), _sqeuclidean, x, y)
+    rows = min(x.shape[0], y.shape[0])
+    if rows <= SOME_ROWS or x.shape[1] <= SHORT:
+        return fused(kernels.SQUARED if rows <= FEW_ROWS else kernels.SQUARED_ONLY, _sqeuclidean, x, y)
+    return _sqeuclidean(x, y)
 
 
 def _sqeuclidean(x: Array, y: Array) -> Array:
@@ -128,7 +142,7 @@ def _dot(x: Array, y: Array, scale: None = None) -> Array:
 
 def _euclidean(x: Array, y: Array, scale: None = None) -> Array:
     squares = partial(_over_differences, lambda d: fa.sum(fa.square(d), axis=1))
-    return _root(fused(DISTANCE, ("sqeuclidean",), squares, x, y))
+    return _root(fused(kernels.SQUARED, squares, x, y))
 
 
 def _root(d: Array) -> Array:
@@ -176,9 +190,9 @@ def number(n: Array, x: Array) -> Array:
 METRICS: dict[str, Callable[..., Array]] = {
     "sqeuclidean": lambda x, y, _: _squared(x, y),
     "euclidean": _euclidean,
-    "cosine": lambda x, y, _: fused(DISTANCE, ("cosine",), _cosine, x, y),
+    "cosine": lambda x, y, _: fused(kernels.COSINE, _cosine, x, y),
     "dot": _dot,
-    "l1": lambda x, y, _: fused(DISTANCE, ("l1",), _l1, x, y),
+    "l1": lambda x, y, _: fused(kernels.ABSOLUTE, _l1, x, y),
     "rbf": _rbf,
     "sqmahalanobis": _sqmahalanobis,
     "mahalanobis": _mahalanobis,

@@ -182,14 +182,10 @@ def _proto_loss(
     temperature: Array, *, n_way: int, metric: str,
 ) -> tuple[Array, Array]:  # fmt: skip
     means, absent = _means(support, labels, weights, n_way)
-    logits = fa.divide(nearness(query, means, scale, metric=metric), number(temperature, query))
-    bar = fa.where(absent, float("-inf"), fa.zeros_like(means[:, 0]))
-    barred = fa.add(logits, fa.expand_dims(bar, axis=1))
-    classes = np.arange(n_way, dtype=np.int32)[:, None]
-    hit = fa.equal(fa.astype(query_labels, dtype=query.dtype), classes.astype(query.dtype))
-    picked = fa.add(fa.sum(fa.where(hit, logits, 0.0), axis=0), fa.take(bar, query_labels))  # which checks the labels, too
-    right = fa.astype(fa.equal(fa.argmax(barred, axis=0), query_labels), dtype=query.dtype)
-    return _average(fa.subtract(fa.logsumexp(barred, axis=0), picked), query_weights), _average(right, query_weights)
+    logits = fa.divide(nearness(query, means, absent, scale, metric=metric), number(temperature, query))
+    picked = fa.squeeze(fa.take_along_axis(logits, fa.expand_dims(query_labels, axis=0), axis=0), axis=0)
+    right = fa.astype(fa.equal(fa.argmax(logits, axis=0), query_labels), dtype=query.dtype)
+    return _average(fa.subtract(fa.logsumexp(logits, axis=0), picked), query_weights), _average(right, query_weights)
 
 
 def _average(x: Array, weights: Array | None) -> Array:

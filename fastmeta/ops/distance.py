@@ -1,4 +1,7 @@
-"""Distances between rows as one operation: what backends with a kernel for them run in place of the expansion that derivatives are of."""
+"""Distances between rows, and their first derivatives, as one operation each.
+
+Backends that have them run them in place of calls with such a `Kernel`; the calls' bodies are what is differentiated.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from fastmeta.errors import expected
+from fastmeta.ops.structure import Kernel
 from fastmeta.program import FLOATS, Primitive, Shape, Var
 
 KERNEL_METRICS = ("sqeuclidean", "l1", "cosine")  # by their numbers in a plan
@@ -35,7 +39,23 @@ def _directions(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return x / np.where(zero, 1, np.sqrt(np.square(x).sum(1)))[:, None], zero
 
 
-# x [n, D], y [m, D] and a metric's name -> [n, m].  It comes from calls that have it as their kernel, after derivatives are taken.
+def _pull(ins: tuple[Var, ...], at: tuple[Any, ...]) -> tuple[Shape, str]:
+    (x, y, weight), (_, side) = ins, at
+    if (weight.shape, weight.dtype) != _distance((x, y), at):
+        raise expected("distance_pull", f"weights {list(_distance((x, y), at)[0])} of {x.dtype}", f"{weight.dtype}{list(weight.shape)}")
+    return ins[side].shape, x.dtype
+
+
+def _np_pull(x: np.ndarray, y: np.ndarray, weight: np.ndarray, metric: str, side: int) -> np.ndarray:
+    if side:
+        return _np_pull(y, x, weight.T, metric, 0)
+    total = np.zeros_like(x)
+    for row, w in zip(y, weight.T, strict=True):
+        total += w[:, None] * (2 * (x - row) if metric == "sqeuclidean" else np.sign(x - row))
+    return total
+
+
+# x [n, D], y [m, D] and a metric's name -> [n, m].
 DISTANCE = Primitive(
     "distance", _distance, _np_distance,
     samples=tuple(
@@ -43,3 +63,29 @@ DISTANCE = Primitive(
         for metric in KERNEL_METRICS for n, m, d in ((5, 3, 4), (1, 1, 1), (2, 9, 33), (17, 6, 16), (7, 5, 70))
     ),
 )  # fmt: skip
+# x [n, D], y [m, D], weight [n, m], a metric's name and a side 0 or 1 -> like x or like y: the derivative of the weighted sum of
+# distances.
+DISTANCE_PULL = Primitive(
+    "distance_pull", _pull, _np_pull,
+    samples=tuple(
+        (f"f({n},{d}) f({m},{d}) f({n},{m})", (metric, side))
+        for metric in ("sqeuclidean", "l1") for side in (0, 1) for n, m, d in ((5, 3, 4), (1, 1, 1), (2, 9, 33), (17, 40, 16), (7, 5, 70))
+    ),
+)  # fmt: skip
+
+
+def _kernel(metric: str, pulls: bool) -> Kernel:
+    def distances(x: Var, y: Var) -> Var:
+        return x.graph.emit(DISTANCE, (x, y), (metric,))
+
+    def to_x(x: Var, y: Var, ct: Var) -> Var:
+        return x.graph.emit(DISTANCE_PULL, (x, y, ct), (metric, 0))
+
+    def to_y(x: Var, y: Var, ct: Var) -> Var:
+        return x.graph.emit(DISTANCE_PULL, (x, y, ct), (metric, 1))
+
+    return Kernel(distances, (Kernel(to_x), Kernel(to_y)) if pulls else ())
+
+
+SQUARED, SQUARED_ONLY = _kernel("sqeuclidean", pulls=True), _kernel("sqeuclidean", pulls=False)
+ABSOLUTE, COSINE = _kernel("l1", pulls=True), _kernel("cosine", pulls=False)

@@ -9,18 +9,29 @@ from fastmeta.errors import expected
 from fastmeta.program import Graph, Primitive, Program, Shape, Var
 
 
+class Kernel(NamedTuple):
+    """Another way to compute a call whose body has one result, for backends that have the operations.
+
+    ``emit(*operands)`` emits it.  ``pulls``: for each operand, or not at all, the kernel of ``(*operands, cotangent)`` for the
+    operand's cotangent, if there is one.
+    """
+
+    emit: Callable[..., Var]
+    pulls: tuple[Kernel | None, ...] = ()
+
+
 class Call(NamedTuple):
     """A call of ``body``.
 
     ``gradient_of`` is n > 0 when results k..k+n-1 (k = ``first``) are the gradient of one scalar with respect to the first
     n inputs: its derivative is then symmetric, and reverse mode may use the forward-mode program.
-    ``kernel``: the primitive and attrs of one operation that computes the body's one result; derivatives are the body's.
+    Derivatives are the body's, also of a call that has a ``kernel``.
     """
 
     body: Program
     gradient_of: int = 0
     first: int = 0
-    kernel: tuple[Primitive, tuple[Any, ...]] | None = None
+    kernel: Kernel | None = None
 
 
 class Loop(NamedTuple):

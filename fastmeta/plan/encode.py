@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fastmeta.ops import elementwise as ew
-from fastmeta.ops.distance import DISTANCE, KERNEL_METRICS
+from fastmeta.ops.distance import DISTANCE, DISTANCE_PULL, KERNEL_METRICS
 from fastmeta.ops.index import GATHER, SCATTER_ADD
 from fastmeta.ops.order import ARGSORT
 from fastmeta.ops.product import MATMUL
@@ -27,7 +27,7 @@ from fastmeta.program import ARRAY, CONST, DTYPES, Program, Shape, Var
 
 MAGIC, VERSION = 0x464D504C, 1
 B_INPUT, B_OUTPUT, B_CONST, B_SHARED, B_ARENA, B_SLICE, B_SUM, B_CARRY = range(8)
-PASS, GEMM, I_GATHER, I_SCATTER, I_CUMSUM, I_ARGREDUCE, I_LOOP, I_CONV, I_ORDER, I_DISTANCE = range(1, 11)
+PASS, GEMM, I_GATHER, I_SCATTER, I_CUMSUM, I_ARGREDUCE, I_LOOP, I_CONV, I_ORDER, I_DISTANCE, I_PULL = range(1, 12)
 SIZE = {0: 4, 1: 8, 2: 4, 3: 1}
 
 
@@ -224,6 +224,8 @@ class Block:
             self.joined(v, g)
         elif v.op is DISTANCE:
             self.distance(v)
+        elif v.op is DISTANCE_PULL:
+            self.pull(g)
         else:
             self.indexed(v)
 
@@ -403,13 +405,31 @@ class Block:
         self.instruction(PASS, v, [count, *words], work)
 
     def distance(self, v: Var) -> None:
-        (n, m), features = v.shape, v.ins[0].shape[1]
         self.allocate(v)
-        payload = [CODES[v.dtype], KERNEL_METRICS.index(v.attrs[0]), n, m, features]
-        for x in (*v.ins, v):
-            payload += _operand(self.place(x))
+        head, work = self.rows(v)
+        self.instruction(I_DISTANCE, v, [*head, *_operand(self.place(v))], work)
+
+    def pull(self, g: Group) -> None:
+        """The derivative of distances in the rows of one side, or of both."""
+        sides: dict[int, Var] = {}
+        for v in (g.single, g.twin):
+            if v is not None:
+                self.allocate(v)
+                sides[v.attrs[1]] = v
+        first = next(iter(sides.values()))
+        payload, work = self.rows(first)
+        payload += _operand(self.place(first.ins[2]))
+        for side in (0, 1):
+            payload += [1, *_operand(self.place(sides[side]))] if side in sides else [0]
+        self.instruction(I_PULL, first, payload, work)
+
+    def rows(self, v: Var) -> tuple[list[int], int]:
+        """The words that DISTANCE and PULL begin with, and the work."""
+        (x, y), metric = v.ins[:2], v.attrs[0]
+        (n, features), m = x.shape, y.shape[0]
         self.e.flops += 3 * n * m * features * self.times
-        self.instruction(I_DISTANCE, v, payload, 2 * (n * m * (features + 1) + (n + m) * features))
+        words = [CODES[v.dtype], KERNEL_METRICS.index(metric), n, m, features, *_operand(self.place(x)), *_operand(self.place(y))]
+        return words, 2 * (n * m * (features + 1) + (n + m) * features)
 
     def indexed(self, v: Var) -> None:
         """Gather, scatter-add, cumulative sums and positions of extremes: three axes, the middle one indexed."""

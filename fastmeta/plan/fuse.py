@@ -13,6 +13,7 @@ from itertools import accumulate
 from math import prod
 
 from fastmeta.ops import elementwise as ew
+from fastmeta.ops.distance import DISTANCE_PULL
 from fastmeta.ops.product import MATMUL
 from fastmeta.ops.reduce import MAX, MIN, SUM
 from fastmeta.ops.shape import PAD, RESHAPE, STOP_GRADIENT
@@ -46,7 +47,7 @@ class Phase:
 class Group:
     """Equations that run as one instruction: ``products`` (if any), then the phases."""
 
-    __slots__ = ("at", "products", "core", "phases", "phase_of", "single", "readers")
+    __slots__ = ("at", "products", "core", "phases", "phase_of", "single", "twin", "readers")
 
     def __init__(self, at: int) -> None:
         self.at = at
@@ -55,6 +56,7 @@ class Group:
         self.phases: list[Phase] = []
         self.phase_of: dict[int, int] = {}
         self.single: Var | None = None  # an instruction of its own: gather, loop, concat, ...
+        self.twin: Var | None = None  # the other side of the derivative of distances
         self.readers: set[Group] = set()  # other groups that read it
 
     @property
@@ -148,7 +150,7 @@ class _Fuser:
                 self.virtual.add(v.id)
             elif not self.product_sum(v):
                 self.elementwise(v)
-        elif v.op is not PAD or not self.padded(v):
+        elif not (v.op is PAD and self.padded(v) or v.op is DISTANCE_PULL and self.other_side(v)):
             g = self.new()
             g.single = v
             self.own(v, g)
@@ -167,6 +169,16 @@ class _Fuser:
         g.phase_of[v.id] = 1
         self.own(v, g)
         return True
+
+    def other_side(self, v: Var) -> bool:
+        """Both derivatives of the same distances are one instruction."""
+        for g in self.groups:
+            w = g.single
+            if w is not None and w.op is DISTANCE_PULL and g.twin is None and w.ins == v.ins and w.attrs[0] == v.attrs[0]:
+                g.twin = v
+                self.own(v, g)
+                return True
+        return False
 
     def own(self, v: Var, g: Group) -> None:
         self.of[v.id] = g

@@ -342,6 +342,12 @@ def _pull_call(g: Graph, s: Call, ins: tuple[Var, ...], cts: list[Maybe], flags:
             for k, h in enumerate(call(g, Call(body), (*ins, *us))):
                 back[k] = plus(back[k], ew.multiply(h, factor) if factor != 1.0 else h)
         return back
+    if s.kernel and s.kernel.pulls:
+        for k, pull_kernel in enumerate(s.kernel.pulls):
+            if flags[k] and pull_kernel:
+                only = tuple([i == k for i in range(len(flags))])
+                (back[k],) = call(g, Call(vjp(s.body, only, (True,)), kernel=pull_kernel), (*ins, cts[0]))
+        return back
     given = tuple([c is not None for c in cts])
     body = vjp(s.body, tuple(flags), given)
     outs = iter(call(g, Call(body), (*ins, *(c for c in cts if c is not None))))

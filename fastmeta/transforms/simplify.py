@@ -44,7 +44,7 @@ def _expand(p: Program) -> Program:
     def visit(g: Graph, v: Var, ins: tuple[Any, ...], env: list[Any]) -> Any:
         if v.op is CALL:
             kernel = v.attrs[0].kernel
-            return [g.emit(kernel[0], ins, kernel[1])] if kernel else inline(g, _flat(v.attrs[0].body), ins)
+            return [kernel.emit(*ins)] if kernel else inline(g, _flat(v.attrs[0].body), ins)
         return _loop(g, v.attrs[0], ins, used.get(v.id, set())) if v.op is LOOP else None
 
     g, env = rebuild(p, visit)
