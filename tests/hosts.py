@@ -12,6 +12,6 @@ PURE = os.environ.get("FASTMETA_PURE_PYTHON") == "1"
 ENGINES = ("numba",) if PURE else ("native",)  # what runs plans where nothing is asked for; each build tests its own
 BACKENDS = (*ENGINES, "numpy")
 OF_THE_CORE = (
-    "test_core_calls.py", "test_core_instructions.py", "test_core_loops.py", "test_core_refused.py", "test_conv_core.py",
+    "test_core_calls.py", "test_core_instructions.py", "test_core_loops.py", "test_core_refused.py", "test_conv_core.py", "test_distance_core.py",
     "test_plan_safety.py", "test_gemm.py", "test_vmath.py",
 )  # fmt: skip

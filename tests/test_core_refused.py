@@ -11,8 +11,10 @@ from core_plans import scan, task_loop
 from plan_tools import (
     ARGREDUCE,
     CUMSUM,
+    DISTANCE,
     GATHER,
     ORDER,
+    PULL,
     SCATTER,
     STORE,
     SUM,
@@ -147,7 +149,7 @@ def everything():
     yield loop, [x, w]
     for in_task in (False, True):
         yield scan(3, 1, in_task), [sample((2, 3, 7) if in_task else (3, 7))]
-    b = Builder([(f32, (2, 5, 6)), (f32, (6, 4)), (np.int32, (2, 3, 4))], [(f32, (2, 5, 4)), (f32, (2, 3, 4)), (f32, (2, 5, 4)), (np.int32, (2, 4)), (np.bool_, (2, 5, 4)), (np.int32, (2, 3, 4))], consts=bytes(32), shared=320)
+    b = Builder([(f32, (2, 5, 6)), (f32, (6, 4)), (np.int32, (2, 3, 4))], [(f32, (2, 5, 4)), (f32, (2, 3, 4)), (f32, (2, 5, 4)), (np.int32, (2, 4)), (np.bool_, (2, 5, 4)), (np.int32, (2, 3, 4)), (f32, (5, 6)), (f32, (10, 6))], consts=bytes(32), shared=320)
     c, shared = view(b.output(0), (2, 5, 4)), b.shared()
     total = phase((2, 5, 4), [c], [("relu", f32, 0, 0)], [(1, SUM, view(shared, (4,)).to((2, 5, 4)))], rowwise=1)
     b.gemm(f32, (2,), 5, 4, [(6, view(b.input(0), (2, 5, 6)), view(b.input(1), (6, 4)).to((2, 6, 4)))], c, alpha=2.0, cin=view(b.const(), (4,)).to((2, 5, 4)), phases=[total])
@@ -158,6 +160,11 @@ def everything():
     b.emit(ARGREDUCE, [0, 2, 5, 4, 0, *c.words, *view(b.output(3), (2, 4), np.int32).words])
     b.emit(ORDER, [0, 2, 5, 4, 3, 1, *c.words, *view(b.output(5), (2, 3, 4), np.int32).words])
     b.elementwise((2, 5, 4), [c, view(b.const(), ()).to((2, 5, 4))], [("less", f32, 0, 0, 1), ("cast", np.bool_, -1, 2, f32)], [(3, STORE, view(b.output(4), (2, 5, 4), np.bool_))])
+    rows, others = view(b.input(0), (5, 6)), view(b.input(0), (2, 6), offset=120)
+    for metric in (0, 1, 2):
+        b.emit(DISTANCE, [0, metric, 5, 2, 6, *rows.words, *others.words, *view(b.output(6), (5, 6), make=lambda a: a[:, :2]).words])
+    ends = [1, *view(b.output(7), (5, 6)).words, 1, *view(b.output(7), (2, 6), offset=192).words]
+    b.emit(PULL, [0, 1, 5, 2, 6, *rows.words, *others.words, *view(b.input(1), (5, 2)).words, *ends])
     yield b, [sample((2, 5, 6)), sample((6, 4)), np.random.default_rng(1).integers(0, 5, (2, 3, 4), dtype=np.int32)]
 
 
@@ -170,8 +177,9 @@ def test_mutated_plans_are_refused_or_run():
     plans = []
     for builder, arrays in everything():
         builder.work = 1 << 20
-        assert builder.plan().run(arrays, 1) is not None
-        plans.append((builder.words(), builder.consts, arrays))
+        words = builder.words()
+        assert _core.Plan(words, builder.consts).run(arrays, 1) is not None
+        plans.append((words, builder.consts, arrays))
     special = [-1, 0, 1, 2, 3, 4, 5, 7, 8, 16, 31, 32, 63, 64, 255, 1 << 16, 1 << 20, 1 << 31, (1 << 31) - 1, 1 << 32, 1 << 40, 1 << 61, 1 << 62, (1 << 63) - 1, -(1 << 63), -(1 << 62), -2, -4, -8, -64]
     refused_count = ran = 0
     for _ in range(count):

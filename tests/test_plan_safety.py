@@ -112,7 +112,18 @@ def ordered() -> Any:
     return fm.map_tasks(fm.value_and_grad(task, has_aux=True, argnums=(0, 2))), (x, np.ascontiguousarray(x[:, ::-1] * 2), s)
 
 
-PLANS = {"for": lambda: sinusoid(False), "scan": lambda: sinusoid(True), "classifier": classifier, "recurrent": recurrent, "plain": plain, "ordered": ordered}
+def distances() -> Any:
+    """Distances by their kernels, and their derivatives to both sides and to one."""
+
+    def task(x: Any, y: Any) -> Any:
+        near = [fm.kernels.pairwise_distance(x, y, metric=metric) for metric in ("sqeuclidean", "l1", "cosine")]
+        return fm.sum(fm.sin(near[0])) + fm.sum(near[1] * near[2])
+
+    x = np.linspace(-1, 1, TASKS * 9 * 21, dtype=np.float32).reshape(TASKS, 9, 21)
+    return fm.map_tasks(fm.value_and_grad(task, argnums=(0, 1))), (x, np.ascontiguousarray(x[:, 3:7, ::-1] * 2))
+
+
+PLANS = {"for": lambda: sinusoid(False), "scan": lambda: sinusoid(True), "classifier": classifier, "recurrent": recurrent, "plain": plain, "ordered": ordered, "distances": distances}
 
 
 class Subject:

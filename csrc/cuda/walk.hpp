@@ -91,6 +91,9 @@ template <class Device> class Walker final : public Runner {
       blocks_.push_back(at + 2);
       blocks_.push_back(int64_t(block.instrs.size()));
       at += 2 + words_[at + 1];
+      for (const Instr& instr : block.instrs)
+        if (std::holds_alternative<DistanceSpec>(instr.body) || std::holds_alternative<PullSpec>(instr.body))
+          throw std::invalid_argument("[plan] distances: expected their expansion on this backend, got an instruction");
       for (const Instr& instr : block.instrs) has_indices_ |= std::holds_alternative<GatherSpec>(instr.body) || std::holds_alternative<ScatterSpec>(instr.body);
     }
     // Loops name blocks of higher numbers: from the last block on, what is inside has been counted.

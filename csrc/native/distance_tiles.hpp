@@ -266,6 +266,8 @@ struct ShortRows {
   alignas(64) T y[Panel<T>::rows * Panel<T>::features];  // directions
   alignas(64) T out[Panel<T>::rows * W], exact[Panel<T>::rows * W];
   alignas(64) T scale[W];  // what makes directions of the panel's rows
+  alignas(64) T directions[scaled ? Panel<T>::features * W : 1];
+  bool turned;             // the directions are there
   V length[2];             // squared; of directions a half of it
 
   FASTMETA_INLINE explicit ShortRows(const DistanceArgs<T>& g) : g(g) {}
@@ -279,22 +281,26 @@ struct ShortRows {
       for (int64_t k = 0; k < g.features * W; k += W)
         for (int h = 0; h < 2; h++) length[h] = S::fma(S::load(x + k + h * L), S::load(x + k + h * L), length[h]);
     if constexpr (scaled) {
+      // Rows whose products could overflow or vanish become directions at once; the others' products are scaled.
+      alignas(64) T now[W];
       bool safe = true;
       for (int h = 0; h < 2; h++) S::store(scale + h * L, S::splat(T(1)) / sqrt(length[h]));
       for (int64_t i = 0; i < W; i++) {
+        now[i] = 1;
         if (i < rows && safe_length(length[i / L][i % L])) continue;
-        scale[i] = i < rows ? inverse_length(g.x + (m + i) * g.x_row, g.features) : T(0);
-        safe &= i >= rows;
+        scale[i] = 1;
+        if (i >= rows) continue;
+        now[i] = inverse_length(g.x + (m + i) * g.x_row, g.features);
+        safe = false;
       }
       length[0] = length[1] = S::splat(T(0.5));
-      if (!safe) turn();
+      if (!safe) turn(now, x);
+      turned = false;
     }
   }
-  // The panel's rows into directions.  Products can do without, as long as none overflows or vanishes.
-  FASTMETA_INLINE void turn() {
+  FASTMETA_INLINE void turn(const T* by, T* to) {
     for (int64_t k = 0; k < g.features * W; k += W)
-      for (int h = 0; h < 2; h++) S::store(x + k + h * L, S::load(x + k + h * L) * S::load(scale + h * L));
-    for (int h = 0; h < 2; h++) S::store(scale + h * L, S::splat(T(1)));
+      for (int h = 0; h < 2; h++) S::store(to + k + h * L, S::load(x + k + h * L) * S::load(by + h * L));
   }
   FASTMETA_INLINE V both(int64_t j, int h) const { return length[h] + S::splat(scaled ? T(0.5) : g.y_norm[j]); }
   static FASTMETA_INLINE typename S::I sure(V d, V both) { return d >= both * S::splat(T(1) / 128); }
@@ -322,8 +328,9 @@ struct ShortRows {
         S::store(d, apart);
       }
     if (!any(~all)) return;
-    if constexpr (scaled) turn();
-    panel_rows<T, SquaredDifference, Rows>(x, rows, row, count, g.features, exact);
+    if (scaled && !turned) turn(scale, directions);
+    turned = true;
+    panel_rows<T, SquaredDifference, Rows>(scaled ? directions : x, rows, row, count, g.features, exact);
     for (int64_t j = 0; j < count; j++)
       for (int h = 0; h < 2; h++) {
         T* d = out + j * W + h * L;

@@ -56,22 +56,10 @@ def _np_pull(x: np.ndarray, y: np.ndarray, weight: np.ndarray, metric: str, side
 
 
 # x [n, D], y [m, D] and a metric's name -> [n, m].
-DISTANCE = Primitive(
-    "distance", _distance, _np_distance,
-    samples=tuple(
-        (f"f({n},{d}) f({m},{d})", (metric,))
-        for metric in KERNEL_METRICS for n, m, d in ((5, 3, 4), (1, 1, 1), (2, 9, 33), (17, 6, 16), (7, 5, 70))
-    ),
-)  # fmt: skip
+DISTANCE = Primitive("distance", _distance, _np_distance)
 # x [n, D], y [m, D], weight [n, m], a metric's name and a side 0 or 1 -> like x or like y: the derivative of the weighted sum of
 # distances.
-DISTANCE_PULL = Primitive(
-    "distance_pull", _pull, _np_pull,
-    samples=tuple(
-        (f"f({n},{d}) f({m},{d}) f({n},{m})", (metric, side))
-        for metric in ("sqeuclidean", "l1") for side in (0, 1) for n, m, d in ((5, 3, 4), (1, 1, 1), (2, 9, 33), (17, 40, 16), (7, 5, 70))
-    ),
-)  # fmt: skip
+DISTANCE_PULL = Primitive("distance_pull", _pull, _np_pull)
 
 
 def _kernel(metric: str, pulls: bool) -> Kernel:
