@@ -239,14 +239,21 @@ Order::Order(int tag, const OrderSpec& spec) : Instruction(tag), dtype_(spec.dty
   const int64_t dims[] = {o_, n_, i_}, first[] = {o_, k_, i_};
   x_ = Strided(spec.x, 3, dims);
   out_ = Strided(spec.out, 3, first);
+  // Rows are independent; shares of less than 50 us are not worth a team.
+  parts_ = std::clamp<int64_t>(int64_t(double(o_) * double(n_) * double(i_) / 4e4), 1, std::max<int64_t>(1, std::min<int64_t>(o_ * i_, 16)));
 }
 
 void Order::run(Worker& worker) const {
-  if (o_ == 0 || k_ == 0 || i_ == 0) return;
+  if (k_ == 0) return;
+  run_parts(worker, parts_, [](const void* self, Worker& w, int64_t part) { static_cast<const Order*>(self)->run_part(w, part); }, this);
+}
+
+void Order::run_part(Worker& worker, int64_t part) const {
+  const int64_t all = o_ * i_, first = all * part / parts_, last = all * (part + 1) / parts_;
   auto typed = [&](auto type) {
     using T = decltype(type);
-    if (descending_) run_typed<T, true>(worker);
-    else run_typed<T, false>(worker);
+    if (descending_) run_typed<T, true>(worker, first, last);
+    else run_typed<T, false>(worker, first, last);
   };
   if (dtype_ == F32) typed(float{});
   else if (dtype_ == F64) typed(double{});
@@ -256,43 +263,51 @@ void Order::run(Worker& worker) const {
 // A heap of the first k indices so far, the last of them on top, stands where the result goes: no other memory, and a value
 // that comes after all of them, as most do when k is small, costs one comparison.  Taking the top away k times sorts it.
 template <class T, bool descending>
-void Order::run_typed(Worker& worker) const {
+void Order::run_typed(Worker& worker, int64_t first, int64_t last) const {
   Patience patience(worker);
-  for (int64_t o = 0; o < o_; ++o)
-    for (int64_t i = 0; i < i_; ++i) {
-      const char* x = x_.at(worker) + o * x_.stride[0] + i * x_.stride[2];
-      char* out = out_.at(worker) + o * out_.stride[0] + i * out_.stride[2];
-      auto index = [&](int64_t k) -> int32_t& { return at<int32_t>(out + k * out_.stride[1]); };
-      auto before = [&](int32_t a, int32_t b) {
-        const T va = *reinterpret_cast<const T*>(x + a * x_.stride[1]), vb = *reinterpret_cast<const T*>(x + b * x_.stride[1]);
-        if (va == vb || (va != va && vb != vb)) return a < b;
-        if (va != va || vb != vb) return vb != vb;  // NaN comes last
-        return descending ? va > vb : va < vb;
-      };
-      auto sift = [&](int64_t at, int64_t size, int32_t value) {  // value enters the heap at a place whose children are heaps
-        for (int64_t child; (child = 2 * at + 1) < size; at = child) {
-          if (child + 1 < size && before(index(child), index(child + 1))) ++child;
-          if (!before(value, index(child))) break;
-          index(at) = index(child);
-        }
-        index(at) = value;
-      };
-      for (int64_t k = 0; k < k_; ++k) index(k) = int32_t(k);
-      for (int64_t k = k_ / 2 - 1; k >= 0; --k) {
-        sift(k, k_, index(k));
-        if (patience.ended(1)) return;
+  for (int64_t row = first; row < last; ++row) {
+    const int64_t o = row / i_, i = row % i_;
+    const char* x = x_.at(worker) + o * x_.stride[0] + i * x_.stride[2];
+    char* out = out_.at(worker) + o * out_.stride[0] + i * out_.stride[2];
+    auto index = [&](int64_t k) -> int32_t& { return at<int32_t>(out + k * out_.stride[1]); };
+    auto value = [&](int64_t n) { return *reinterpret_cast<const T*>(x + n * x_.stride[1]); };
+    auto before = [&](int32_t a, int32_t b) {
+      const T va = value(a), vb = value(b);
+      if (va == vb || (va != va && vb != vb)) return a < b;
+      if (va != va || vb != vb) return vb != vb;  // NaN comes last
+      return descending ? va > vb : va < vb;
+    };
+    auto sift = [&](int64_t at, int64_t size, int32_t entering) {  // into the heap at a place whose children are heaps
+      for (int64_t child; (child = 2 * at + 1) < size; at = child) {
+        if (child + 1 < size && before(index(child), index(child + 1))) ++child;
+        if (!before(entering, index(child))) break;
+        index(at) = index(child);
       }
-      for (int64_t n = k_; n < n_; ++n) {
-        if (before(int32_t(n), index(0))) sift(0, k_, int32_t(n));
-        if (patience.ended(1)) return;
-      }
-      for (int64_t k = k_ - 1; k > 0; --k) {
-        const int32_t last = index(0), moved = index(k);
-        sift(0, k, moved);
-        index(k) = last;
-        if (patience.ended(1)) return;
-      }
+      index(at) = entering;
+    };
+    for (int64_t k = 0; k < k_; ++k) index(k) = int32_t(k);
+    for (int64_t k = k_ / 2 - 1; k >= 0; --k) {
+      sift(k, k_, index(k));
+      if (patience.ended(1)) return;
     }
+    T top = value(index(0));
+    for (int64_t n = k_; n < n_;) {
+      const int64_t end = std::min(n_, n + kPollElements);
+      for (; n < end; ++n) {
+        const T v = value(n);
+        if (v != v || (top == top && !(descending ? v > top : v < top))) continue;  // of equal ones the first stays
+        sift(0, k_, int32_t(n));
+        top = value(index(0));
+      }
+      if (patience.ended(kPollElements)) return;
+    }
+    for (int64_t k = k_ - 1; k > 0; --k) {
+      const int32_t largest = index(0), moved = index(k);
+      sift(0, k, moved);
+      index(k) = largest;
+      if (patience.ended(1)) return;
+    }
+  }
 }
 
 }  // namespace fastmeta

@@ -70,8 +70,10 @@ class Order final : public Instruction {
   void run(Worker& worker) const override;
 
  private:
-  template <class T, bool descending> void run_typed(Worker& worker) const;
+  void run_part(Worker& worker, int64_t part) const;
+  template <class T, bool descending> void run_typed(Worker& worker, int64_t first, int64_t last) const;
   DType dtype_;
+  int64_t parts_ = 1;
   int64_t o_, n_, k_, i_;
   bool descending_;
   Strided x_, out_;

@@ -16,7 +16,6 @@ from fastmeta.ops import distance as kernels
 from fastmeta.ops.linalg import positive_definite
 from fastmeta.trace import Array, located
 
-
 # Where a kernel of differences costs no more than products of matrices: rows with and without derivatives, features.
 FEW_ROWS, SOME_ROWS, SHORT = 10, 32, 128
 

@@ -12,12 +12,12 @@ from fastmeta.program import Graph, Primitive, Program, Shape, Var
 class Kernel(NamedTuple):
     """Another way to compute a call whose body has one result, for backends that have the operations.
 
-    ``emit(*operands)`` emits it.  ``pulls``: for each operand, or not at all, the kernel of ``(*operands, cotangent)`` for the
-    operand's cotangent, if there is one.
+    ``emit(*operands)`` emits it.  ``pulls``: for each operand, or for none, the kernel of ``(*operands, cotangent)`` for the
+    operand's cotangent.
     """
 
     emit: Callable[..., Var]
-    pulls: tuple[Kernel | None, ...] = ()
+    pulls: tuple[Kernel, ...] = ()
 
 
 class Call(NamedTuple):

@@ -343,10 +343,12 @@ def _pull_call(g: Graph, s: Call, ins: tuple[Var, ...], cts: list[Maybe], flags:
                 back[k] = plus(back[k], ew.multiply(h, factor) if factor != 1.0 else h)
         return back
     if s.kernel and s.kernel.pulls:
-        for k, pull_kernel in enumerate(s.kernel.pulls):
-            if flags[k] and pull_kernel:
+        (c,) = cts
+        assert c is not None
+        for k, kernel in enumerate(s.kernel.pulls):
+            if flags[k]:
                 only = tuple([i == k for i in range(len(flags))])
-                (back[k],) = call(g, Call(vjp(s.body, only, (True,)), kernel=pull_kernel), (*ins, cts[0]))
+                (back[k],) = call(g, Call(vjp(s.body, only, (True,)), kernel=kernel), (*ins, c))
         return back
     given = tuple([c is not None for c in cts])
     body = vjp(s.body, tuple(flags), given)
