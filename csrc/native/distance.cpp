@@ -89,6 +89,7 @@ Pull<T>::Pull(int tag, const PullSpec& spec, const Kernels& kernels)
   args_.y_row = y_.stride[0];
   args_.weight_x = weight_.stride[0];
   args_.weight_y = weight_.stride[1];
+  dense_ = !both_ || ((n == 1 || args_.weight_x == m) && (m == 1 || args_.weight_y == 1));
   args_.out_row = out_.stride[0];
   args_.out_y_row = out_y_.stride[0];
   by_rows_ = !both_ && n >= spec.features / kUnitFeatures;
@@ -100,12 +101,17 @@ Pull<T>::Pull(int tag, const PullSpec& spec, const Kernels& kernels)
 }
 
 template <class T>
-void Pull<T>::run_unit(Worker& worker, int64_t unit) const {
+int64_t Pull<T>::scratch_bytes() const {
+  return dense_ ? 0 : (args_.x_rows * args_.y_rows * int64_t(sizeof(T)) + 63) / 64 * 64;
+}
+
+template <class T>
+void Pull<T>::run_unit(Worker& worker, const T* weight, int64_t unit) const {
   PullArgs<T> args = args_;
   const int64_t first = unit * unit_;
   args.x = at<T>(worker, x_);
   args.y = at<T>(worker, y_);
-  args.weight = at<T>(worker, weight_);
+  args.weight = weight;
   args.out = at<T>(worker, out_);
   if (both_) args.out_y = at<T>(worker, out_y_);
   if (by_rows_) {
@@ -126,7 +132,20 @@ void Pull<T>::run_unit(Worker& worker, int64_t unit) const {
 
 template <class T>
 void Pull<T>::run(Worker& worker) const {
-  run_parts(worker, units_, [](const void* self, Worker& w, int64_t unit) { static_cast<const Pull*>(self)->run_unit(w, unit); }, this);
+  struct Context {
+    const Pull* self;
+    const T* weight;
+  } context{this, at<T>(worker, weight_)};
+  if (!dense_) {
+    T* const dense = reinterpret_cast<T*>(worker.scratch);
+    for (int64_t i = 0; i < args_.x_rows; ++i)
+      for (int64_t j = 0; j < args_.y_rows; ++j) dense[i * args_.y_rows + j] = context.weight[i * args_.weight_x + j * args_.weight_y];
+    context.weight = dense;
+  }
+  run_parts(worker, units_, [](const void* argument, Worker& w, int64_t unit) {
+    const Context& c = *static_cast<const Context*>(argument);
+    c.self->run_unit(w, c.weight, unit);
+  }, &context);
 }
 
 template class Pull<float>;

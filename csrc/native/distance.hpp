@@ -1,7 +1,7 @@
 // DISTANCE: distances of the rows of two matrices. PULL: their derivatives, back to the rows of one or of both.
 #pragma once
-#include "worker.hpp"
 #include "kernels.hpp"
+#include "worker.hpp"
 
 namespace fastmeta {
 
@@ -29,13 +29,15 @@ class Pull final : public Instruction {
  public:
   Pull(int tag, const PullSpec& spec, const Kernels& kernels);
   void run(Worker& worker) const override;
+  int64_t scratch_bytes() const override;
 
  private:
-  void run_unit(Worker& worker, int64_t unit) const;
+  void run_unit(Worker& worker, const T* weight, int64_t unit) const;
 
   PullArgs<T> args_{};  // of all rows and features, pointers left out
   Operand x_, y_, weight_, out_, out_y_;
   bool both_;
+  bool dense_;  // weights are as the kernel wants them
   void (*kernel_)(const PullArgs<T>&);
   bool by_rows_ = true;  // units are rows of x, or else features
   int64_t unit_ = 1, units_ = 0;

@@ -29,6 +29,7 @@ namespace FASTMETA_TARGET {
 #include "winograd_tiles.hpp"
 #include "vmath.hpp"
 #include "distance_tiles.hpp"
+#include "distance_panels.hpp"
 #include "pull_tiles.hpp"
 #include "tiles.hpp"
 #include "../generated/elementwise.hpp"

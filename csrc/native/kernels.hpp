@@ -102,7 +102,7 @@ struct PullArgs {
 template <class T>
 struct PullFns {
   void (*one)(const PullArgs<T>&);  // out alone
-  void (*both)(const PullArgs<T>&);
+  void (*both)(const PullArgs<T>&);  // weights must be dense: weight_x = y_rows, weight_y = 1
 };
 
 // One micro-op on a tile of `rows` x `cols`: dst(r, c) = op(x(r, c), y(r, c), z(r, c)).

@@ -101,9 +101,9 @@ void pull(const PullArgs<T>& g) {
 
 // ---- Both sides at once: rows of x pass by, and what they add to y's, here with the other sign, stays in the first-level cache.
 
-// Features from..to of MR rows of x and NR of y.  weight: of the pair (i, j) at i * g.y_rows + j.
+// Features from..to of MR rows of x and NR of y.
 template <class T, template <class> class Metric, int MR, int NR>
-__attribute__((noinline)) void pull_both_tile(const PullArgs<T>& g, const T* weight, int64_t m0, int64_t n0, int64_t from, int64_t to) {
+__attribute__((noinline)) void pull_both_tile(const PullArgs<T>& g, int64_t m0, int64_t n0, int64_t from, int64_t to) {
   using S = Simd<T>;
   using V = typename S::V;
   constexpr int64_t L = S::lanes;
@@ -112,7 +112,7 @@ __attribute__((noinline)) void pull_both_tile(const PullArgs<T>& g, const T* wei
   const T *x = g.x + m0 * g.x_row, *y = g.y + n0 * g.y_row, *w[MR];
   T *out = g.out + m0 * g.out_row, *out_y = g.out_y + n0 * g.out_y_row;
   FASTMETA_UNROLL
-  for (int i = 0; i < MR; i++) w[i] = weight + (m0 + i) * g.y_rows + n0;
+  for (int i = 0; i < MR; i++) w[i] = g.weight + (m0 + i) * g.y_rows + n0;
   auto step = [&](int64_t k, auto load, auto store) __attribute__((always_inline)) {
     V b[NR], back[NR];
     FASTMETA_UNROLL
@@ -148,24 +148,15 @@ __attribute__((noinline)) void pull_both_tile(const PullArgs<T>& g, const T* wei
 }
 
 template <class T, template <class> class Metric, int MR, int NR>
-inline void pull_both_rows(const PullArgs<T>& g, const T* weight, int64_t m, int64_t n, int64_t count, int64_t from, int64_t to) {
-  if (count == NR) pull_both_tile<T, Metric, MR, NR>(g, weight, m, n, from, to);
-  else if constexpr (NR > 1) pull_both_rows<T, Metric, MR, NR - 1>(g, weight, m, n, count, from, to);
+inline void pull_both_rows(const PullArgs<T>& g, int64_t m, int64_t n, int64_t count, int64_t from, int64_t to) {
+  if (count == NR) pull_both_tile<T, Metric, MR, NR>(g, m, n, from, to);
+  else if constexpr (NR > 1) pull_both_rows<T, Metric, MR, NR - 1>(g, m, n, count, from, to);
 }
 
 template <class T, template <class> class Metric>
 void pull_both(const PullArgs<T>& g) {
   constexpr int MR = FASTMETA_LANES_BYTES == 64 ? 4 : 2, NR = FASTMETA_LANES_BYTES == 64 ? 5 : 3;
   constexpr int64_t L = Simd<T>::lanes, cached = 24 << 10;
-  static thread_local Scratch scratch;
-  const T* weight = g.weight;
-  if (g.weight_x != g.y_rows || g.weight_y != 1) {
-    T* dense = (T*)scratch.reserve(size_t(g.x_rows * g.y_rows) * sizeof(T));
-    if (!dense) __builtin_trap();
-    for (int64_t m = 0; m < g.x_rows; m++)
-      for (int64_t n = 0; n < g.y_rows; n++) dense[m * g.y_rows + n] = g.weight[m * g.weight_x + n * g.weight_y];
-    weight = dense;
-  }
   const int64_t blocks = (g.y_rows + NR - 1) / NR, fit = cached / (2 * g.y_rows * int64_t(sizeof(T))) / L * L, width = fit < 8 * L ? 8 * L : fit;
   for (int64_t from = 0; from < g.features; from += width) {
     const int64_t to = from + width < g.features ? from + width : g.features;
@@ -174,8 +165,8 @@ void pull_both(const PullArgs<T>& g) {
     for (int64_t m = 0; m < g.x_rows; m += m + MR <= g.x_rows ? MR : 1)
       for (int64_t block = 0; block < blocks; block++) {
         const int64_t n = g.y_rows * block / blocks, count = g.y_rows * (block + 1) / blocks - n;
-        if (m + MR <= g.x_rows) pull_both_rows<T, Metric, MR, NR>(g, weight, m, n, count, from, to);
-        else pull_both_rows<T, Metric, 1, NR>(g, weight, m, n, count, from, to);
+        if (m + MR <= g.x_rows) pull_both_rows<T, Metric, MR, NR>(g, m, n, count, from, to);
+        else pull_both_rows<T, Metric, 1, NR>(g, m, n, count, from, to);
       }
     for (int64_t j = 0; j < g.y_rows; j++)
       for (int64_t k = from; k < to; k++) g.out_y[j * g.out_y_row + k] *= -Metric<T>::factor;
