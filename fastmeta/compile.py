@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -405,6 +406,9 @@ def _hashable(tree: Any) -> Any:
 # -- compiling
 
 
+SAME_ARGUMENTS = ("jit", "grad", "value_and_grad", "map_tasks")  # transforms whose functions take the arguments of the user's
+
+
 def jit(f: Callable[..., Any]) -> Callable[..., Any]:
     """f, compiled for each combination of shapes, dtypes and tree structure that it meets."""
     return transformed(f, ("jit",), lambda: f)
@@ -417,19 +421,21 @@ def transformed(f: Callable[..., Any], key: Any, make: Callable[[], Callable[...
     try:
         cache = f.__dict__.setdefault("__fastmeta__", (f, {}))
     except AttributeError:
-        return Compiled(make(), tasks, f)
+        return Compiled(make(), tasks, f, key[0] in SAME_ARGUMENTS)
     if cache[0] is not f:  # functools.wraps copied another function's cache
         cache = f.__dict__["__fastmeta__"] = (f, {})
     done = cache[1].get(key)
     if done is None:
-        done = cache[1][key] = Compiled(make(), tasks, f)
+        done = cache[1][key] = Compiled(make(), tasks, f, key[0] in SAME_ARGUMENTS)
     return done
 
 
 class Compiled:
     """A function that runs as a compiled program outside traces and joins the running trace inside one."""
 
-    def __init__(self, f: Callable[..., Any], tasks: Any, source: Any) -> None:
+    def __init__(self, f: Callable[..., Any], tasks: Any, source: Any, same_arguments: bool) -> None:
+        if same_arguments:
+            self.__wrapped__ = source  # where inspect.signature looks
         self.f = f
         self.tasks = tasks
         self.cache: dict[Any, Entry] = {}
@@ -437,7 +443,9 @@ class Compiled:
         self.__name__ = getattr(source, "__name__", "function")
         self.__doc__ = getattr(source, "__doc__", None)
 
-    def __call__(self, *args: Any) -> Any:
+    def __call__(self, *args: Any, **named: Any) -> Any:
+        if named:
+            args = self._positional(args, named)
         try:
             if running.trace is not None:
                 return self.f(*args)
@@ -451,6 +459,16 @@ class Compiled:
             return entry.run(values, checked=True)
         except (ValueError, TypeError, OverflowError, RuntimeError) as error:
             raise located(error) from error.__cause__
+
+    def _positional(self, args: tuple[Any, ...], named: dict[str, Any]) -> tuple[Any, ...]:
+        """Arguments given by name in their places: there they are what they would have been without names."""
+        if not hasattr(self, "__wrapped__"):
+            raise located(expected(self.__name__, "arguments by position", f"{', '.join(named)} by name", TypeError))
+        bound = inspect.signature(self).bind(*args, **named)
+        bound.apply_defaults()
+        if bound.kwargs:
+            raise located(expected(self.__name__, "arguments that may be given by position", f"{', '.join(bound.kwargs)} by name only", TypeError))
+        return bound.args
 
     def entry(self, *args: Any) -> tuple[Entry, list[Any]]:
         """The compiled program for these arguments, and the arguments as it takes them."""

@@ -60,7 +60,7 @@ def memory_estimate(f: Callable[..., Any], *args: Any) -> MemoryEstimate:
     >>> memory_estimate(f, np.ones((4, 8, 8), np.float32)).outputs
     16
     """
-    compiled = f if isinstance(f, Compiled) else Compiled(f, None, f)
+    compiled = f if isinstance(f, Compiled) else Compiled(f, None, f, same_arguments=True)
     entry, values = compiled.entry(*args)
     if entry.footprint is None:
         raise expected("memory_estimate", "the native backend", entry.backend, RuntimeError)

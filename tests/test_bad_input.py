@@ -236,6 +236,10 @@ def inner_leak(x: Any) -> Any:
     return kept[0] + 1.0
 
 
+def named(x: Any, *, k: int) -> Any:
+    return fm.sum(x * k)
+
+
 def total(p: Any) -> Any:
     return sum(fm.sum(v) for v in (p.values() if isinstance(p, dict) else [p]))
 
@@ -293,6 +297,9 @@ ENGINE_CASES = [
     case("jit-of-nothing", lambda: fm.jit(None), error=TypeError, message=r"\[jit\] expected a function, got NoneType"),
     case("unknown-option", lambda: fm.sum(x2, axes=0), error=TypeError, message=r".*unexpected keyword argument 'axes'"),
     case("unknown-map_tasks-option", lambda: fm.map_tasks(total, out_axes=0), error=TypeError, message=r".*unexpected keyword argument 'out_axes'"),
+    case("by-name-only", lambda: fm.jit(named)(x2, k=1), error=TypeError, message=r"\[named\] expected arguments that may be given by position, got k by name only"),
+    case("unknown-name", lambda: fm.jit(total)(x2, z=1), error=TypeError, message=r".*unexpected keyword argument 'z'"),
+    case("hvp-by-name", lambda: fm.hvp(total)(x2, v=x2), error=TypeError, message=r"\[total\] expected arguments by position, got v by name"),
     # derivatives
     case("grad-of-vector", lambda: fm.grad(lambda x: x)(x2), error=TypeError, message=r"\[grad\] expected a function that returns one float scalar, got f32\[2\]"),
     case("grad-of-integer", lambda: fm.grad(lambda x: fm.argmax(x))(x2), error=TypeError, message=r"\[grad\] expected a function that returns one float scalar, got i32\[\]"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import signal
 import subprocess
@@ -433,6 +434,19 @@ def test_options_in_arguments_are_part_of_the_function(backend: str) -> None:
     x = np.ones(2, F32)
     for _ in range(2):
         assert f(x, "exp")[0] > 2 and f(x, "same")[0] == 1 and f(x, None)[0] == 1
+
+
+def test_arguments_by_name(backend: str) -> None:
+    def f(x: Any, scale: Any = 2.0, shift: Any = 1.0) -> Any:
+        return fm.sum(x * scale + shift)
+
+    x, two = np.arange(3, dtype=F32), np.float32(2)
+    assert fm.jit(f)(x, shift=0.0) == 6 and fm.jit(f)(shift=two, x=x) == 12
+    np.testing.assert_array_equal(fm.grad(f)(x=x, scale=3.0), [3, 3, 3])
+    assert fm.grad(f, argnums=1)(x, scale=two) == 3
+    np.testing.assert_array_equal(fm.map_tasks(f)(x, shift=x, scale=x), [0, 2, 6])
+    np.testing.assert_array_equal(fm.jit(lambda x: fm.grad(f)(x, shift=0.0))(x), [2, 2, 2])  # inside a trace
+    assert str(inspect.signature(fm.jit(fm.grad(f)))) == str(inspect.signature(f))
 
 
 def test_inputs_are_never_written_to(backend: str) -> None:
