@@ -163,6 +163,14 @@ def test_rows_of_zeros_under_cosine(backend: str) -> None:
     assert np.isfinite(g).all() and (g[0] == 0).all()
 
 
+@pytest.mark.parametrize("length", [1e-30, 1e-20, 1e-10, 1e10, 1e20])
+def test_derivatives_of_cosine_at_any_length(length: float, backend: str) -> None:
+    """The derivative at s x is that at x, over s."""
+    x, y = embeddings(N, D, dtype=np.float32), embeddings(M, D, dtype=np.float32)
+    f = fm.grad(lambda a: fm.sum(fm.sin(kernels.pairwise_distance(a, y, metric="cosine"))))
+    np.testing.assert_allclose(f(x * np.float32(length)) * np.float32(length), f(x), 1e-4, 1e-5)
+
+
 @pytest.mark.parametrize("metric, scale", CASES)
 def test_nothing_of_the_size_of_all_differences_is_kept(metric: str, scale: Any) -> None:
     n, m, d = 60, 50, 40

@@ -193,9 +193,16 @@ def _multiply(g: Graph, ins: tuple[Var, ...], at: tuple[Any, ...]) -> Var | None
         p, q = x.ins
         if p.op is BROADCAST:
             p, q = q, p
-        if q.op is BROADCAST and p.op is not BROADCAST and q.attrs == y.attrs:
+        if q.op is BROADCAST and p.op is not BROADCAST and q.attrs == y.attrs and not _reciprocals(q.ins[0]) & _reciprocals(y.ins[0]):
             return ew.multiply(p, broadcast(ew.multiply(q.ins[0], y.ins[0]), *y.attrs))
     return None
+
+
+def _reciprocals(v: Var, depth: int = 3) -> set[int]:
+    """The divisions among the factors of v: the square of 1 / a tiny number would overflow where p / it / it does not."""
+    if v.op is ew.MULTIPLY and depth:
+        return _reciprocals(v.ins[0], depth - 1) | _reciprocals(v.ins[1], depth - 1)
+    return {v.id} if v.op is ew.DIVIDE else set()
 
 
 @rewrite(ew.DIVIDE)
