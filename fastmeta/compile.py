@@ -264,7 +264,8 @@ def hvp(f: Callable[..., Any], argnums: int = 0) -> Callable[..., Any]:
 def scan(step: Callable[..., Any], init: Any, xs: Any = None, length: int | None = None) -> tuple[Any, Any]:
     """``carry, y = step(carry, x)`` for each slice x of the leading axis of ``xs``; returns (last carry, stacked ys).
 
-    The loop stays a loop: memory of its derivative grows with the carry only.  ``length`` is needed when xs is None.
+    The loop stays a loop: memory of its derivative grows with the carry only.  ``length`` is needed when xs is None.  The carry is
+    a tree of arrays and numbers, or None in places.
 
     >>> scan(lambda c, x: (c + x, c), np.float32(0), np.arange(3, dtype=np.float32))
     (array(3., dtype=float32), array([0., 0., 1.], dtype=float32))
@@ -274,6 +275,8 @@ def scan(step: Callable[..., Any], init: Any, xs: Any = None, length: int | None
         raise located(expected("scan", "length a whole number of at least 0, known while tracing", repr(length), TypeError))
 
     def run(init: Any, xs: Any) -> Any:
+        if any(x is None for x in flatten(init)[0]):
+            return _scan_around_none(step, init, xs, length)
         _values("scan", "a carry", init)
         leaves, _ = flatten((init, xs))
         carries, carry_tree = flatten(init)
@@ -310,6 +313,29 @@ def scan(step: Callable[..., Any], init: Any, xs: Any = None, length: int | None
     if running.trace is not None:
         return run(init, xs)
     return transformed(step, ("scan", length), lambda: run)(init, xs)
+
+
+def _scan_around_none(step: Callable[..., Any], init: Any, xs: Any, length: int | None) -> tuple[Any, Any]:
+    """A scan whose carry has None in places, by one over the rest of the carry."""
+    leaves, tree = flatten(init)
+    there = [x is not None for x in leaves]
+
+    def whole(carry: Any) -> Any:
+        rest = iter(carry)
+        return optree.tree_unflatten(tree, [next(rest) if on else None for on in there])
+
+    def inner(carry: Any, x: Any) -> Any:
+        result = step(whole(carry), x)
+        if type(result) is not tuple or len(result) != 2:
+            raise expected("scan", "a step that returns (carry, y)", type(result).__name__, TypeError)
+        values, got = flatten(result[0])
+        _alike("scan", "a carry", tree, got)
+        if [v is not None for v in values] != there:
+            raise expected("scan", "a carry with None where it had None", "one with None elsewhere", TypeError)
+        return tuple([v for v in values if v is not None]), result[1]
+
+    last, ys = scan(inner, tuple([x for x in leaves if x is not None]), xs, length)
+    return whole(last), ys
 
 
 def _reordered(p: Program, carry: int, sliced: int) -> Program:

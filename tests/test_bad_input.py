@@ -347,6 +347,7 @@ ENGINE_CASES = [
     case("scan-carry-dtype", steps(lambda c, x: (c + x, x), 0, x2), error=TypeError, message=r"\[scan\] expected a carry of i32\[\], got f32\[\]"),
     case("scan-carry-tree", steps(lambda c, x: ((c, c), x), np.float32(0), x2), error=TypeError, message=r"\[scan\] expected a carry of structure \*, got \(\*, \*\)"),
     case("scan-carry-text", steps(lambda c, x: (c, x), "a", x2), error=TypeError, message=r"\[scan\] expected a carry of arrays and numbers, got 'a'"),
+    case("scan-carry-none", steps(lambda c, x: (x, x), None, x2), error=TypeError, message=r"\[scan\] expected a carry with None where it had None, got one with None elsewhere"),
     case("scan-one-result", steps(lambda c, x: c + x, np.float32(0), x2), error=TypeError, message=r"\[scan\] expected a step that returns \(carry, y\), got \*"),
     case("scan-lengths", steps(lambda c, x: (c, x), np.float32(0), (x2, ones(3))), message=r"\[scan\] expected one length, of all xs or given, got 2, 3"),
     case("scan-length-and-xs", steps(lambda c, x: (c, x), np.float32(0), x2, length=4), message=r"\[scan\] expected one length, of all xs or given, got 2, 4"),

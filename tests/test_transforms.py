@@ -346,6 +346,21 @@ def test_scan_values(length: int, backend: str, monkeypatch: pytest.MonkeyPatch)
     close(total, want)
 
 
+def test_scan_with_none_in_the_carry(backend: str) -> None:
+    xs = np.arange(3, dtype=np.float32)
+    none, ys = fm.scan(lambda c, x: (c, 2 * x), None, xs)
+    assert none is None
+    np.testing.assert_array_equal(ys, 2 * xs)
+    last, sums = fm.scan(lambda c, x: ({"a": None, "b": c["b"] + x}, c["b"]), {"a": None, "b": np.float32(1)}, xs)
+    assert last["a"] is None and last["b"] == 4
+    np.testing.assert_array_equal(sums, [1, 1, 2])
+
+    def polynomial(w: Any) -> Any:  # w^3 + w + 2
+        return fm.scan(lambda c, x: ((None, c[1] * w + x), None), (None, np.float32(1)), xs)[0][1]
+
+    assert fm.grad(polynomial)(np.float32(2)) == 3 * 2**2 + 1
+
+
 @pytest.mark.parametrize("length", [1, 2, 3, 8, 9])
 def test_scan_derivatives(length: int, backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """First and second order through carry, slices, captured values and stacked results, against torch."""
