@@ -101,72 +101,78 @@ void pull(const PullArgs<T>& g) {
 
 // ---- Both sides at once: rows of x pass by, and what they add to y's, here with the other sign, stays in the first-level cache.
 
-// Features from..to of MR rows of x and NR of y.
-template <class T, template <class> class Metric, int MR, int NR>
-__attribute__((noinline)) void pull_both_tile(const PullArgs<T>& g, int64_t m0, int64_t n0, int64_t from, int64_t to) {
+// Features from..to of rows m0..m1 of x, a few, and NR of y.
+template <class T, template <class> class Metric, int NR>
+__attribute__((noinline)) void pull_both_tile(const PullArgs<T>& g, int64_t m0, int64_t m1, int64_t n0, int64_t from, int64_t to) {
   using S = Simd<T>;
   using V = typename S::V;
   constexpr int64_t L = S::lanes;
   const bool more = n0 > 0;
   const V factor = S::splat(n0 + NR < g.y_rows ? T(1) : Metric<T>::factor);
-  const T *x = g.x + m0 * g.x_row, *y = g.y + n0 * g.y_row, *w[MR];
-  T *out = g.out + m0 * g.out_row, *out_y = g.out_y + n0 * g.out_y_row;
-  FASTMETA_UNROLL
-  for (int i = 0; i < MR; i++) w[i] = g.weight + (m0 + i) * g.y_rows + n0;
-  auto step = [&](int64_t k, auto load, auto store) __attribute__((always_inline)) {
-    V b[NR], back[NR];
+  // Copies, since the compiler must take a store to change anything it finds by a pointer.
+  const int64_t rows = m1 - m0, x_row = g.x_row, y_row = g.y_row, out_row = g.out_row, back_row = g.out_y_row, weight_row = g.y_rows;
+  const T *x = g.x + m0 * x_row + from, *y = g.y + n0 * y_row + from, *weight = g.weight + m0 * weight_row + n0;
+  T *out = g.out + m0 * out_row + from, *back = g.out_y + n0 * back_row + from;
+  auto step = [&](auto load, auto store, auto sums) __attribute__((always_inline)) {
+    V b[NR], sum_y[NR];
     FASTMETA_UNROLL
     for (int j = 0; j < NR; j++) {
-      b[j] = load(y + j * g.y_row + k);
-      back[j] = load(out_y + j * g.out_y_row + k);
+      b[j] = load(y + j * y_row);
+      sum_y[j] = load(back + j * back_row);
       FASTMETA_PIN(b[j]);
     }
-    FASTMETA_UNROLL
-    for (int i = 0; i < MR; i++) {
-      V a = load(x + i * g.x_row + k);
+    const T *xi = x, *w = weight;
+    T* to = out;
+    for (int64_t i = rows; i > 0; i--, xi += x_row, w += weight_row, to += out_row) {
+      V a = load(xi);
       FASTMETA_PIN(a);
-      V sum = more ? load(out + i * g.out_row + k) : V{};
-      __builtin_prefetch(out + (MR + i) * g.out_row + k, 1);  // the next rows: see distance_tiles.hpp
+      V sum = sums(to);
+      __builtin_prefetch(to + rows * out_row, 1);  // the next rows: see distance_tiles.hpp
       FASTMETA_UNROLL
       for (int j = 0; j < NR; j++) {
-        V v = S::splat(w[i][j]);
+        V v = S::splat(w[j]);
         FASTMETA_PIN(v);
-        Metric<T>::both(v, a - b[j], sum, back[j]);
+        Metric<T>::both(v, a - b[j], sum, sum_y[j]);
       }
-      store(out + i * g.out_row + k, sum * factor);
+      store(to, sum * factor);
     }
     FASTMETA_UNROLL
-    for (int j = 0; j < NR; j++) store(out_y + j * g.out_y_row + k, back[j]);
+    for (int j = 0; j < NR; j++) store(back + j * back_row, sum_y[j]);
+    x += L, y += L, out += L, back += L;
   };
-  int64_t k = from;
-  for (; k + L <= to; k += L)
-    step(k, [](const T* p) __attribute__((always_inline)) { return S::load(p); }, [](T* p, V v) __attribute__((always_inline)) { S::store(p, v); });
-  if (k < to) {
-    const auto mask = S::mask(int(to - k));
-    step(k, [&](const T* p) __attribute__((always_inline)) { return S::load(p, mask); }, [&](T* p, V v) __attribute__((always_inline)) { S::store(p, v, mask); });
+  auto load = [](const T* p) __attribute__((always_inline)) { return S::load(p); };
+  auto store = [](T* p, V v) __attribute__((always_inline)) { S::store(p, v); };
+  int64_t left = to - from;
+  if (more)
+    for (; left >= L; left -= L) step(load, store, load);
+  else
+    for (; left >= L; left -= L) step(load, store, [](const T*) __attribute__((always_inline)) { return V{}; });
+  if (left > 0) {
+    const auto mask = S::mask(int(left));
+    auto load_part = [&](const T* p) __attribute__((always_inline)) { return S::load(p, mask); };
+    step(load_part, [&](T* p, V v) __attribute__((always_inline)) { S::store(p, v, mask); },
+         [&](const T* p) __attribute__((always_inline)) { return more ? S::load(p, mask) : V{}; });
   }
 }
 
-template <class T, template <class> class Metric, int MR, int NR>
-inline void pull_both_rows(const PullArgs<T>& g, int64_t m, int64_t n, int64_t count, int64_t from, int64_t to) {
-  if (count == NR) pull_both_tile<T, Metric, MR, NR>(g, m, n, from, to);
-  else if constexpr (NR > 1) pull_both_rows<T, Metric, MR, NR - 1>(g, m, n, count, from, to);
+template <class T, template <class> class Metric, int NR>
+inline void pull_both_rows(const PullArgs<T>& g, int64_t m0, int64_t m1, int64_t n, int64_t count, int64_t from, int64_t to) {
+  if (count == NR) pull_both_tile<T, Metric, NR>(g, m0, m1, n, from, to);
+  else if constexpr (NR > 1) pull_both_rows<T, Metric, NR - 1>(g, m0, m1, n, count, from, to);
 }
 
 template <class T, template <class> class Metric>
 void pull_both(const PullArgs<T>& g) {
-  constexpr int MR = FASTMETA_LANES_BYTES == 64 ? 4 : 2, NR = FASTMETA_LANES_BYTES == 64 ? 5 : 3;
-  constexpr int64_t L = Simd<T>::lanes, cached = 24 << 10;
+  constexpr int64_t L = Simd<T>::lanes, NR = FASTMETA_LANES_BYTES == 64 ? 10 : 5, few = 16, cached = 24 << 10;
   const int64_t blocks = (g.y_rows + NR - 1) / NR, fit = cached / (2 * g.y_rows * int64_t(sizeof(T))) / L * L, width = fit < 8 * L ? 8 * L : fit;
   for (int64_t from = 0; from < g.features; from += width) {
     const int64_t to = from + width < g.features ? from + width : g.features;
     for (int64_t j = 0; j < g.y_rows; j++)
       for (int64_t k = from; k < to; k++) g.out_y[j * g.out_y_row + k] = 0;
-    for (int64_t m = 0; m < g.x_rows; m += m + MR <= g.x_rows ? MR : 1)
+    for (int64_t m = 0; m < g.x_rows; m += few)
       for (int64_t block = 0; block < blocks; block++) {
         const int64_t n = g.y_rows * block / blocks, count = g.y_rows * (block + 1) / blocks - n;
-        if (m + MR <= g.x_rows) pull_both_rows<T, Metric, MR, NR>(g, m, n, count, from, to);
-        else pull_both_rows<T, Metric, 1, NR>(g, m, n, count, from, to);
+        pull_both_rows<T, Metric, NR>(g, m, m + few < g.x_rows ? m + few : g.x_rows, n, count, from, to);
       }
     for (int64_t j = 0; j < g.y_rows; j++)
       for (int64_t k = from; k < to; k++) g.out_y[j * g.out_y_row + k] *= -Metric<T>::factor;
