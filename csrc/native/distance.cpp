@@ -32,6 +32,7 @@ Distance<T>::Distance(int tag, const DistanceSpec& spec, const Kernels& kernels)
   args_.out_y = out_y;
   if constexpr (sizeof(T) == 4) kernel_ = kernels.distance_f32[metric_], row_norms_ = kernels.row_norms_f32;
   else kernel_ = kernels.distance_f64[metric_], row_norms_ = kernels.row_norms_f64;
+  norms_ = metric_ == kCosine || (metric_ == kSquared && spec.features * int64_t(sizeof(T)) <= kShortRowBytes);
   const double row = std::max(1.0, double(m) * double(spec.features));
   long_ = row * double(n) > 4 * kUnitWork;
   unit_rows_ = long_ ? std::clamp(int64_t(kUnitWork / row) / kUnitRows * kUnitRows, kUnitRows, std::max(n, kUnitRows)) : n;
@@ -40,7 +41,7 @@ Distance<T>::Distance(int tag, const DistanceSpec& spec, const Kernels& kernels)
 
 template <class T>
 int64_t Distance<T>::scratch_bytes() const {
-  return metric_ == kAbsolute ? 0 : (args_.y_rows * int64_t(sizeof(T)) + 63) / 64 * 64;
+  return !norms_ ? 0 : (args_.y_rows * int64_t(sizeof(T)) + 63) / 64 * 64;
 }
 
 template <class T>
@@ -62,7 +63,7 @@ void Distance<T>::run(Worker& worker) const {
     const Distance* self;
     const T* y_norm;
   } context{this, reinterpret_cast<const T*>(worker.scratch)};
-  if (metric_ != kAbsolute) row_norms_(metric_, at<T>(worker, y_), args_.y_row, args_.y_rows, args_.features, reinterpret_cast<T*>(worker.scratch));
+  if (norms_) row_norms_(metric_, at<T>(worker, y_), args_.y_row, args_.y_rows, args_.features, reinterpret_cast<T*>(worker.scratch));
   run_parts(worker, units_, [](const void* argument, Worker& w, int64_t unit) {
     const Context& c = *static_cast<const Context*>(argument);
     c.self->run_unit(w, c.y_norm, unit);

@@ -16,6 +16,7 @@ class Distance final : public Instruction {
   void run_unit(Worker& worker, const T* y_norm, int64_t unit) const;
 
   Metric metric_;
+  bool norms_;  // the kernel asks for y's
   DistanceArgs<T> args_{};  // of all rows, pointers left out
   Operand x_, y_, out_;
   void (*kernel_)(const DistanceArgs<T>&);

@@ -7,7 +7,7 @@
 
 template <class T>
 struct Panel {
-  static constexpr int64_t width = 2 * Simd<T>::lanes, features = 512 / sizeof(T), rows = 32;  // of x; at most; of y at a time
+  static constexpr int64_t width = 2 * Simd<T>::lanes, features = kShortRowBytes / sizeof(T), rows = 32;  // of x; at most; of y at a time
 };
 
 // What passes each pair of a panel's vectors: `rows` rows of y.

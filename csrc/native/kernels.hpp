@@ -79,12 +79,13 @@ enum Metric {
   kCosine,    // 1 - cos(x, y); 1 where a row is zeros
   kMetrics
 };
+constexpr int64_t kShortRowBytes = 512;  // of features: up to here kSquared goes by products, which need lengths
 template <class T>
 struct DistanceArgs {
   int64_t x_rows, y_rows, features;
   const T *x, *y;
   int64_t x_row, y_row;
-  const T* y_norm;  // of each row of y: kCosine 1 / length or 0, kSquared the squared length
+  const T* y_norm;  // of each row of y: kCosine 1 / length or 0, kSquared of short rows the squared length
   T* out;
   int64_t out_x, out_y;
 };

@@ -416,7 +416,8 @@ class Block:
             if v is not None:
                 self.allocate(v)
                 sides[v.attrs[1]] = v
-        first = next(iter(sides.values()))
+        first = g.single
+        assert first is not None
         payload, work = self.rows(first)
         payload += _operand(self.place(first.ins[2]))
         for side in (0, 1):
