@@ -453,7 +453,7 @@ class Decoder {
 
   PullSpec read_pull() {
     PullSpec out{};
-    out.metric = read_rows(out, 1);
+    out.metric = read_rows(out, 2);
     const int64_t x[] = {out.n, out.features}, y[] = {out.m, out.features}, dims[] = {out.n, out.m};
     out.weight = read_operand(2, dims, Access::Read, out.dtype, "WEIGHT");
     out.has_x = in_.flag("has OUT_X");

@@ -9,7 +9,7 @@ from plan_tools import DISTANCE, FLOATS, PULL, Builder, code, f32, sample, view
 import fastmeta as fm
 from fastmeta import _core
 from fastmeta.ops.distance import DISTANCE as ROW
-from fastmeta.ops.distance import DISTANCE_PULL, KERNEL_METRICS
+from fastmeta.ops.distance import DISTANCE_PULL, KERNEL_METRICS, PULL_METRICS
 from fastmeta.plan import make_plan
 
 # rows of x and y, features: below, at and above what is transposed; few and many rows; both orders
@@ -32,7 +32,7 @@ def pulls(x, y, weight, metric, sides, *, turned=False, threads=1):
     shapes = [(n, d), (m, d)]
     b = Builder([(dtype, x.shape), (dtype, y.shape), (dtype, weight.T.shape if turned else weight.shape)], [(dtype, shapes[s]) for s in sides])
     w = view(b.input(2), weight.T.shape, dtype, make=lambda a: a.T) if turned else view(b.input(2), weight.shape, dtype)
-    words = [code(dtype), KERNEL_METRICS.index(metric), n, m, d, *view(b.input(0), x.shape, dtype).words, *view(b.input(1), y.shape, dtype).words, *w.words]
+    words = [code(dtype), PULL_METRICS.index(metric), n, m, d, *view(b.input(0), x.shape, dtype).words, *view(b.input(1), y.shape, dtype).words, *w.words]
     for side in (0, 1):
         words += [1, *view(b.output(sides.index(side)), shapes[side], dtype).words] if side in sides else [0]
     b.emit(PULL, words)
@@ -113,23 +113,40 @@ def test_nan_stays_in_its_row(isa, metric, d):
 
 
 @pytest.mark.parametrize("dtype", FLOATS)
-@pytest.mark.parametrize("metric", ["sqeuclidean", "l1"])
-@pytest.mark.parametrize("sizes", SIZES)
+@pytest.mark.parametrize("metric", PULL_METRICS)
+@pytest.mark.parametrize("sizes", [*SIZES, (130, 70, 70)])
 def test_pull(isa, sizes, metric, dtype):
     n, m, d = sizes
     x, y, weight = sample((n, d), dtype), sample((m, d), dtype, 1), sample((n, m), dtype, 2)
     x[0] = y[-1]  # no derivative between these two
     x[-1, : d // 2] = y[0, : d // 2]
     wide = [a.astype(np.float64) for a in (x, y, weight)]
-    both = pulls(x, y, weight, metric, (0, 1))
+    ways = [pulls(x, y, weight, metric, (0, 1), turned=turned) for turned in (False, True)]
+    ways += [[pulls(x, y, weight, metric, (side,), turned=turned)[0] for side in (0, 1)] for turned in (False, True)]
     for side in (0, 1):
         want = DISTANCE_PULL.evaluate(*wide, metric, side)
         tolerance = (1e-5 if dtype == f32 else 1e-13) * np.abs(want).max()
-        np.testing.assert_allclose(both[side], want, 0, tolerance + 1e-30)
-        for turned in (False, True):
-            np.testing.assert_array_equal(pulls(x, y, weight, metric, (side,), turned=turned)[0], both[side])
-    for a, b in zip(pulls(x, y, weight, metric, (0, 1), turned=True), both, strict=True):
-        np.testing.assert_array_equal(a, b)
+        for way in ways:
+            np.testing.assert_allclose(way[side], want, 0, tolerance + 1e-30)
+            if metric != "products":  # whose order of additions depends on what is asked for
+                np.testing.assert_array_equal(way[side], ways[0][side])
+
+
+def test_products_of_far_rows(isa):
+    """An offset of all rows costs no digits: they are centred."""
+    x, y, w = sample((50, 70)), sample((20, 70), seed=1), sample((50, 20), seed=2)
+    for far, near in zip(pulls(x + f32(1024), y + f32(1024), w, "products", (0, 1)), pulls(x, y, w, "products", (0, 1)), strict=True):
+        np.testing.assert_allclose(far, near, 0, 1e-4 * np.abs(near).max())
+
+
+def test_weights_without_unit_stride(isa):
+    x, y, w = sample((9, 20)), sample((5, 20), seed=1), sample((18, 10), seed=2)
+    b = Builder([(f32, x.shape), (f32, y.shape), (f32, w.shape)], [(f32, x.shape), (f32, y.shape)])
+    operands = [view(b.input(0), x.shape), view(b.input(1), y.shape), view(b.input(2), w.shape, make=lambda a: a[::2, ::2])]
+    words = [0, PULL_METRICS.index("products"), 9, 5, 20, *(word for o in operands for word in o.words)]
+    b.emit(PULL, [*words, 1, *view(b.output(0), x.shape).words, 1, *view(b.output(1), y.shape).words])
+    for got, want in zip(b.run(x, y, w), pulls(x, y, np.ascontiguousarray(w[::2, ::2]), "products", (0, 1)), strict=True):
+        np.testing.assert_allclose(got, want, 0, 1e-5 * np.abs(want).max())
 
 
 @pytest.mark.parametrize("metric", KERNEL_METRICS)
@@ -139,8 +156,9 @@ def test_threads_do_not_show(sizes, metric):
     x, y, weight = sample((n, d)), sample((m, d), seed=1), sample((n, m), seed=2)
 
     def everything(threads):
-        sides = [] if metric == "cosine" else [(0, 1), (0,), (1,)]
-        return [distances(x, y, metric, threads=threads), *(a for s in sides for a in pulls(x, y, weight, metric, s, threads=threads))]
+        sides = [(0, 1), (0,), (1,)]
+        pull = "products" if metric == "cosine" else metric
+        return [distances(x, y, metric, threads=threads), *(a for s in sides for a in pulls(x, y, weight, pull, s, threads=threads))]
 
     one = everything(1)
     for threads in (2, 3):

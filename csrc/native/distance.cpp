@@ -72,7 +72,7 @@ void Distance<T>::run(Worker& worker) const {
 
 template <class T>
 Pull<T>::Pull(int tag, const PullSpec& spec, const Kernels& kernels)
-    : Instruction(tag), x_(spec.x), y_(spec.y), weight_(spec.weight), out_(spec.out_x), out_y_(spec.out_y), both_(spec.has_x && spec.has_y) {
+    : Instruction(tag), x_(spec.x), y_(spec.y), weight_(spec.weight), out_(spec.out_x), out_y_(spec.out_y), both_(spec.has_x && spec.has_y), products_(spec.metric == kPullProducts) {
   int64_t n = spec.n, m = spec.m;
   if (both_ ? n < m : !spec.has_x) {  // the derivative is the same from both sides; the longer one passes by
     std::swap(n, m);
@@ -81,8 +81,8 @@ Pull<T>::Pull(int tag, const PullSpec& spec, const Kernels& kernels)
     std::swap(out_, out_y_);
   }
   auto choose = [&](const PullFns<T>& fns) { kernel_ = both_ ? fns.both : fns.one; };
-  if constexpr (sizeof(T) == 4) choose(kernels.pull_f32[spec.metric]);
-  else choose(kernels.pull_f64[spec.metric]);
+  if constexpr (sizeof(T) == 4) choose(kernels.pull_f32[spec.metric]), sum_weights_ = kernels.sum_weights_f32;
+  else choose(kernels.pull_f64[spec.metric]), sum_weights_ = kernels.sum_weights_f64;
   args_.x_rows = n;
   args_.y_rows = m;
   args_.features = spec.features;
@@ -90,7 +90,7 @@ Pull<T>::Pull(int tag, const PullSpec& spec, const Kernels& kernels)
   args_.y_row = y_.stride[0];
   args_.weight_x = weight_.stride[0];
   args_.weight_y = weight_.stride[1];
-  dense_ = !both_ || ((n == 1 || args_.weight_x == m) && (m == 1 || args_.weight_y == 1));
+  dense_ = !both_ || products_ || ((n == 1 || args_.weight_x == m) && (m == 1 || args_.weight_y == 1));
   args_.out_row = out_.stride[0];
   args_.out_y_row = out_y_.stride[0];
   by_rows_ = !both_ && n >= spec.features / kUnitFeatures;
@@ -102,23 +102,32 @@ Pull<T>::Pull(int tag, const PullSpec& spec, const Kernels& kernels)
 }
 
 template <class T>
+struct Pull<T>::Shared {
+  const T *weight, *x_sum, *y_sum;
+};
+
+template <class T>
 int64_t Pull<T>::scratch_bytes() const {
-  return dense_ ? 0 : (args_.x_rows * args_.y_rows * int64_t(sizeof(T)) + 63) / 64 * 64;
+  const int64_t n = args_.x_rows, m = args_.y_rows, elements = products_ ? n + m : dense_ ? 0 : n * m;
+  return (elements * int64_t(sizeof(T)) + 63) / 64 * 64;
 }
 
 template <class T>
-void Pull<T>::run_unit(Worker& worker, const T* weight, int64_t unit) const {
+void Pull<T>::run_unit(Worker& worker, const Shared& shared, int64_t unit) const {
   PullArgs<T> args = args_;
   const int64_t first = unit * unit_;
   args.x = at<T>(worker, x_);
   args.y = at<T>(worker, y_);
-  args.weight = weight;
+  args.weight = shared.weight;
+  args.x_sum = shared.x_sum;
+  args.y_sum = shared.y_sum;
   args.out = at<T>(worker, out_);
   if (both_) args.out_y = at<T>(worker, out_y_);
   if (by_rows_) {
     args.x_rows = std::min(unit_, args_.x_rows - first);
     args.x += first * args.x_row;
     args.weight += first * args.weight_x;
+    if (products_) args.x_sum += first;
     args.out += first * args.out_row;
   } else {
     args.features = std::min(unit_, args_.features - first);
@@ -133,19 +142,24 @@ void Pull<T>::run_unit(Worker& worker, const T* weight, int64_t unit) const {
 
 template <class T>
 void Pull<T>::run(Worker& worker) const {
+  T* const scratch = reinterpret_cast<T*>(worker.scratch);
+  Shared shared{at<T>(worker, weight_), nullptr, nullptr};
+  if (products_) {
+    sum_weights_(shared.weight, args_.weight_x, args_.weight_y, args_.x_rows, args_.y_rows, scratch, scratch + args_.x_rows);
+    shared.x_sum = scratch;
+    shared.y_sum = scratch + args_.x_rows;
+  } else if (!dense_) {
+    for (int64_t i = 0; i < args_.x_rows; ++i)
+      for (int64_t j = 0; j < args_.y_rows; ++j) scratch[i * args_.y_rows + j] = shared.weight[i * args_.weight_x + j * args_.weight_y];
+    shared.weight = scratch;
+  }
   struct Context {
     const Pull* self;
-    const T* weight;
-  } context{this, at<T>(worker, weight_)};
-  if (!dense_) {
-    T* const dense = reinterpret_cast<T*>(worker.scratch);
-    for (int64_t i = 0; i < args_.x_rows; ++i)
-      for (int64_t j = 0; j < args_.y_rows; ++j) dense[i * args_.y_rows + j] = context.weight[i * args_.weight_x + j * args_.weight_y];
-    context.weight = dense;
-  }
+    const Shared* shared;
+  } context{this, &shared};
   run_parts(worker, units_, [](const void* argument, Worker& w, int64_t unit) {
     const Context& c = *static_cast<const Context*>(argument);
-    c.self->run_unit(w, c.weight, unit);
+    c.self->run_unit(w, *c.shared, unit);
   }, &context);
 }
 

@@ -33,13 +33,16 @@ class Pull final : public Instruction {
   int64_t scratch_bytes() const override;
 
  private:
-  void run_unit(Worker& worker, const T* weight, int64_t unit) const;
+  struct Shared;  // of all units
+  void run_unit(Worker& worker, const Shared& shared, int64_t unit) const;
 
   PullArgs<T> args_{};  // of all rows and features, pointers left out
   Operand x_, y_, weight_, out_, out_y_;
   bool both_;
+  bool products_;
   bool dense_;  // weights are as the kernel wants them
   void (*kernel_)(const PullArgs<T>&);
+  void (*sum_weights_)(const T*, int64_t, int64_t, int64_t, int64_t, T*, T*);
   bool by_rows_ = true;  // units are rows of x, or else features
   int64_t unit_ = 1, units_ = 0;
   bool long_ = false;

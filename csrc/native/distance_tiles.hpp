@@ -149,7 +149,7 @@ __attribute__((noinline)) void distance_tile(const DistanceArgs<T>& g, const T* 
       T sum[padded];
       FASTMETA_UNROLL
       for (int j = 0; j < padded; j += group) {
-        const auto v = lane_sums<T>(acc[i] + j, typename CountTo<L>::type{});
+        const auto v = lane_sums<T>(acc[i] + j, typename FirstLanes<L>::type{});
         __builtin_memcpy(sum + j, &v, sizeof v);
       }
       T* out = g.out + (m0 + i) * g.out_x + n0 * g.out_y;

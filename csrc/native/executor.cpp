@@ -41,8 +41,8 @@ std::unique_ptr<Instruction> bind(const Instr& instr, const Kernels& kernels, co
             if (s.dtype == F32) return std::make_unique<Convolution<float>>(tag, s, kernels);
             return std::make_unique<Convolution<double>>(tag, s, kernels);
           },
-          [&](const GatherSpec& s) -> std::unique_ptr<Instruction> { return std::make_unique<Gather>(tag, s); },
-          [&](const ScatterSpec& s) -> std::unique_ptr<Instruction> { return std::make_unique<Scatter>(tag, s); },
+          [&](const GatherSpec& s) -> std::unique_ptr<Instruction> { return std::make_unique<Gather>(tag, s, kernels); },
+          [&](const ScatterSpec& s) -> std::unique_ptr<Instruction> { return std::make_unique<Scatter>(tag, s, kernels); },
           [&](const CumsumSpec& s) -> std::unique_ptr<Instruction> { return std::make_unique<Cumsum>(tag, s); },
           [&](const ArgReduceSpec& s) -> std::unique_ptr<Instruction> { return std::make_unique<ArgReduce>(tag, s); },
           [&](const OrderSpec& s) -> std::unique_ptr<Instruction> { return std::make_unique<Order>(tag, s); },

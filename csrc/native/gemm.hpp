@@ -365,13 +365,9 @@ inline void gemm_chain(const GemmArgs<T>& g, bool pack) {
 // ---------------------------------------------------------------------------------------------------------------
 // dot: vectors along k.
 
-template <int... I> struct Indices {};
-template <int N, int... I> struct CountTo : CountTo<N - 1, N - 1, I...> {};
-template <int... I> struct CountTo<0, I...> { using type = Indices<I...>; };
-
 // The lane sums of 16 / sizeof(T) vectors as one vector, always in the same order: within 16 bytes, then across.
 template <class T, int... I>
-FASTMETA_INLINE auto lane_sums(const typename Simd<T>::V* x, Indices<I...>) {
+FASTMETA_INLINE auto lane_sums(const typename Simd<T>::V* x, Lanes<I...>) {
   constexpr int L = Simd<T>::lanes;
   if constexpr (sizeof(T) == 4) {
     // p = [x0 x1 x0 x1] in every 16 bytes, each the sum of two lanes; q = [x2 x3 x2 x3]
@@ -436,7 +432,7 @@ __attribute__((noinline)) void dot(const GemmArgs<T>& g, int64_t c_n, int64_t m0
       T sum[padded];
       FASTMETA_UNROLL
       for (int j = 0; j < padded; j += group) {
-        const auto v = lane_sums<T>(acc[i] + j, typename CountTo<L>::type{});
+        const auto v = lane_sums<T>(acc[i] + j, typename FirstLanes<L>::type{});
         __builtin_memcpy(sum + j, &v, sizeof v);
       }
       T* c = g.c + (m0 + i) * g.c_m + n0 * c_n;

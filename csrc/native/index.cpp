@@ -47,15 +47,43 @@ Strided::Strided(const Operand& operand, int rank, const int64_t* dims) : base(o
     stride[d] = dims[d] > 1 ? int64_t(uint64_t(operand.stride[d]) * uint64_t(item_size(operand.dtype))) : 0;
 }
 
-Gather::Gather(int tag, const GatherSpec& spec) : Instruction(tag), o_(spec.o), n_(spec.n), j_(spec.j), i_(spec.i), item_(item_size(spec.dtype)) {
+// Rows for all of `count` indices, stopping now and then to look whether to end; false where it ended.
+bool all_rows(Worker& worker, int tag, RowsFn rows, RowsArgs args, int64_t count) {
+  Patience patience(worker);
+  const int64_t some = std::max<int64_t>(1, kPollElements / args.cols);
+  for (int64_t first = 0; first < count; first += some) {
+    args.count = std::min(some, count - first);
+    const int64_t done = rows(args);
+    args.index += done * args.index_step;
+    args.rows += done * args.row;
+    if (done < args.count) {
+      int32_t n;
+      std::memcpy(&n, args.index, sizeof n);
+      record_bad(worker, tag, n, args.n);
+      return false;
+    }
+    if (patience.ended(args.count * args.cols)) return false;
+  }
+  return true;
+}
+
+Gather::Gather(int tag, const GatherSpec& spec, const Kernels& kernels) : Instruction(tag), o_(spec.o), n_(spec.n), j_(spec.j), i_(spec.i), item_(item_size(spec.dtype)) {
   const int64_t whole[] = {o_, n_, i_}, picked[] = {o_, j_, i_};
   x_ = Strided(spec.x, 3, whole);
   index_ = Strided(spec.index, 3, picked);
   out_ = Strided(spec.out, 3, picked);
+  if (i_ > 1 && index_.stride[2] == 0 && x_.stride[2] == item_ && out_.stride[2] == item_ && item_ > 1) rows_ = kernels.gather_rows[item_ == 8];
 }
 
 void Gather::run(Worker& worker) const {
   if (o_ == 0 || j_ == 0 || i_ == 0) return;
+  if (rows_) {
+    for (int64_t o = 0; o < o_; ++o) {
+      const RowsArgs args{x_.at(worker) + o * x_.stride[0], index_.at(worker) + o * index_.stride[0], out_.at(worker) + o * out_.stride[0], n_, 0, i_, x_.stride[1], index_.stride[1], out_.stride[1]};
+      if (!all_rows(worker, tag, rows_, args, j_)) return;
+    }
+    return;
+  }
   if (item_ == 8) run_typed<uint64_t>(worker);
   else if (item_ == 4) run_typed<uint32_t>(worker);
   else run_typed<uint8_t>(worker);
@@ -63,22 +91,18 @@ void Gather::run(Worker& worker) const {
 
 template <class T>
 void Gather::run_typed(Worker& worker) const {
-  Patience patience(worker);
-  // One index for a whole row of adjacent elements: rows are moved at once.
-  const bool rows = i_ > 1 && index_.stride[2] == 0 && x_.stride[2] == item_ && out_.stride[2] == item_;
   if (i_ == 1) return run_single<T>(worker);
+  Patience patience(worker);
   for (int64_t o = 0; o < o_; ++o)
     for (int64_t j = 0; j < j_; ++j) {
       const char* x = x_.at(worker) + o * x_.stride[0];
       const char* index = index_.at(worker) + o * index_.stride[0] + j * index_.stride[1];
       char* out = out_.at(worker) + o * out_.stride[0] + j * out_.stride[1];
-      for (int64_t i = 0; i < (rows ? 1 : i_); ++i) {
+      for (int64_t i = 0; i < i_; ++i) {
         int32_t n;
         std::memcpy(&n, index + i * index_.stride[2], sizeof n);
         if (n < 0 || n >= n_) return record_bad(worker, tag, n, n_);
-        const char* from = x + n * x_.stride[1] + i * x_.stride[2];
-        if (rows) std::memmove(out, from, size_t(i_ * item_));
-        else std::memmove(out + i * out_.stride[2], from, sizeof(T));
+        std::memcpy(out + i * out_.stride[2], x + n * x_.stride[1] + i * x_.stride[2], sizeof(T));
       }
       if (patience.ended(i_)) return;
     }
@@ -105,22 +129,31 @@ void Gather::run_single(Worker& worker) const {
   }
 }
 
-Scatter::Scatter(int tag, const ScatterSpec& spec) : Instruction(tag), dtype_(spec.dtype), o_(spec.o), n_(spec.n), j_(spec.j), i_(spec.i) {
+Scatter::Scatter(int tag, const ScatterSpec& spec, const Kernels& kernels) : Instruction(tag), dtype_(spec.dtype), o_(spec.o), n_(spec.n), j_(spec.j), i_(spec.i), item_(item_size(spec.dtype)) {
   const int64_t whole[] = {o_, n_, i_}, picked[] = {o_, j_, i_};
   ct_ = Strided(spec.ct, 3, picked);
   index_ = Strided(spec.index, 3, picked);
   out_ = Strided(spec.out, 3, whole);
+  if (i_ > 1 && index_.stride[2] == 0 && ct_.stride[2] == item_ && out_.stride[2] == item_) rows_ = kernels.scatter_rows[dtype_];
+}
+
+// The result before anything is added; false where the call was stopped.
+bool Scatter::zero(Worker& worker) const {
+  Patience patience(worker);
+  const bool row = i_ == 1 || out_.stride[2] == item_, all = row && out_.stride[1] == i_ * item_;
+  const int64_t lines = all ? 1 : n_, elements = all ? n_ * i_ : i_;
+  for (int64_t o = 0; o < o_; ++o)
+    for (int64_t n = 0; n < lines; ++n) {
+      char* out = out_.at(worker) + o * out_.stride[0] + n * out_.stride[1];
+      if (row) std::memset(out, 0, size_t(elements * item_));
+      else
+        for (int64_t i = 0; i < i_; ++i) std::memset(out + i * out_.stride[2], 0, size_t(item_));
+      if (patience.ended(elements)) return false;
+    }
+  return true;
 }
 
 void Scatter::run(Worker& worker) const {
-  if (dtype_ == F32) run_typed<float>(worker);
-  else if (dtype_ == F64) run_typed<double>(worker);
-  else run_typed<int32_t>(worker);
-}
-
-template <class T>
-void Scatter::run_typed(Worker& worker) const {
-  Patience patience(worker);
   if (o_ == 0 || i_ == 0 || n_ == 0) {
     if (o_ > 0 && i_ > 0 && j_ > 0) {  // every index is wrong
       int32_t n;
@@ -129,41 +162,41 @@ void Scatter::run_typed(Worker& worker) const {
     }
     return;
   }
-  const bool dense = out_.stride[2] == int64_t(sizeof(T)) || i_ == 1;
-  for (int64_t o = 0; o < o_; ++o)
-    for (int64_t n = 0; n < n_; ++n) {
-      char* out = out_.at(worker) + o * out_.stride[0] + n * out_.stride[1];
-      if (dense) std::memset(out, 0, size_t(i_) * sizeof(T));
-      else
-        for (int64_t i = 0; i < i_; ++i) at<T>(out + i * out_.stride[2]) = T(0);
-      if (patience.ended(i_)) return;
+  if (!zero(worker)) return;
+  if (rows_) {
+    for (int64_t o = 0; o < o_; ++o) {
+      const RowsArgs args{out_.at(worker) + o * out_.stride[0], index_.at(worker) + o * index_.stride[0], ct_.at(worker) + o * ct_.stride[0], n_, 0, i_, out_.stride[1], index_.stride[1], ct_.stride[1]};
+      if (!all_rows(worker, tag, rows_, args, j_)) return;
     }
-  if (j_ == 0) return;
-  // One index for a whole row of adjacent elements: rows are added at once.
-  const bool rows = index_.stride[2] == 0 && dense && (i_ == 1 || ct_.stride[2] == int64_t(sizeof(T)));
+    return;
+  }
+  if (dtype_ == F32) run_typed<float>(worker);
+  else if (dtype_ == F64) run_typed<double>(worker);
+  else run_typed<int32_t>(worker);
+}
+
+// Elements, each with an index of its own; or one axis of them, whose moving costs less than the bookkeeping for each.
+template <class T>
+void Scatter::run_typed(Worker& worker) const {
+  Patience patience(worker);
+  const int outer = i_ == 1 ? 2 : 1, inner = 3 - outer;
+  const int64_t count[] = {o_, j_, i_}, row = out_.stride[1], out_step = inner == 2 ? out_.stride[2] : 0;
   for (int64_t o = 0; o < o_; ++o)
-    for (int64_t j = 0; j < j_; ++j) {
+    for (int64_t k = 0; k < count[outer]; ++k) {
       char* out = out_.at(worker) + o * out_.stride[0];
-      const char* index = index_.at(worker) + o * index_.stride[0] + j * index_.stride[1];
-      char* ct = ct_.at(worker) + o * ct_.stride[0] + j * ct_.stride[1];
-      if (rows) {
-        int32_t n;
-        std::memcpy(&n, index, sizeof n);
-        if (n < 0 || n >= n_) return record_bad(worker, tag, n, n_);
-        T* to = reinterpret_cast<T*>(out + n * out_.stride[1]);
-        const T* from = reinterpret_cast<const T*>(ct);
-        for (int64_t i = 0; i < i_; ++i) to[i] = add(to[i], from[i]);
-        if (patience.ended(i_)) return;
-        continue;
+      const char* index = index_.at(worker) + o * index_.stride[0] + k * index_.stride[outer];
+      const char* ct = ct_.at(worker) + o * ct_.stride[0] + k * ct_.stride[outer];
+      for (int64_t first = 0; first < count[inner]; first += kPollElements) {
+        const int64_t last = std::min(count[inner], first + kPollElements);
+        for (int64_t l = first; l < last; ++l, index += index_.stride[inner], ct += ct_.stride[inner], out += out_step) {
+          int32_t n;
+          std::memcpy(&n, index, sizeof n);
+          if (n < 0 || n >= n_) return record_bad(worker, tag, n, n_);
+          T& to = at<T>(out + n * row);
+          to = add(to, *reinterpret_cast<const T*>(ct));
+        }
+        if (patience.ended(last - first)) return;
       }
-      for (int64_t i = 0; i < i_; ++i) {
-        int32_t n;
-        std::memcpy(&n, index + i * index_.stride[2], sizeof n);
-        if (n < 0 || n >= n_) return record_bad(worker, tag, n, n_);
-        T& to = at<T>(out + n * out_.stride[1] + i * out_.stride[2]);
-        to = add(to, at<T>(ct + i * ct_.stride[2]));
-      }
-      if (patience.ended(i_)) return;
     }
 }
 

@@ -1,5 +1,6 @@
 // Gather, scatter-add, cumulative sums, the position of extremes and the order of values.
 #pragma once
+#include "kernels.hpp"
 #include "worker.hpp"
 
 namespace fastmeta {
@@ -16,7 +17,7 @@ struct Strided {
 
 class Gather final : public Instruction {
  public:
-  Gather(int tag, const GatherSpec& spec);
+  Gather(int tag, const GatherSpec& spec, const Kernels& kernels);
   void run(Worker& worker) const override;
 
  private:
@@ -24,18 +25,21 @@ class Gather final : public Instruction {
   template <class T> void run_single(Worker& worker) const;
   int64_t o_, n_, j_, i_, item_;
   Strided x_, index_, out_;
+  RowsFn rows_ = nullptr;  // where one index is for a whole row of adjacent elements
 };
 
 class Scatter final : public Instruction {
  public:
-  Scatter(int tag, const ScatterSpec& spec);
+  Scatter(int tag, const ScatterSpec& spec, const Kernels& kernels);
   void run(Worker& worker) const override;
 
  private:
   template <class T> void run_typed(Worker& worker) const;
+  bool zero(Worker& worker) const;
   DType dtype_;
-  int64_t o_, n_, j_, i_;
+  int64_t o_, n_, j_, i_, item_;
   Strided ct_, index_, out_;
+  RowsFn rows_ = nullptr;
 };
 
 class Cumsum final : public Instruction {

@@ -30,7 +30,10 @@ namespace FASTMETA_TARGET {
 #include "vmath.hpp"
 #include "distance_tiles.hpp"
 #include "distance_panels.hpp"
+#include "weighted_rows.hpp"
+#include "pull_products.hpp"
 #include "pull_tiles.hpp"
+#include "rows.hpp"
 #include "tiles.hpp"
 #include "../generated/elementwise.hpp"
 
@@ -44,6 +47,8 @@ constexpr Kernels make_kernels() {
   fill_winograd(k);
   fill_distances(k);
   fill_pulls(k);
+  fill_pulls_by_products(k);
+  fill_rows(k);
   fill_elementwise(k);
   fill_tiles(k);
   return k;

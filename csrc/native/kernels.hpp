@@ -91,7 +91,13 @@ struct DistanceArgs {
 };
 
 // out[i] = sum over rows j of y of weight[i, j] times the derivative of their distance in row i of x; out_y[j] the same for
-// the rows of y.  kSquared and kAbsolute.
+// the rows of y.
+enum PullMetric {
+  kPullSquared,
+  kPullAbsolute,
+  kPullProducts,  // kPullSquared by products of centred rows
+  kPullMetrics
+};
 template <class T>
 struct PullArgs {
   int64_t x_rows, y_rows, features;
@@ -99,11 +105,12 @@ struct PullArgs {
   int64_t x_row, y_row, weight_x, weight_y;
   T *out, *out_y;
   int64_t out_row, out_y_row;
+  const T *x_sum, *y_sum;  // kPullProducts: twice the sum of each row's weights
 };
 template <class T>
 struct PullFns {
-  void (*one)(const PullArgs<T>&);  // out alone
-  void (*both)(const PullArgs<T>&);  // weights must be dense: weight_x = y_rows, weight_y = 1
+  void (*one)(const PullArgs<T>&);  // out alone, out_y is nullptr
+  void (*both)(const PullArgs<T>&);  // but for kPullProducts, weights must be dense: weight_x = y_rows, weight_y = 1
 };
 
 // One micro-op on a tile of `rows` x `cols`: dst(r, c) = op(x(r, c), y(r, c), z(r, c)).
@@ -132,6 +139,17 @@ struct ReduceArgs {
 };
 using ReduceFn = void (*)(const ReduceArgs&);
 
+// Rows of adjacent elements, picked from a table by indices or added to it; strides in bytes.  The result is how many indices
+// there were before one outside 0..n-1.
+struct RowsArgs {
+  char* table;
+  const char* index;  // int32
+  char* rows;
+  int64_t n, count, cols;
+  int64_t table_row, index_step, row;
+};
+using RowsFn = int64_t (*)(const RowsArgs&);
+
 struct Kernels {
   const char* name;    // "baseline", "avx2", "avx512"
   void (*gemm_f32)(const GemmArgs<float>&);
@@ -141,10 +159,15 @@ struct Kernels {
   void (*winograd[kWinogradTransforms])(const WinogradArgs&);
   void (*distance_f32[kMetrics])(const DistanceArgs<float>&);
   void (*distance_f64[kMetrics])(const DistanceArgs<double>&);
-  PullFns<float> pull_f32[kCosine];
-  PullFns<double> pull_f64[kCosine];
+  PullFns<float> pull_f32[kPullMetrics];
+  PullFns<double> pull_f64[kPullMetrics];
+  // Twice the sums of the rows and of the columns of weights.
+  void (*sum_weights_f32)(const float* weight, int64_t row, int64_t col, int64_t rows, int64_t cols, float* row_sum, float* col_sum);
+  void (*sum_weights_f64)(const double* weight, int64_t row, int64_t col, int64_t rows, int64_t cols, double* row_sum, double* col_sum);
   void (*row_norms_f32)(Metric, const float* x, int64_t row, int64_t rows, int64_t features, float* norm);
   void (*row_norms_f64)(Metric, const double* x, int64_t row, int64_t rows, int64_t features, double* norm);
+  RowsFn gather_rows[2];   // of 4-byte and 8-byte elements
+  RowsFn scatter_rows[3];  // [F32, F64, I32]
   TileFn tile[kMaxOps][3][kVariants];  // [micro-op][F32, F64, I32][variant]; nullptr where the op has no such type
   TileFn cast[4][4];                   // [source dtype][target dtype], unit column strides
   ReduceFn reduce[4][3];               // [mode][F32, F64, I32]

@@ -180,8 +180,8 @@ void pull_both(const PullArgs<T>& g) {
 }
 
 constexpr void fill_pulls(Kernels& k) {
-  k.pull_f32[kSquared] = {pull<float, PullSquared>, pull_both<float, PullSquared>};
-  k.pull_f32[kAbsolute] = {pull<float, PullAbsolute>, pull_both<float, PullAbsolute>};
-  k.pull_f64[kSquared] = {pull<double, PullSquared>, pull_both<double, PullSquared>};
-  k.pull_f64[kAbsolute] = {pull<double, PullAbsolute>, pull_both<double, PullAbsolute>};
+  k.pull_f32[kPullSquared] = {pull<float, PullSquared>, pull_both<float, PullSquared>};
+  k.pull_f32[kPullAbsolute] = {pull<float, PullAbsolute>, pull_both<float, PullAbsolute>};
+  k.pull_f64[kPullSquared] = {pull<double, PullSquared>, pull_both<double, PullSquared>};
+  k.pull_f64[kPullAbsolute] = {pull<double, PullAbsolute>, pull_both<double, PullAbsolute>};
 }

@@ -37,6 +37,11 @@
 // Hides from the compiler where an integer or a pointer comes from.
 #define FASTMETA_HIDE(i) asm("" : "+r"(i))
 
+// Lanes<0, 1, ..., N - 1>
+template <int... I> struct Lanes {};
+template <int N, int... I> struct FirstLanes : FirstLanes<N - 1, N - 1, I...> {};
+template <int... I> struct FirstLanes<0, I...> { using type = Lanes<I...>; };
+
 template <int Bytes> struct IntegerOf;
 template <> struct IntegerOf<4> { using type = int32_t; };
 template <> struct IntegerOf<8> { using type = int64_t; };

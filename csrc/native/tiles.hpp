@@ -249,10 +249,6 @@ template <class From> constexpr void fill_cast(TileFn (&fn)[4]) {
   fn[BOOL] = cast<From, uint8_t, true>;
 }
 
-template <int... I> struct Lanes {};
-template <int N, int... I> struct FirstLanes : FirstLanes<N - 1, N - 1, I...> {};
-template <int... I> struct FirstLanes<0, I...> { using type = Lanes<I...>; };
-
 // ---- reductions.  The order of a sum depends on the shape alone.
 
 struct Sum {

@@ -90,7 +90,7 @@ def nearness(x: Array, y: Array, absent: Array, scale: Array | None, *, metric: 
 def _squared(x: Array, y: Array) -> Array:
     rows = min(x.shape[0], y.shape[0])
     if rows <= SOME_ROWS or x.shape[1] <= SHORT:
-        return fused(kernels.SQUARED if rows <= FEW_ROWS else kernels.SQUARED_ONLY, _sqeuclidean, x, y)
+        return fused(kernels.SQUARED if rows <= FEW_ROWS else kernels.SQUARED_BY_PRODUCTS, _sqeuclidean, x, y)
     return _sqeuclidean(x, y)
 
 

@@ -14,6 +14,7 @@ from fastmeta.ops.structure import Kernel
 from fastmeta.program import FLOATS, Primitive, Shape, Var
 
 KERNEL_METRICS = ("sqeuclidean", "l1", "cosine")  # by their numbers in a plan
+PULL_METRICS = ("sqeuclidean", "l1", "products")  # the last: sqeuclidean by products of centred rows
 
 
 def _distance(ins: tuple[Var, ...], at: tuple[Any, ...]) -> tuple[Shape, str]:
@@ -51,7 +52,7 @@ def _np_pull(x: np.ndarray, y: np.ndarray, weight: np.ndarray, metric: str, side
         return _np_pull(y, x, weight.T, metric, 0)
     total = np.zeros_like(x)
     for row, w in zip(y, weight.T, strict=True):
-        total += w[:, None] * (2 * (x - row) if metric == "sqeuclidean" else np.sign(x - row))
+        total += w[:, None] * (np.sign(x - row) if metric == "l1" else 2 * (x - row))
     return total
 
 
@@ -62,18 +63,19 @@ DISTANCE = Primitive("distance", _distance, _np_distance)
 DISTANCE_PULL = Primitive("distance_pull", _pull, _np_pull)
 
 
-def _kernel(metric: str, pulls: bool) -> Kernel:
+def _kernel(metric: str, pull: str | None) -> Kernel:
     def distances(x: Var, y: Var) -> Var:
         return x.graph.emit(DISTANCE, (x, y), (metric,))
 
     def to_x(x: Var, y: Var, ct: Var) -> Var:
-        return x.graph.emit(DISTANCE_PULL, (x, y, ct), (metric, 0))
+        return x.graph.emit(DISTANCE_PULL, (x, y, ct), (pull, 0))
 
     def to_y(x: Var, y: Var, ct: Var) -> Var:
-        return x.graph.emit(DISTANCE_PULL, (x, y, ct), (metric, 1))
+        return x.graph.emit(DISTANCE_PULL, (x, y, ct), (pull, 1))
 
-    return Kernel(distances, (Kernel(to_x), Kernel(to_y)) if pulls else ())
+    return Kernel(distances, (Kernel(to_x), Kernel(to_y)) if pull else ())
 
 
-SQUARED, SQUARED_ONLY = _kernel("sqeuclidean", pulls=True), _kernel("sqeuclidean", pulls=False)
-ABSOLUTE, COSINE = _kernel("l1", pulls=True), _kernel("cosine", pulls=False)
+# Derivatives of the first are sums of differences, whose digits are right however near two rows are.
+SQUARED, SQUARED_BY_PRODUCTS = _kernel("sqeuclidean", "sqeuclidean"), _kernel("sqeuclidean", "products")
+ABSOLUTE, COSINE = _kernel("l1", "l1"), _kernel("cosine", None)

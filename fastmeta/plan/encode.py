@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fastmeta.ops import elementwise as ew
-from fastmeta.ops.distance import DISTANCE, DISTANCE_PULL, KERNEL_METRICS
+from fastmeta.ops.distance import DISTANCE, DISTANCE_PULL, KERNEL_METRICS, PULL_METRICS
 from fastmeta.ops.index import GATHER, SCATTER_ADD
 from fastmeta.ops.order import ARGSORT
 from fastmeta.ops.product import MATMUL
@@ -426,10 +426,10 @@ class Block:
 
     def rows(self, v: Var) -> tuple[list[int], int]:
         """The words that DISTANCE and PULL begin with, and the work."""
-        (x, y), metric = v.ins[:2], v.attrs[0]
+        (x, y), metric = v.ins[:2], (KERNEL_METRICS if v.op is DISTANCE else PULL_METRICS).index(v.attrs[0])
         (n, features), m = x.shape, y.shape[0]
         self.e.flops += 3 * n * m * features * self.times
-        words = [CODES[v.dtype], KERNEL_METRICS.index(metric), n, m, features, *_operand(self.place(x)), *_operand(self.place(y))]
+        words = [CODES[v.dtype], metric, n, m, features, *_operand(self.place(x)), *_operand(self.place(y))]
         return words, 2 * (n * m * (features + 1) + (n + m) * features)
 
     def indexed(self, v: Var) -> None:

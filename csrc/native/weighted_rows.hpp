@@ -1,0 +1,135 @@
+// Weighted sums of rows: tiles of products of matrices whose right side, a strip of a few vectors of features, is in the
+// first-level cache.
+//
+// Included INSIDE the target's namespace, after simd.hpp.  Each element is one chain of additions in order of the rows that
+// are summed, so the bits do not show how rows and features are split.
+#pragma once
+
+// Row r: the sum over k < count of weight[r * w_row + k * w_k] times row k of b.
+template <class T>
+struct Weighted {
+  const T* weight;
+  int64_t w_row, w_k;
+  const T* b;
+  int64_t b_row, count;
+};
+
+// A strip's features, whole vectors but for the last, of which `tail` elements count.
+template <class T>
+struct Strip {
+  static constexpr int most = FASTMETA_LANES_BYTES == 64 ? 4 : 2;
+  static constexpr int64_t L = Simd<T>::lanes, width = most * L;
+  int vectors, tail;
+  explicit Strip(int64_t features) {
+    const int64_t n = features < width ? features : width;
+    vectors = int((n + L - 1) / L);
+    tail = int(n - (vectors - 1) * L);
+  }
+};
+
+// The results begin with rows of `start`, each times its scale; or with 0.
+template <class T>
+struct Start {
+  const T* rows = nullptr;
+  int64_t row = 0;
+  const T* scale = nullptr;
+};
+
+template <class T, int R, int C>
+__attribute__((noinline)) void weighted_tile(const Weighted<T>& g, const Start<T>& start, T* out, int64_t out_row, int tail) {
+  using S = Simd<T>;
+  using V = typename S::V;
+  constexpr int64_t L = S::lanes;
+  const auto last = S::mask(tail);
+  V acc[R][C];
+  if (!start.rows) {
+    FASTMETA_UNROLL
+    for (int r = 0; r < R; r++) {
+      FASTMETA_UNROLL
+      for (int c = 0; c < C; c++) acc[r][c] = V{};
+    }
+  } else {
+    FASTMETA_UNROLL
+    for (int r = 0; r < R; r++) {
+      const T* from = start.rows + r * start.row;
+      FASTMETA_UNROLL
+      for (int c = 0; c < C - 1; c++) acc[r][c] = S::load(from + c * L);
+      acc[r][C - 1] = S::load(from + (C - 1) * L, last);
+    }
+    if (start.scale) {
+      FASTMETA_UNROLL
+      for (int r = 0; r < R; r++) {
+        FASTMETA_UNROLL
+        for (int c = 0; c < C; c++) acc[r][c] *= S::splat(start.scale[r]);
+      }
+    }
+  }
+  const T *w[R], *b = g.b;
+  FASTMETA_UNROLL
+  for (int r = 0; r < R; r++) w[r] = g.weight + r * g.w_row;
+  int64_t step = g.w_k;
+  const int64_t b_row = g.b_row;
+  FASTMETA_HIDE(step);  // or the compiler makes a loop of its own for 1
+  for (int64_t k = g.count, at = 0; k > 0; k--, b += b_row, at += step) {
+    V v[C];
+    FASTMETA_UNROLL
+    for (int c = 0; c < C; c++) {
+      v[c] = S::load(b + c * L);
+      FASTMETA_PIN(v[c]);
+    }
+    FASTMETA_UNROLL
+    for (int r = 0; r < R; r++) {
+      V s = S::splat(w[r][at]);
+      FASTMETA_PIN(s);
+      FASTMETA_UNROLL
+      for (int c = 0; c < C; c++) acc[r][c] = S::fma(s, v[c], acc[r][c]);
+    }
+  }
+  FASTMETA_UNROLL
+  for (int r = 0; r < R; r++, out += out_row) {
+    FASTMETA_UNROLL
+    for (int c = 0; c < C - 1; c++) S::store(out + c * L, acc[r][c]);
+    S::store(out + (C - 1) * L, acc[r][C - 1], last);
+  }
+}
+
+template <class T, int R, int C>
+inline void weighted_tile_of(int64_t rows, int vectors, const Weighted<T>& g, const Start<T>& start, T* out, int64_t out_row, int tail) {
+  if constexpr (C > 1)
+    if (vectors < C) return weighted_tile_of<T, R, C - 1>(rows, vectors, g, start, out, out_row, tail);
+  if constexpr (R > 1)
+    if (rows < R) return weighted_tile_of<T, R - 1, C>(rows, vectors, g, start, out, out_row, tail);
+  weighted_tile<T, R, C>(g, start, out, out_row, tail);
+}
+
+// A strip of `rows` rows, in tiles of nearly the same size.  b must have whole vectors.
+template <class T>
+inline void weighted_rows(int64_t rows, const Strip<T>& strip, const Weighted<T>& g, const Start<T>& start, T* out, int64_t out_row) {
+  constexpr int64_t most = 6;
+  const int64_t tiles = (rows + most - 1) / most;
+  Weighted<T> h = g;
+  Start<T> s = start;
+  for (int64_t i = 0, r = 0; i < tiles; i++) {
+    const int64_t end = rows * (i + 1) / tiles, n = end - r;
+    weighted_tile_of<T, most, Strip<T>::most>(n, strip.vectors, h, s, out, out_row, strip.tail);
+    h.weight += n * g.w_row;
+    if (s.rows) s.rows += n * s.row;
+    if (s.scale) s.scale += n;
+    out += n * out_row;
+    r = end;
+  }
+}
+
+// to[i] = (row i of `from` - centre) * factor, `to` in whole vectors.
+template <class T>
+inline void centred_rows(const T* from, int64_t row, int64_t rows, const Strip<T>& strip, const T* centre, T factor, T* to, int64_t to_row) {
+  using S = Simd<T>;
+  constexpr int64_t L = S::lanes;
+  const auto last = S::mask(strip.tail);
+  const auto by = S::splat(factor);
+  const int64_t whole = (strip.vectors - 1) * L;
+  for (int64_t i = 0; i < rows; i++, from += row, to += to_row) {
+    for (int64_t k = 0; k < whole; k += L) S::store(to + k, (S::load(from + k) - S::load(centre + k)) * by);
+    S::store(to + whole, (S::load(from + whole, last) - S::load(centre + whole)) * by);
+  }
+}
