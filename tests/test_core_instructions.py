@@ -25,6 +25,7 @@ from plan_tools import (
     f32,
     phase,
     sample,
+    tested,
     view,
 )  # fmt: skip
 
@@ -306,8 +307,9 @@ def test_gemm_adds_to_itself():
 
 @pytest.mark.parametrize("dtype", [*NUMBERS, np.bool_])
 @pytest.mark.parametrize("shared_index", [False, True])
-def test_gather(dtype, shared_index):
-    o, n, j, i = 3, 7, 11, 5
+@pytest.mark.parametrize("i", [1, 5, 16, 75])
+def test_gather(isa, dtype, shared_index, i):
+    o, n, j = 3, 7, 11
     x = sample((o, n, i), dtype)
     index = np.random.default_rng(2).integers(0, n, (o, j, 1 if shared_index else i), dtype=np.int32)
     b = Builder([(dtype, x.shape), (np.int32, index.shape)], [(dtype, (o, j, i))])
@@ -318,17 +320,37 @@ def test_gather(dtype, shared_index):
 
 @pytest.mark.parametrize("dtype", NUMBERS)
 @pytest.mark.parametrize("make", [lambda a: a, lambda a: a[:, :, ::-1]])
-def test_scatter(dtype, make):
-    o, n, j, i = 3, 7, 11, 5
+@pytest.mark.parametrize("shared_index", [False, True])
+@pytest.mark.parametrize("i", [1, 5, 16, 75])
+def test_scatter(isa, dtype, make, shared_index, i):
+    o, n, j = 3, 7, 11
     ct = sample((o, j, i), dtype)
-    index = np.random.default_rng(2).integers(0, n, (o, j, i), dtype=np.int32)
+    index = np.random.default_rng(2).integers(0, n, (o, j, 1 if shared_index else i), dtype=np.int32)
     b = Builder([(dtype, ct.shape), (np.int32, index.shape)], [(dtype, (o, n, i))])
-    words = [code(dtype), o, n, j, i, *view(b.input(0), ct.shape, dtype).words, *view(b.input(1), index.shape, np.int32).words]
+    words = [code(dtype), o, n, j, i, *view(b.input(0), ct.shape, dtype).words, *view(b.input(1), index.shape, np.int32).to((o, j, i)).words]
     b.emit(SCATTER, [*words, *view(b.output(0), (o, n, i), dtype, make=make).words])
     want = np.zeros((o, n, i), dtype)
+    everywhere = np.broadcast_to(index, (o, j, i))
     for a, c, e in itertools.product(range(o), range(j), range(i)):
-        want[a, index[a, c, e], e] += ct[a, c, e]
+        want[a, everywhere[a, c, e], e] += ct[a, c, e]
     np.testing.assert_array_equal(make(b.run(ct, index)[0]), want)
+
+
+@pytest.mark.parametrize("opcode", [GATHER, SCATTER])
+@pytest.mark.parametrize("bad", [-1, 7])
+@pytest.mark.parametrize("at", [0, 5, 1999])
+def test_a_bad_index_among_rows(opcode, bad, at):
+    n, j, i = 7, 2000, 20  # more than what is moved between two looks at the clock
+    rows, table = ((n, i), (j, i)) if opcode == GATHER else ((j, i), (n, i))
+    index = np.zeros(j, np.int32)
+    index[at] = bad
+    index[min(at + 1, j - 1)] = bad
+    b = Builder([(f32, rows), (np.int32, (j, 1))], [(f32, table)])
+    three = [view(b.input(0), (1, *rows)), view(b.input(1), (1, j, 1), np.int32).to((1, j, i)), view(b.output(0), (1, *table))]
+    b.emit(opcode, [0, 1, n, j, i, *(word for v in three for word in v.words)])
+    with pytest.raises(tested.bad_index) as raised:
+        b.run(sample(rows), index[:, None])
+    assert raised.value.args[2:] == (bad, n)
 
 
 @pytest.mark.parametrize("dtype", NUMBERS)
