@@ -138,7 +138,7 @@ class Decoder {
   }
 
   Instr read_instr() {
-    const int64_t opcode = in_.next("opcode", 1, 11);
+    const int64_t opcode = in_.next("opcode", 1, 12);
     const int64_t n_words = in_.next("words of instruction", 3, int64_t(n_words_));
     Instr instr;
     const int64_t outer = in_.enter(n_words - 2, "words of instruction");
@@ -155,7 +155,8 @@ class Decoder {
       case 8: instr.body = read_conv(); break;
       case 9: instr.body = read_order(); break;
       case 10: instr.body = read_distance(); break;
-      default: instr.body = read_pull(); break;
+      case 11: instr.body = read_pull(); break;
+      default: instr.body = read_proto(); break;
     }
     in_.leave(outer, "instruction");
     return instr;
@@ -464,6 +465,31 @@ class Decoder {
     return out;
   }
 
+  ProtoSpec read_proto() {
+    ProtoSpec out{};
+    out.dtype = DType(in_.next("dtype", 0, 1));
+    read_shape(out);
+    out.factor = in_.real("factor");
+    const int64_t x[] = {out.n, out.features}, y[] = {out.m, out.features};
+    out.x = read_features(x, Access::Read, out.dtype, "X");
+    out.y = read_features(y, Access::Read, out.dtype, "Y");
+    out.label = read_operand(1, &out.n, Access::Read, I32, "LABEL");
+    out.share = read_operand(1, &out.n, Access::Read, out.dtype, "SHARE");
+    out.absent = read_operand(1, &out.m, Access::Read, BOOL, "ABSENT");
+    out.has_loss = in_.flag("has LOSS");
+    if (out.has_loss) out.loss = read_operand(0, nullptr, Access::Write, out.dtype, "LOSS");
+    out.has_right = in_.flag("has RIGHT");
+    if (out.has_right) out.right = read_operand(0, nullptr, Access::Write, out.dtype, "RIGHT");
+    out.has_x = in_.flag("has OUT_X");
+    if (out.has_x) out.out_x = read_features(x, Access::Write, out.dtype, "OUT_X");
+    out.has_y = in_.flag("has OUT_Y");
+    if (out.has_y) out.out_y = read_features(y, Access::Write, out.dtype, "OUT_Y");
+    if (!out.has_loss && !out.has_right && !out.has_x && !out.has_y) refuse(where("PROTO"), "a result", "none");
+    const int64_t dims[] = {out.n, out.m};
+    count(product(dims, 2) * (Checked(out.features) * 3 + 1));
+    return out;
+  }
+
   // Rows whose features lie side by side.
   Operand read_features(const int64_t* dims, Access access, DType dtype, const char* what) {
     const Operand operand = read_operand(2, dims, access, dtype, what);
@@ -471,14 +497,19 @@ class Decoder {
     return operand;
   }
 
+  template <class Spec>
+  void read_shape(Spec& out) {
+    out.n = in_.next("dim N", 1, kMaxDim);
+    out.m = in_.next("dim M", 1, kMaxDim);
+    out.features = in_.next("features", 1, kMaxDim);
+  }
+
   // What DISTANCE and PULL begin with; gives the metric.
   template <class Spec>
   int read_rows(Spec& out, int last_metric) {
     out.dtype = DType(in_.next("dtype", 0, 1));
     const int metric = int(in_.next("metric", 0, last_metric));
-    out.n = in_.next("dim N", 1, kMaxDim);
-    out.m = in_.next("dim M", 1, kMaxDim);
-    out.features = in_.next("features", 1, kMaxDim);
+    read_shape(out);
     const int64_t x[] = {out.n, out.features}, y[] = {out.m, out.features}, dims[] = {out.n, out.m};
     out.x = read_features(x, Access::Read, out.dtype, "X");
     out.y = read_features(y, Access::Read, out.dtype, "Y");

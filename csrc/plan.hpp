@@ -165,6 +165,16 @@ struct PullSpec {
   Operand out_x, out_y;
 };
 
+// Rows x [n, features] and y [m, features], label and share [n], absent [m], results scalars or like x and like y.
+struct ProtoSpec {
+  DType dtype;
+  int64_t n, m, features;
+  double factor;
+  Operand x, y, label, share, absent;
+  bool has_loss, has_right, has_x, has_y;
+  Operand loss, right, out_x, out_y;
+};
+
 struct SumSpec {
   int base;
   DType dtype;
@@ -185,7 +195,7 @@ struct LoopSpec {
 
 struct Instr {
   int tag;
-  std::variant<PassSpec, GemmSpec, GatherSpec, ScatterSpec, CumsumSpec, ArgReduceSpec, LoopSpec, ConvSpec, OrderSpec, DistanceSpec, PullSpec> body;
+  std::variant<PassSpec, GemmSpec, GatherSpec, ScatterSpec, CumsumSpec, ArgReduceSpec, LoopSpec, ConvSpec, OrderSpec, DistanceSpec, PullSpec, ProtoSpec> body;
 };
 
 struct Block {

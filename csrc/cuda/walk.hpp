@@ -92,7 +92,7 @@ template <class Device> class Walker final : public Runner {
       blocks_.push_back(int64_t(block.instrs.size()));
       at += 2 + words_[at + 1];
       for (const Instr& instr : block.instrs)
-        if (std::holds_alternative<DistanceSpec>(instr.body) || std::holds_alternative<PullSpec>(instr.body))
+        if (std::holds_alternative<DistanceSpec>(instr.body) || std::holds_alternative<PullSpec>(instr.body) || std::holds_alternative<ProtoSpec>(instr.body))
           throw std::invalid_argument("[plan] distances: expected their expansion on this backend, got an instruction");
       for (const Instr& instr : block.instrs) has_indices_ |= std::holds_alternative<GatherSpec>(instr.body) || std::holds_alternative<ScatterSpec>(instr.body);
     }

@@ -8,6 +8,7 @@
 #include "loop.hpp"
 #include "pass.hpp"
 #include "product.hpp"
+#include "proto.hpp"
 #include "winograd.hpp"
 
 #if defined(__x86_64__)
@@ -53,6 +54,10 @@ std::unique_ptr<Instruction> bind(const Instr& instr, const Kernels& kernels, co
           [&](const PullSpec& s) -> std::unique_ptr<Instruction> {
             if (s.dtype == F32) return std::make_unique<Pull<float>>(tag, s, kernels);
             return std::make_unique<Pull<double>>(tag, s, kernels);
+          },
+          [&](const ProtoSpec& s) -> std::unique_ptr<Instruction> {
+            if (s.dtype == F32) return std::make_unique<Proto<float>>(tag, s, kernels);
+            return std::make_unique<Proto<double>>(tag, s, kernels);
           },
           [&](const LoopSpec& s) -> std::unique_ptr<Instruction> { return std::make_unique<Loop>(tag, s, program); },
       },

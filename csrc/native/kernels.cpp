@@ -33,6 +33,7 @@ namespace FASTMETA_TARGET {
 #include "weighted_rows.hpp"
 #include "pull_products.hpp"
 #include "pull_tiles.hpp"
+#include "proto_tiles.hpp"
 #include "rows.hpp"
 #include "tiles.hpp"
 #include "../generated/elementwise.hpp"
@@ -48,6 +49,7 @@ constexpr Kernels make_kernels() {
   fill_distances(k);
   fill_pulls(k);
   fill_pulls_by_products(k);
+  fill_protos(k);
   fill_rows(k);
   fill_elementwise(k);
   fill_tiles(k);

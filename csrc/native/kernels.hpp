@@ -113,6 +113,28 @@ struct PullFns {
   void (*both)(const PullArgs<T>&);  // but for kPullProducts, weights must be dense: weight_x = y_rows, weight_y = 1
 };
 
+// The cross-entropy of labels under softmax(-factor * squared distance) over the rows of y, rows of x weighted by shares, and
+// what of it is asked for: itself, the shares of rows whose label is the nearest, and its derivatives.
+template <class T>
+struct ProtoArgs {
+  int64_t x_rows, y_rows, features;
+  const T *x, *y;
+  int64_t x_row, y_row;
+  const int32_t* label;  // of each row of x, dense
+  const T* share;
+  const uint8_t* absent;  // of each row of y: infinitely far
+  int64_t share_step, absent_step;
+  T factor;
+  T *loss, *right, *out, *out_y;  // or nullptr
+  int64_t out_row, out_y_row;
+  T* scratch;  // proto_scratch() elements
+};
+// Panels of up to 128 bytes of rows of x; lines of 64 bytes.
+constexpr int64_t proto_scratch(int64_t m, int64_t features, int64_t size) {
+  const int64_t line = 64 / size, panel = 128 / size, row = (features + line - 1) / line * line;
+  return row * (1 + 2 * m + panel) + m * (1 + line + panel) + features * panel + 8 * line;
+}
+
 // One micro-op on a tile of `rows` x `cols`: dst(r, c) = op(x(r, c), y(r, c), z(r, c)).
 // dst has unit column stride; each argument has column stride 1, or 0 where the variant says so.
 struct TileArgs {
@@ -168,6 +190,8 @@ struct Kernels {
   void (*row_norms_f64)(Metric, const double* x, int64_t row, int64_t rows, int64_t features, double* norm);
   RowsFn gather_rows[2];   // of 4-byte and 8-byte elements
   RowsFn scatter_rows[3];  // [F32, F64, I32]
+  void (*proto_f32)(const ProtoArgs<float>&);
+  void (*proto_f64)(const ProtoArgs<double>&);
   TileFn tile[kMaxOps][3][kVariants];  // [micro-op][F32, F64, I32][variant]; nullptr where the op has no such type
   TileFn cast[4][4];                   // [source dtype][target dtype], unit column strides
   ReduceFn reduce[4][3];               // [mode][F32, F64, I32]

@@ -18,6 +18,7 @@ from fastmeta.trace import Array, located
 
 # Where a kernel of differences costs no more than products of matrices: rows with and without derivatives, features.
 FEW_ROWS, SOME_ROWS, SHORT = 10, 32, 128
+PANEL_BYTES, PANEL_WORK = 512, 1 << 22
 
 
 def pairwise_distance(x: Array, y: Array, *, metric: str, scale: Array | None = None) -> Array:
@@ -82,6 +83,13 @@ def nearness(x: Array, y: Array, absent: Array, scale: Array | None, *, metric: 
     x, y = fa.subtract(x, centre), fa.subtract(y, centre)
     lengths = fa.sum(fa.square(y), axis=1, keepdims=True)
     return fa.add(fa.multiply(fa.permute_dims(_products(x, y), (1, 0)), 2.0), fa.subtract(bar, lengths))
+
+
+def in_panels(x: Array, y: Array) -> bool:
+    """Whether one kernel may do all that an episode does with x and y: rows short enough to be transposed a few at a time, and
+    not so many that threads should share them."""
+    (n, features), m = x.shape, y.shape[0]
+    return features * np.dtype(x.dtype).itemsize <= PANEL_BYTES and n * m * features <= PANEL_WORK
 
 
 # -- metrics of one task: x [n, D], y [m, D], scale -> [n, m]

@@ -6,8 +6,10 @@ import numpy as np
 
 from fastmeta import array as fa
 from fastmeta.errors import expected, whole
-from fastmeta.kernels.distance import check_metric, distance, nearness, number, positive, scale_axes
+from fastmeta.kernels.distance import check_metric, distance, in_panels, nearness, number, positive, scale_axes
+from fastmeta.kernels.fused import fused
 from fastmeta.kernels.tasks import Argument, features, known, per_task
+from fastmeta.ops.proto import proto_kernels
 from fastmeta.trace import Array, located
 
 
@@ -182,18 +184,33 @@ def _proto_loss(
     temperature: Array, *, n_way: int, metric: str,
 ) -> tuple[Array, Array]:  # fmt: skip
     means, absent = _means(support, labels, weights, n_way)
-    logits = fa.divide(nearness(query, means, absent, scale, metric=metric), number(temperature, query))
-    picked = fa.squeeze(fa.take_along_axis(logits, fa.expand_dims(query_labels, axis=0), axis=0), axis=0)
-    right = fa.astype(fa.equal(fa.argmax(logits, axis=0), query_labels), dtype=query.dtype)
-    return _average(fa.subtract(fa.logsumexp(logits, axis=0), picked), query_weights), _average(right, query_weights)
+    if query_weights is None:
+        share = fa.multiply(fa.ones_like(query[:, 0]), 1.0 / query.shape[0])
+    else:
+        share = fa.astype(query_weights, dtype=query.dtype)
+        share = fa.divide(share, fa.sum(share))
+
+    def logits(x: Array, y: Array, absent: Array) -> Array:
+        return fa.divide(nearness(x, y, absent, scale, metric=metric), number(temperature, x))
+
+    def loss(x: Array, y: Array, labels: Array, share: Array, absent: Array) -> Array:
+        z = logits(x, y, absent)
+        picked = fa.squeeze(fa.take_along_axis(z, fa.expand_dims(labels, axis=0), axis=0), axis=0)
+        return _total(fa.subtract(fa.logsumexp(z, axis=0), picked), share)
+
+    def accuracy(x: Array, y: Array, labels: Array, share: Array, absent: Array) -> Array:
+        return _total(fa.astype(fa.equal(fa.argmax(logits(x, y, absent), axis=0), labels), dtype=x.dtype), share)
+
+    operands = query, means, query_labels, share, absent
+    if metric != "sqeuclidean" or type(temperature) not in (int, float) or not in_panels(query, means):
+        return loss(*operands), accuracy(*operands)
+    of_loss, of_accuracy = proto_kernels(1.0 / temperature)
+    return fused(of_loss, loss, *operands), fused(of_accuracy, accuracy, *operands)
 
 
-def _average(x: Array, weights: Array | None) -> Array:
-    if weights is None:
-        return fa.mean(x)
-    w = fa.astype(weights, dtype=x.dtype)
-    # what counts for nothing may be infinite
-    return fa.divide(fa.sum(fa.where(fa.equal(w, 0.0), 0.0, fa.multiply(w, x))), fa.sum(w))
+def _total(x: Array, share: Array) -> Array:
+    """What counts for nothing may be infinite."""
+    return fa.sum(fa.where(fa.equal(share, 0.0), 0.0, fa.multiply(share, x)))
 
 
 def _attention(

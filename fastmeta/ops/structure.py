@@ -12,8 +12,8 @@ from fastmeta.program import Graph, Primitive, Program, Shape, Var
 class Kernel(NamedTuple):
     """Another way to compute a call whose body has one result, for backends that have the operations.
 
-    ``emit(*operands)`` emits it.  ``pulls``: for each operand, or for none, the kernel of ``(*operands, cotangent)`` for the
-    operand's cotangent.
+    ``emit(*operands)`` emits it.  ``pulls``: for each of the first operands, those whose derivatives have kernels, the
+    kernel of ``(*operands, cotangent)`` for the operand's cotangent.
     """
 
     emit: Callable[..., Var]

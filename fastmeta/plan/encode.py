@@ -11,6 +11,7 @@ import numpy as np
 
 from fastmeta.ops import elementwise as ew
 from fastmeta.ops.distance import DISTANCE, DISTANCE_PULL, KERNEL_METRICS, PULL_METRICS
+from fastmeta.ops.proto import PARTS, PROTO
 from fastmeta.ops.index import GATHER, SCATTER_ADD
 from fastmeta.ops.order import ARGSORT
 from fastmeta.ops.product import MATMUL
@@ -27,7 +28,7 @@ from fastmeta.program import ARRAY, CONST, DTYPES, Program, Shape, Var
 
 MAGIC, VERSION = 0x464D504C, 1
 B_INPUT, B_OUTPUT, B_CONST, B_SHARED, B_ARENA, B_SLICE, B_SUM, B_CARRY = range(8)
-PASS, GEMM, I_GATHER, I_SCATTER, I_CUMSUM, I_ARGREDUCE, I_LOOP, I_CONV, I_ORDER, I_DISTANCE, I_PULL = range(1, 12)
+PASS, GEMM, I_GATHER, I_SCATTER, I_CUMSUM, I_ARGREDUCE, I_LOOP, I_CONV, I_ORDER, I_DISTANCE, I_PULL, I_PROTO = range(1, 13)
 SIZE = {0: 4, 1: 8, 2: 4, 3: 1}
 
 
@@ -226,6 +227,8 @@ class Block:
             self.distance(v)
         elif v.op is DISTANCE_PULL:
             self.pull(g)
+        elif v.op is PROTO:
+            self.proto(g)
         else:
             self.indexed(v)
 
@@ -411,18 +414,31 @@ class Block:
 
     def pull(self, g: Group) -> None:
         """The derivative of distances in the rows of one side, or of both."""
-        sides: dict[int, Var] = {}
-        for v in (g.single, g.twin):
-            if v is not None:
-                self.allocate(v)
-                sides[v.attrs[1]] = v
-        first = g.single
-        assert first is not None
+        first = self.first(g)
         payload, work = self.rows(first)
         payload += _operand(self.place(first.ins[2]))
-        for side in (0, 1):
-            payload += [1, *_operand(self.place(sides[side]))] if side in sides else [0]
-        self.instruction(I_PULL, first, payload, work)
+        self.instruction(I_PULL, first, [*payload, *self.parts(g, (0, 1))], work)
+
+    def proto(self, g: Group) -> None:
+        first = self.first(g)
+        (n, features), m = first.ins[0].shape, first.ins[1].shape[0]
+        payload = [CODES[first.dtype], n, m, features, _bits(first.attrs[0])]
+        for v in first.ins:
+            payload += _operand(self.place(v))
+        self.e.flops += 2 * n * m * features * self.times * (1 + sum(bool(v.shape) for v in (first, *g.twins)))
+        self.instruction(I_PROTO, first, [*payload, *self.parts(g, PARTS)], n * m * (3 * features + 1))
+
+    def first(self, g: Group) -> Var:
+        """The first of several results of an instruction, all of them allocated."""
+        assert g.single is not None
+        for v in (g.single, *g.twins):
+            self.allocate(v)
+        return g.single
+
+    def parts(self, g: Group, names: Sequence[Any]) -> list[int]:
+        """For each of the results that an instruction may have, whether it has it, and where."""
+        places = {v.attrs[-1]: self.place(v) for v in (g.single, *g.twins) if v is not None}
+        return [word for name in names for word in ([1, *_operand(places[name])] if name in places else [0])]
 
     def rows(self, v: Var) -> tuple[list[int], int]:
         """The words that DISTANCE and PULL begin with, and the work."""

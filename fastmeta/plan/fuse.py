@@ -14,6 +14,7 @@ from math import prod
 
 from fastmeta.ops import elementwise as ew
 from fastmeta.ops.distance import DISTANCE_PULL
+from fastmeta.ops.proto import PROTO
 from fastmeta.ops.product import MATMUL
 from fastmeta.ops.reduce import MAX, MIN, SUM
 from fastmeta.ops.shape import PAD, RESHAPE, STOP_GRADIENT
@@ -24,6 +25,7 @@ from fastmeta.program import ARRAY, CONST, INPUT, Program, Shape, Var
 REDUCTIONS = (SUM, MAX, MIN)
 COMPARISONS = (ew.EQUAL, ew.NOT_EQUAL, ew.LESS, ew.LESS_EQUAL, ew.GREATER, ew.GREATER_EQUAL)
 PASSIVE = (INPUT, CONST, ARRAY)
+MANY_RESULTS = (DISTANCE_PULL, PROTO)  # the last attribute says which
 MAX_PRODUCTS = 4
 MAX_OPERATIONS, MAX_LOADS, MAX_STORES, MAX_PHASES = 200, 60, 32, 60  # of a phase and a group: below what the core takes
 LARGE, LATER = 1 << 20, 128  # elements; equations
@@ -47,7 +49,7 @@ class Phase:
 class Group:
     """Equations that run as one instruction: ``products`` (if any), then the phases."""
 
-    __slots__ = ("at", "products", "core", "phases", "phase_of", "single", "twin", "readers")
+    __slots__ = ("at", "products", "core", "phases", "phase_of", "single", "twins", "readers")
 
     def __init__(self, at: int) -> None:
         self.at = at
@@ -56,7 +58,7 @@ class Group:
         self.phases: list[Phase] = []
         self.phase_of: dict[int, int] = {}
         self.single: Var | None = None  # an instruction of its own: gather, loop, concat, ...
-        self.twin: Var | None = None  # the other side of the derivative of distances
+        self.twins: list[Var] = []  # other results of the same instruction
         self.readers: set[Group] = set()  # other groups that read it
 
     @property
@@ -150,7 +152,7 @@ class _Fuser:
                 self.virtual.add(v.id)
             elif not self.product_sum(v):
                 self.elementwise(v)
-        elif not (v.op is PAD and self.padded(v) or v.op is DISTANCE_PULL and self.other_side(v)):
+        elif not (v.op is PAD and self.padded(v) or v.op in MANY_RESULTS and self.other_result(v)):
             g = self.new()
             g.single = v
             self.own(v, g)
@@ -170,12 +172,12 @@ class _Fuser:
         self.own(v, g)
         return True
 
-    def other_side(self, v: Var) -> bool:
-        """Both derivatives of the same distances are one instruction."""
+    def other_result(self, v: Var) -> bool:
+        """Several results of one kernel for the same operands are one instruction."""
         for g in self.groups:
             w = g.single
-            if w is not None and w.op is DISTANCE_PULL and g.twin is None and w.ins == v.ins and w.attrs[0] == v.attrs[0]:
-                g.twin = v
+            if w is not None and w.op is v.op and w.ins == v.ins and w.attrs[0] == v.attrs[0]:
+                g.twins.append(v)
                 self.own(v, g)
                 return True
         return False

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 from fastmeta.ops.convolution import CONV_WEIGHT, TRIO
 from fastmeta.ops.distance import DISTANCE, DISTANCE_PULL
+from fastmeta.ops.proto import PROTO
 from fastmeta.ops.index import GATHER, SCATTER_ADD
 from fastmeta.ops.order import ARGSORT
 from fastmeta.ops.product import MATMUL
@@ -177,7 +178,7 @@ def lay_out(p: Program, of: Loop | None = None) -> Program:
             ins = (ins[0], _right_factor(g, ins[1], uses[v.ins[1].id], known, copies))
         elif v.op in TRIO:
             ins = _convolved(g, v, ins, known)
-        elif v.op is DISTANCE or v.op is DISTANCE_PULL:
+        elif v.op in (DISTANCE, DISTANCE_PULL, PROTO):
             ins = (*[_by_features(g, x, known) for x in ins[:2]], *ins[2:])
         elif v.op in INDEXED:
             ins = _foldable(g, v, ins, known)

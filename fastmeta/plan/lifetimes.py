@@ -27,7 +27,7 @@ class Lifetimes:
         self.held: dict[int, int] = {}  # value -> its address in the arena
         self.ends: dict[int, list[int]] = {}  # group -> values whose last reader it is
         for k, g in enumerate(block.groups):
-            for v in [*g.products, *g.members, *[v for v in (g.single, g.twin, g.core) if v is not None]]:
+            for v in [*g.products, *g.members, *g.twins, *[v for v in (g.single, g.core) if v is not None]]:
                 self.group_of[v.id] = k
         for v in block.live:
             if v.op is PROJECT:

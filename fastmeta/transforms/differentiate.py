@@ -342,7 +342,7 @@ def _pull_call(g: Graph, s: Call, ins: tuple[Var, ...], cts: list[Maybe], flags:
             for k, h in enumerate(call(g, Call(body), (*ins, *us))):
                 back[k] = plus(back[k], ew.multiply(h, factor) if factor != 1.0 else h)
         return back
-    if s.kernel and s.kernel.pulls:
+    if s.kernel and s.kernel.pulls and not any(flags[len(s.kernel.pulls) :]):
         (c,) = cts
         assert c is not None
         for k, kernel in enumerate(s.kernel.pulls):

@@ -1,0 +1,62 @@
+#include "proto.hpp"
+
+namespace fastmeta {
+
+namespace {
+
+template <class T>
+T* at(Worker& worker, const Operand& operand) { return reinterpret_cast<T*>(worker.bases[operand.base] + operand.offset); }
+
+}  // namespace
+
+template <class T>
+Proto<T>::Proto(int tag, const ProtoSpec& spec, const Kernels& kernels) : Instruction(tag), spec_(spec) {
+  if constexpr (sizeof(T) == 4) kernel_ = kernels.proto_f32;
+  else kernel_ = kernels.proto_f64;
+  args_.x_rows = spec.n;
+  args_.y_rows = spec.m;
+  args_.features = spec.features;
+  args_.x_row = spec.x.stride[0];
+  args_.y_row = spec.y.stride[0];
+  args_.share_step = spec.share.stride[0];
+  args_.absent_step = spec.absent.stride[0];
+  args_.factor = T(spec.factor);
+  args_.out_row = spec.out_x.stride[0];
+  args_.out_y_row = spec.out_y.stride[0];
+}
+
+template <class T>
+int64_t Proto<T>::scratch_bytes() const {
+  return (proto_scratch(spec_.m, spec_.features, sizeof(T)) * int64_t(sizeof(T)) + spec_.n * int64_t(sizeof(int32_t)) + 63) / 64 * 64;
+}
+
+template <class T>
+void Proto<T>::run(Worker& worker) const {
+  ProtoArgs<T> args = args_;
+  args.scratch = reinterpret_cast<T*>(worker.scratch);
+  // A copy, since what is checked must not change before it is used.
+  const int32_t* label = at<const int32_t>(worker, spec_.label);
+  int32_t* const checked = reinterpret_cast<int32_t*>(args.scratch + proto_scratch(spec_.m, spec_.features, sizeof(T)));
+  for (int64_t i = 0; i < spec_.n; ++i, label += spec_.label.stride[0]) {
+    checked[i] = *label;
+    if (checked[i] >= 0 && checked[i] < spec_.m) continue;
+    worker.failed = true;
+    return worker.call->record({tag, worker.task, checked[i], spec_.m});
+  }
+  args.label = checked;
+  args.x = at<const T>(worker, spec_.x);
+  args.y = at<const T>(worker, spec_.y);
+  args.share = at<const T>(worker, spec_.share);
+  args.absent = at<const uint8_t>(worker, spec_.absent);
+  if (spec_.has_loss) args.loss = at<T>(worker, spec_.loss);
+  if (spec_.has_right) args.right = at<T>(worker, spec_.right);
+  if (spec_.has_x) args.out = at<T>(worker, spec_.out_x);
+  if (spec_.has_y) args.out_y = at<T>(worker, spec_.out_y);
+  kernel_(args);
+  worker.poll();
+}
+
+template class Proto<float>;
+template class Proto<double>;
+
+}  // namespace fastmeta
