@@ -47,13 +47,37 @@ struct ProductOf {
   using V = typename Simd<T>::V;
   static FASTMETA_INLINE V add(V x, V y, V, V sum) { return Simd<T>::fma(x, y, sum); }
 };
+template <class Metric> struct IsProduct { static constexpr bool yes = false; };
+template <class T> struct IsProduct<ProductOf<T>> { static constexpr bool yes = true; };
 
-template <class T, template <class> class Metric, int Rows>
+template <class T, template <class> class Metric>
+struct PanelTiles {
+  // What fills the registers, but for products with half the values on the way.
+  static constexpr int most = (FASTMETA_LANES_BYTES == 64 ? 8 : 4) * (IsProduct<Metric<T>>::yes ? 3 : 2) / 2;
+  void (*of[most])(const T*, const T*, int64_t, int64_t, T*);  // by rows, less 1
+  template <int R = 1>
+  constexpr void fill() {
+    of[R - 1] = panel_tile<T, Metric, R>;
+    if constexpr (R < most) fill<R + 1>();
+  }
+};
+template <class T, template <class> class Metric>
+static constexpr PanelTiles<T, Metric> kPanelTiles = [] {
+  PanelTiles<T, Metric> tiles{};
+  tiles.fill();
+  return tiles;
+}();
+
+// In tiles of nearly the same size.
+template <class T, template <class> class Metric>
 inline void panel_rows(const T* panel, const T* y, int64_t y_row, int64_t rows, int64_t features, T* out) {
-  int64_t j = 0;
-  for (; j + Rows <= rows; j += Rows) panel_tile<T, Metric, Rows>(panel, y + j * y_row, y_row, features, out + j * Panel<T>::width);
-  if constexpr (Rows > 1)
-    if (j < rows) panel_rows<T, Metric, (Rows + 1) / 2>(panel, y + j * y_row, y_row, rows - j, features, out + j * Panel<T>::width);
+  const int64_t most = PanelTiles<T, Metric>::most, tiles = (rows + most - 1) / most, size = rows / tiles, larger = rows % tiles;
+  for (int64_t i = 0; i < tiles; i++) {
+    const int64_t n = size + (i < larger);
+    kPanelTiles<T, Metric>.of[n - 1](panel, y, y_row, features, out);
+    y += n * y_row;
+    out += n * Panel<T>::width;
+  }
 }
 
 template <class T, template <class> class Metric>
@@ -62,7 +86,6 @@ struct ShortRows {
   using V = typename S::V;
   static constexpr int64_t L = S::lanes, W = Panel<T>::width;
   static constexpr bool absolute = Metric<T>::absolute, scaled = Metric<T>::scaled;
-  static constexpr int Rows = FASTMETA_LANES_BYTES == 64 ? 8 : 4;
 
   const DistanceArgs<T>& g;
   alignas(64) T x[Panel<T>::features * W];  // the panel
@@ -119,8 +142,8 @@ struct ShortRows {
       rows = y;
       row = g.features;
     }
-    if constexpr (absolute) return panel_rows<T, Metric, Rows>(x, rows, row, count, g.features, out);
-    panel_rows<T, ProductOf, Rows>(x, rows, row, count, g.features, out);
+    if constexpr (absolute) return panel_rows<T, Metric>(x, rows, row, count, g.features, out);
+    panel_rows<T, ProductOf>(x, rows, row, count, g.features, out);
     const V factor[2] = {scaled ? -S::load(scale) : S::splat(T(-2)), scaled ? -S::load(scale + L) : S::splat(T(-2))};
     typename S::I all = ~typename S::I{};
     for (int64_t j = 0; j < count; j++)
@@ -133,7 +156,7 @@ struct ShortRows {
     if (!any(~all)) return;
     if (scaled && !turned) turn(scale, directions);
     turned = true;
-    panel_rows<T, SquaredDifference, Rows>(scaled ? directions : x, rows, row, count, g.features, exact);
+    panel_rows<T, SquaredDifference>(scaled ? directions : x, rows, row, count, g.features, exact);
     for (int64_t j = 0; j < count; j++)
       for (int h = 0; h < 2; h++) {
         T* d = out + j * W + h * L;

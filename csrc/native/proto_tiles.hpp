@@ -10,7 +10,6 @@ struct ProtoPanels {
   using V = typename S::V;
   using I = typename S::I;
   static constexpr int64_t L = S::lanes, W = Panel<T>::width;
-  static constexpr int Rows = FASTMETA_LANES_BYTES == 64 ? 8 : 4;
 
   const ProtoArgs<T>& g;
   const int64_t m, row;  // rows of y; features in whole vectors
@@ -101,14 +100,17 @@ struct ProtoPanels {
         own[h] = label[h] == now ? v : own[h];
       }
     }
+    // Beside the largest, which is 1, 1e-30 is nothing (1e-290 in float64); and it or its products with features would be
+    // subnormal numbers, which take a hundred cycles each.
+    const V least = S::splat(sizeof(T) == 4 ? T(-69) : T(-667));
     V top[2];
     for (int h = 0; h < 2; h++) top[h] = (most[h] == infinite) | (most[h] == -infinite) ? V{} : most[h];
     for (int64_t j = 0; j < m; j++) {
       FASTMETA_UNROLL
       for (int h = 0; h < 2; h++) {
-        const V e = exp(S::load(z + j * W + h * L) - top[h]);
-        S::store(z + j * W + h * L, e);
-        sum[h] += e;
+        const V d = S::load(z + j * W + h * L) - top[h], e = exp(d < least ? least : d), some = d < least ? V{} : e;
+        S::store(z + j * W + h * L, some);
+        sum[h] += some;
       }
     }
     for (int h = 0; h < 2; h++) {
@@ -150,7 +152,7 @@ struct ProtoPanels {
     for (int64_t first = 0; first < g.x_rows; first += W) {
       const int64_t rows = first + W < g.x_rows ? W : g.x_rows - first;
       take_x(first, rows);
-      panel_rows<T, ProductOf, Rows>(panel, y, row, m, g.features, z);
+      panel_rows<T, ProductOf>(panel, y, row, m, g.features, z);
       softmax(g.out || g.out_y);
       if (g.out || g.out_y) derivatives(first, rows);
     }

@@ -93,30 +93,38 @@ __attribute__((noinline)) void weighted_tile(const Weighted<T>& g, const Start<T
   }
 }
 
-template <class T, int R, int C>
-inline void weighted_tile_of(int64_t rows, int vectors, const Weighted<T>& g, const Start<T>& start, T* out, int64_t out_row, int tail) {
-  if constexpr (C > 1)
-    if (vectors < C) return weighted_tile_of<T, R, C - 1>(rows, vectors, g, start, out, out_row, tail);
-  if constexpr (R > 1)
-    if (rows < R) return weighted_tile_of<T, R - 1, C>(rows, vectors, g, start, out, out_row, tail);
-  weighted_tile<T, R, C>(g, start, out, out_row, tail);
-}
+template <class T>
+using WeightedTile = void (*)(const Weighted<T>&, const Start<T>&, T*, int64_t, int);
+constexpr int kWeightedRows = 6;  // of a tile, at most
+
+template <class T>
+struct WeightedTiles {
+  WeightedTile<T> of[kWeightedRows][Strip<T>::most];  // by rows and vectors, less 1
+  template <int R = 1, int C = 1>
+  constexpr void fill() {
+    of[R - 1][C - 1] = weighted_tile<T, R, C>;
+    if constexpr (C < Strip<T>::most) fill<R, C + 1>();
+    else if constexpr (R < kWeightedRows) fill<R + 1, 1>();
+  }
+};
+template <class T>
+static constexpr WeightedTiles<T> kWeightedTiles = [] {
+  WeightedTiles<T> tiles{};
+  tiles.fill();
+  return tiles;
+}();
 
 // A strip of `rows` rows, in tiles of nearly the same size.  b must have whole vectors.
 template <class T>
-inline void weighted_rows(int64_t rows, const Strip<T>& strip, const Weighted<T>& g, const Start<T>& start, T* out, int64_t out_row) {
-  constexpr int64_t most = 6;
-  const int64_t tiles = (rows + most - 1) / most;
-  Weighted<T> h = g;
-  Start<T> s = start;
-  for (int64_t i = 0, r = 0; i < tiles; i++) {
-    const int64_t end = rows * (i + 1) / tiles, n = end - r;
-    weighted_tile_of<T, most, Strip<T>::most>(n, strip.vectors, h, s, out, out_row, strip.tail);
-    h.weight += n * g.w_row;
-    if (s.rows) s.rows += n * s.row;
-    if (s.scale) s.scale += n;
+inline void weighted_rows(int64_t rows, const Strip<T>& strip, Weighted<T> g, Start<T> start, T* out, int64_t out_row) {
+  const int64_t tiles = (rows + kWeightedRows - 1) / kWeightedRows, size = rows / tiles, larger = rows % tiles;
+  for (int64_t i = 0; i < tiles; i++) {
+    const int64_t n = size + (i < larger);
+    kWeightedTiles<T>.of[n - 1][strip.vectors - 1](g, start, out, out_row, strip.tail);
+    g.weight += n * g.w_row;
+    if (start.rows) start.rows += n * start.row;
+    if (start.scale) start.scale += n;
     out += n * out_row;
-    r = end;
   }
 }
 
