@@ -102,10 +102,20 @@ struct ShortRows {
     if (rows < W)
       for (int64_t k = 0; k < g.features * W; k++) x[k] = 0;
     transpose(g.x + m * g.x_row, g.x_row, x, W, rows, g.features);
-    length[0] = length[1] = V{};
-    if constexpr (!absolute)
-      for (int64_t k = 0; k < g.features * W; k += W)
-        for (int h = 0; h < 2; h++) length[h] = S::fma(S::load(x + k + h * L), S::load(x + k + h * L), length[h]);
+    if constexpr (!absolute) {
+      V sum[4][2] = {};  // as many as hide the latency
+      auto add = [&](int64_t k, int part) __attribute__((always_inline)) {
+        FASTMETA_UNROLL
+        for (int h = 0; h < 2; h++) sum[part][h] = S::fma(S::load(x + k * W + h * L), S::load(x + k * W + h * L), sum[part][h]);
+      };
+      int64_t k = 0;
+      for (; k + 4 <= g.features; k += 4) {
+        FASTMETA_UNROLL
+        for (int part = 0; part < 4; part++) add(k + part, part);
+      }
+      for (; k < g.features; k++) add(k, 0);
+      for (int h = 0; h < 2; h++) length[h] = (sum[0][h] + sum[1][h]) + (sum[2][h] + sum[3][h]);
+    }
     if constexpr (scaled) {
       // Rows whose products could overflow or vanish become directions at once; the others' products are scaled.
       alignas(64) T now[W];
