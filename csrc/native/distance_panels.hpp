@@ -12,7 +12,7 @@ struct Panel {
 
 // What passes each pair of a panel's vectors: `rows` rows of y.
 template <class T, template <class> class Metric, int Rows>
-__attribute__((noinline)) void panel_tile(const T* panel, const T* y, int64_t y_row, int64_t features, T* out) {
+__attribute__((noinline)) void panel_tile(const T* panel, const T* y, int64_t y_row, int64_t features, T* out, int64_t out_row) {
   using S = Simd<T>;
   using V = typename S::V;
   constexpr int64_t L = S::lanes;
@@ -37,8 +37,8 @@ __attribute__((noinline)) void panel_tile(const T* panel, const T* y, int64_t y_
   }
   FASTMETA_UNROLL
   for (int j = 0; j < Rows; j++) {
-    S::store(out + j * 2 * L, acc[j][0]);
-    S::store(out + j * 2 * L + L, acc[j][1]);
+    S::store(out + j * out_row, acc[j][0]);
+    S::store(out + j * out_row + L, acc[j][1]);
   }
 }
 
@@ -52,9 +52,9 @@ template <class T> struct IsProduct<ProductOf<T>> { static constexpr bool yes = 
 
 template <class T, template <class> class Metric>
 struct PanelTiles {
-  // What fills the registers, but for products with half the values on the way.
-  static constexpr int most = (FASTMETA_LANES_BYTES == 64 ? 8 : 4) * (IsProduct<Metric<T>>::yes ? 3 : 2) / 2;
-  void (*of[most])(const T*, const T*, int64_t, int64_t, T*);  // by rows, less 1
+  // What fills the registers; without an FMA a product takes as many as a difference.
+  static constexpr int some = FASTMETA_LANES_BYTES == 64 ? 8 : 4, most = FASTMETA_LANES_BYTES > 16 && IsProduct<Metric<T>>::yes ? some * 3 / 2 : some;
+  void (*of[most])(const T*, const T*, int64_t, int64_t, T*, int64_t);  // by rows, less 1
   template <int R = 1>
   constexpr void fill() {
     of[R - 1] = panel_tile<T, Metric, R>;
@@ -70,13 +70,13 @@ static constexpr PanelTiles<T, Metric> kPanelTiles = [] {
 
 // In tiles of nearly the same size.
 template <class T, template <class> class Metric>
-inline void panel_rows(const T* panel, const T* y, int64_t y_row, int64_t rows, int64_t features, T* out) {
+inline void panel_rows(const T* panel, const T* y, int64_t y_row, int64_t rows, int64_t features, T* out, int64_t out_row) {
   const int64_t most = PanelTiles<T, Metric>::most, tiles = (rows + most - 1) / most, size = rows / tiles, larger = rows % tiles;
   for (int64_t i = 0; i < tiles; i++) {
     const int64_t n = size + (i < larger);
-    kPanelTiles<T, Metric>.of[n - 1](panel, y, y_row, features, out);
+    kPanelTiles<T, Metric>.of[n - 1](panel, y, y_row, features, out, out_row);
     y += n * y_row;
-    out += n * Panel<T>::width;
+    out += n * out_row;
   }
 }
 
@@ -152,8 +152,8 @@ struct ShortRows {
       rows = y;
       row = g.features;
     }
-    if constexpr (absolute) return panel_rows<T, Metric>(x, rows, row, count, g.features, out);
-    panel_rows<T, ProductOf>(x, rows, row, count, g.features, out);
+    if constexpr (absolute) return panel_rows<T, Metric>(x, rows, row, count, g.features, out, W);
+    panel_rows<T, ProductOf>(x, rows, row, count, g.features, out, W);
     const V factor[2] = {scaled ? -S::load(scale) : S::splat(T(-2)), scaled ? -S::load(scale + L) : S::splat(T(-2))};
     typename S::I all = ~typename S::I{};
     for (int64_t j = 0; j < count; j++)
@@ -166,7 +166,7 @@ struct ShortRows {
     if (!any(~all)) return;
     if (scaled && !turned) turn(scale, directions);
     turned = true;
-    panel_rows<T, SquaredDifference>(scaled ? directions : x, rows, row, count, g.features, exact);
+    panel_rows<T, SquaredDifference>(scaled ? directions : x, rows, row, count, g.features, exact, W);
     for (int64_t j = 0; j < count; j++)
       for (int h = 0; h < 2; h++) {
         T* d = out + j * W + h * L;

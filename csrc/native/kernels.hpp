@@ -129,10 +129,10 @@ struct ProtoArgs {
   int64_t out_row, out_y_row;
   T* scratch;  // proto_scratch() elements
 };
-// Panels of up to 128 bytes of rows of x; lines of 64 bytes.
+constexpr int64_t kProtoRows = 32;  // of x at a time
 constexpr int64_t proto_scratch(int64_t m, int64_t features, int64_t size) {
-  const int64_t line = 64 / size, panel = 128 / size, row = (features + line - 1) / line * line;
-  return row * (1 + 2 * m + panel) + m * (1 + line + panel) + features * panel + 8 * line;
+  const int64_t line = 64 / size, row = (features + line - 1) / line * line;
+  return row * (1 + 2 * m + kProtoRows) + m * (1 + line + kProtoRows) + features * kProtoRows + 8 * line;
 }
 
 // One micro-op on a tile of `rows` x `cols`: dst(r, c) = op(x(r, c), y(r, c), z(r, c)).

@@ -1,5 +1,5 @@
-// The cross-entropy of a softmax over minus squared distances, and its derivatives, in one pass over the rows of x: a panel of
-// two vectors of them at a time passes by all rows of y, and everything between the products stays in the first-level cache.
+// The cross-entropy of a softmax over minus squared distances, and its derivatives, in one pass over the rows of x: a few of
+// them at a time, and everything between the products stays in the first-level cache.
 //
 // Included INSIDE the target's namespace, after distance_panels.hpp and weighted_rows.hpp.
 #pragma once
@@ -9,16 +9,16 @@ struct ProtoPanels {
   using S = Simd<T>;
   using V = typename S::V;
   using I = typename S::I;
-  static constexpr int64_t L = S::lanes, W = Panel<T>::width;
+  static constexpr int64_t L = S::lanes, W = Panel<T>::width, most = kProtoRows;  // a panel of x; rows of it at a time
 
   const ProtoArgs<T>& g;
   const int64_t m, row;  // rows of y; features in whole vectors
   // All rows are centred on the mean of y's rows that are there, which changes no difference.
   T *centre, *y, *addend;  // [row], [m, row] times 2, [m] what differences of a row's distances have besides 2 x y
   T *back, *sums;          // [m, row], [m, L]: weights times rows of x, and weights
-  T *panel, *x, *z;        // [features, W] transposed, [W, row], [m, W] first minus distances, then weights
-  alignas(64) T share[W];
-  alignas(64) typename S::Int label[W];
+  T *panel, *x, *z;        // [features, W] transposed, [most, row], [m, most] first minus distances, then weights
+  alignas(64) T share[most];
+  alignas(64) typename S::Int label[most];
   V loss{}, right{};
 
   FASTMETA_INLINE explicit ProtoPanels(const ProtoArgs<T>& g) : g(g), m(g.y_rows), row((g.features + L - 1) / L * L) {
@@ -34,8 +34,8 @@ struct ProtoPanels {
     back = reserve(m * row);
     sums = reserve(m * L);
     panel = reserve(g.features * W);
-    x = reserve(W * row);
-    z = reserve(m * W);
+    x = reserve(most * row);
+    z = reserve(m * most);
   }
   FASTMETA_INLINE bool there(int64_t j) const { return !g.absent[j * g.absent_step]; }
 
@@ -60,30 +60,30 @@ struct ProtoPanels {
     for (int64_t k = 0; k < m * row; k += L) S::store(back + k, V{});
     for (int64_t k = 0; k < m * L; k += L) S::store(sums + k, V{});
   }
-  void take_x(int64_t first, int64_t rows) {
+  // Rows of x, and zeros up to whole panels.
+  void take_x(int64_t first, int64_t rows, int64_t padded) {
     strips([&](int64_t k, const Strip<T>& strip) __attribute__((always_inline)) {
       centred_rows(g.x + first * g.x_row + k, g.x_row, rows, strip, centre + k, T(1), x + k, row);
     });
-    for (int64_t k = rows * row; k < W * row; k += L) S::store(x + k, V{});
-    transpose(x, row, panel, W, W, g.features);
-    for (int64_t i = 0; i < W; i++) {
+    for (int64_t k = rows * row; k < padded * row; k += L) S::store(x + k, V{});
+    for (int64_t i = 0; i < padded; i++) {
       share[i] = i < rows ? g.share[(first + i) * g.share_step] : T(0);
       label[i] = i < rows ? g.label[first + i] : 0;
     }
   }
-  // From z = 2 x y to the weights that the derivatives give to rows of y.
-  FASTMETA_INLINE void softmax(bool weights) {
+  // From z = 2 x y to the weights that the derivatives give to rows of y, for the panel of rows of x from p on.
+  FASTMETA_INLINE void softmax(int64_t p, bool weights) {
     // Copies, since the compiler must take a store to change anything it finds by a pointer.
-    T *const z = this->z, *const sums = this->sums;
+    T *const z = this->z + p, *const sums = this->sums;
     const T* const addend = this->addend;
     const int64_t m = this->m;
     const V factor = S::splat(g.factor), infinite = S::splat(T(__builtin_inff()));
-    V most[2], own[2], sum[2], part[2];
+    V largest[2], own[2], sum[2], part[2];
     I label[2], at[2];
     for (int h = 0; h < 2; h++) {
-      part[h] = S::load(share + h * L);
-      __builtin_memcpy(&label[h], this->label + h * L, sizeof label[h]);
-      most[h] = -infinite;
+      part[h] = S::load(share + p + h * L);
+      __builtin_memcpy(&label[h], this->label + p + h * L, sizeof label[h]);
+      largest[h] = -infinite;
       own[h] = sum[h] = V{};
       at[h] = I{};
     }
@@ -92,10 +92,10 @@ struct ProtoPanels {
       const V more = S::splat(addend[j]);
       FASTMETA_UNROLL
       for (int h = 0; h < 2; h++) {
-        const V v = (S::load(z + j * W + h * L) + more) * factor;
-        S::store(z + j * W + h * L, v);
-        const I larger = ~(v <= most[h]) & (most[h] == most[h]);  // the first of equals stays, and the first NaN
-        most[h] = larger ? v : most[h];
+        const V v = (S::load(z + j * most + h * L) + more) * factor;
+        S::store(z + j * most + h * L, v);
+        const I larger = ~(v <= largest[h]) & (largest[h] == largest[h]);  // the first of equals stays, and the first NaN
+        largest[h] = larger ? v : largest[h];
         at[h] = larger ? now : at[h];
         own[h] = label[h] == now ? v : own[h];
       }
@@ -104,12 +104,12 @@ struct ProtoPanels {
     // subnormal numbers, which take a hundred cycles each.
     const V least = S::splat(sizeof(T) == 4 ? T(-69) : T(-667));
     V top[2];
-    for (int h = 0; h < 2; h++) top[h] = (most[h] == infinite) | (most[h] == -infinite) ? V{} : most[h];
+    for (int h = 0; h < 2; h++) top[h] = (largest[h] == infinite) | (largest[h] == -infinite) ? V{} : largest[h];
     for (int64_t j = 0; j < m; j++) {
       FASTMETA_UNROLL
       for (int h = 0; h < 2; h++) {
-        const V d = S::load(z + j * W + h * L) - top[h], e = exp(d < least ? least : d), some = d < least ? V{} : e;
-        S::store(z + j * W + h * L, some);
+        const V d = S::load(z + j * most + h * L) - top[h], e = exp(d < least ? least : d), some = d < least ? V{} : e;
+        S::store(z + j * most + h * L, some);
         sum[h] += some;
       }
     }
@@ -129,9 +129,9 @@ struct ProtoPanels {
       V total = S::load(sums + j * L);
       FASTMETA_UNROLL
       for (int h = 0; h < 2; h++) {
-        const V w = S::load(z + j * W + h * L) * scale[h] - (label[h] == now ? less[h] : V{});
+        const V w = S::load(z + j * most + h * L) * scale[h] - (label[h] == now ? less[h] : V{});
         const V counted = part[h] != V{} ? w : V{};
-        S::store(z + j * W + h * L, counted);
+        S::store(z + j * most + h * L, counted);
         total += counted;
       }
       S::store(sums + j * L, total);
@@ -143,17 +143,20 @@ struct ProtoPanels {
         if (share[i] == 0)  // what counts for nothing may be infinite
           for (int64_t k = 0; k < row; k += L) S::store(x + i * row + k, V{});
     strips([&](int64_t k, const Strip<T>& strip) __attribute__((always_inline)) {
-      if (g.out) weighted_rows<T>(rows, strip, {z, 1, W, y + k, row, m}, {}, g.out + first * g.out_row + k, g.out_row);
-      if (g.out_y) weighted_rows<T>(m, Strip<T>(strip.vectors * L), {z, W, 1, x + k, row, rows}, {back + k, row, nullptr}, back + k, row);
+      if (g.out) weighted_rows<T>(rows, strip, {z, 1, most, y + k, row, m}, {}, g.out + first * g.out_row + k, g.out_row);
+      if (g.out_y) weighted_rows<T>(m, Strip<T>(strip.vectors * L), {z, most, 1, x + k, row, rows}, {back + k, row, nullptr}, back + k, row);
     });
   }
   void run() {
     take_y();
-    for (int64_t first = 0; first < g.x_rows; first += W) {
-      const int64_t rows = first + W < g.x_rows ? W : g.x_rows - first;
-      take_x(first, rows);
-      panel_rows<T, ProductOf>(panel, y, row, m, g.features, z);
-      softmax(g.out || g.out_y);
+    for (int64_t first = 0; first < g.x_rows; first += most) {
+      const int64_t rows = first + most < g.x_rows ? most : g.x_rows - first, padded = (rows + W - 1) / W * W;
+      take_x(first, rows, padded);
+      for (int64_t p = 0; p < padded; p += W) {
+        transpose(x + p * row, row, panel, W, W, g.features);
+        panel_rows<T, ProductOf>(panel, y, row, m, g.features, z + p, most);
+        softmax(p, g.out || g.out_y);
+      }
       if (g.out || g.out_y) derivatives(first, rows);
     }
     if (g.loss) *g.loss = S::sum(loss);

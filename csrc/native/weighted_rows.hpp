@@ -95,7 +95,7 @@ __attribute__((noinline)) void weighted_tile(const Weighted<T>& g, const Start<T
 
 template <class T>
 using WeightedTile = void (*)(const Weighted<T>&, const Start<T>&, T*, int64_t, int);
-constexpr int kWeightedRows = 6;  // of a tile, at most
+constexpr int kWeightedRows = FASTMETA_LANES_BYTES > 16 ? 6 : 4;  // of a tile, at most
 
 template <class T>
 struct WeightedTiles {
