@@ -14,6 +14,7 @@ from plan_tools import (
     DISTANCE,
     GATHER,
     ORDER,
+    PROTO,
     PULL,
     SCATTER,
     STORE,
@@ -149,7 +150,7 @@ def everything():
     yield loop, [x, w]
     for in_task in (False, True):
         yield scan(3, 1, in_task), [sample((2, 3, 7) if in_task else (3, 7))]
-    b = Builder([(f32, (2, 5, 6)), (f32, (6, 4)), (np.int32, (2, 3, 4))], [(f32, (2, 5, 4)), (f32, (2, 3, 4)), (f32, (2, 5, 4)), (np.int32, (2, 4)), (np.bool_, (2, 5, 4)), (np.int32, (2, 3, 4)), (f32, (5, 6)), (f32, (10, 6))], consts=bytes(32), shared=320)
+    b = Builder([(f32, (2, 5, 6)), (f32, (6, 4)), (np.int32, (2, 3, 4))], [(f32, (2, 5, 4)), (f32, (2, 3, 4)), (f32, (2, 5, 4)), (np.int32, (2, 4)), (np.bool_, (2, 5, 4)), (np.int32, (2, 3, 4)), (f32, (5, 6)), (f32, (60, 6))], consts=bytes(32), shared=320)
     c, shared = view(b.output(0), (2, 5, 4)), b.shared()
     total = phase((2, 5, 4), [c], [("relu", f32, 0, 0)], [(1, SUM, view(shared, (4,)).to((2, 5, 4)))], rowwise=1)
     b.gemm(f32, (2,), 5, 4, [(6, view(b.input(0), (2, 5, 6)), view(b.input(1), (6, 4)).to((2, 6, 4)))], c, alpha=2.0, cin=view(b.const(), (4,)).to((2, 5, 4)), phases=[total])
@@ -165,6 +166,9 @@ def everything():
         b.emit(DISTANCE, [0, metric, 5, 2, 6, *rows.words, *others.words, *view(b.output(6), (5, 6), make=lambda a: a[:, :2]).words])
     ends = [1, *view(b.output(7), (5, 6)).words, 1, *view(b.output(7), (2, 6), offset=192).words]
     b.emit(PULL, [0, 1, 5, 2, 6, *rows.words, *others.words, *view(b.input(1), (5, 2)).words, *ends])
+    part = [view(b.const(), (), np.int32).to((5,)), view(b.input(0), (5,)), view(b.output(4), (2,), np.bool_)]
+    results = [1, *view(b.output(7), (), offset=400).words, 1, *view(b.output(7), (), offset=404).words, *ends]
+    b.emit(PROTO, [0, 5, 2, 6, 0x3FF0000000000000, *rows.words, *others.words, *(word for o in part for word in o.words), *results])
     yield b, [sample((2, 5, 6)), sample((6, 4)), np.random.default_rng(1).integers(0, 5, (2, 3, 4), dtype=np.int32)]
 
 

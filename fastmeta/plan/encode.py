@@ -11,10 +11,10 @@ import numpy as np
 
 from fastmeta.ops import elementwise as ew
 from fastmeta.ops.distance import DISTANCE, DISTANCE_PULL, KERNEL_METRICS, PULL_METRICS
-from fastmeta.ops.proto import PARTS, PROTO
 from fastmeta.ops.index import GATHER, SCATTER_ADD
 from fastmeta.ops.order import ARGSORT
 from fastmeta.ops.product import MATMUL
+from fastmeta.ops.proto import PARTS, PROTO
 from fastmeta.ops.reduce import ARGMAX, ARGMIN, CUMSUM
 from fastmeta.ops.shape import CONCAT, PAD
 from fastmeta.ops.structure import LOOP, PROJECT, Loop

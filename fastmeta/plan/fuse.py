@@ -14,8 +14,8 @@ from math import prod
 
 from fastmeta.ops import elementwise as ew
 from fastmeta.ops.distance import DISTANCE_PULL
-from fastmeta.ops.proto import PROTO
 from fastmeta.ops.product import MATMUL
+from fastmeta.ops.proto import PROTO
 from fastmeta.ops.reduce import MAX, MIN, SUM
 from fastmeta.ops.shape import PAD, RESHAPE, STOP_GRADIENT
 from fastmeta.ops.structure import PROJECT
