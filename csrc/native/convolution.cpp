@@ -111,7 +111,7 @@ void Convolution<T>::turn_weights(Worker& worker) const {
   const int64_t tap = spec_.c * spec_.o;
   T* to = scratch<T>(worker, scratch_.weights);
   for (const auto& product : spec_.products) {
-    const T* w = at(worker, product.second);
+    const T* w = worker.at<T>(product.second);
     for (const Class& one : classes_)
       for (int64_t i = one.taps[0] - 1; i >= 0; --i)
         for (int64_t j = one.taps[1] - 1; j >= 0; --j, to += tap)
@@ -147,11 +147,11 @@ void Convolution<T>::sum_pixels(Worker& worker, const T* weights, const Unit& un
   const int64_t row_of_taps = one.taps[1] * depth_, elements = single_ ? 1 : row_of_taps;
   int64_t n = 0;
   for (int64_t p = 0; p < n_products; ++p) {
-    const T* w = transposed ? weights + p * all + one.weights : at(worker, spec_.products[size_t(p)].second);
+    const T* w = transposed ? weights + p * all + one.weights : worker.at<T>(spec_.products[size_t(p)].second);
     for (int64_t i = 0; i < one.taps[0]; ++i)
       for (int64_t k = 0; k < row_of_taps; k += elements, w += elements * width_) sources[n++] = {p * map_size_ + i * row_size_ + k, w};
   }
-  kernel_({m, width_, scratch<T>(worker, scratch_.maps), x_at, y_at, sources, n, elements, 1, width_, spec_.has_cin ? at(worker, spec_.cin) : nullptr, at(worker, spec_.target)});
+  kernel_({m, width_, scratch<T>(worker, scratch_.maps), x_at, y_at, sources, n, elements, 1, width_, spec_.has_cin ? worker.at<T>(spec_.cin) : nullptr, worker.at<T>(spec_.target)});
 }
 
 template <class T>
@@ -174,8 +174,8 @@ void Convolution<T>::sum_taps(Worker& worker, int64_t first, int64_t last) const
     y_at[m - first] = m * width_;
   }
   ConvSource<T>* const sources = scratch<ConvSource<T>>(worker, scratch_.sources);
-  T* const target = at(worker, spec_.target);
-  const T* start = spec_.has_cin ? at(worker, spec_.cin) : nullptr;
+  T* const target = worker.at<T>(spec_.target);
+  const T* start = spec_.has_cin ? worker.at<T>(spec_.cin) : nullptr;
   for (int64_t number = 0; number < units_.count && !worker.stopped(); ++number) {
     const Unit here = units_[number];
     pad_maps(worker, here);
@@ -185,7 +185,7 @@ void Convolution<T>::sum_taps(Worker& worker, int64_t first, int64_t last) const
       for (int64_t k = 0; k < here.images; ++k)
         for (int64_t p = 0; p < here.rows; ++p) {
           const int64_t x_row = int64_t(product) * map_size_ + k * image_size_ + p * copy_.down.kept * row_size_;
-          sources[n++] = {x_row, at(worker, y) + (here.image + k) * y.stride[0] + (here.row + p) * y.stride[1]};
+          sources[n++] = {x_row, worker.at<T>(y) + (here.image + k) * y.stride[0] + (here.row + p) * y.stride[1]};
         }
       kernel_({last - first, width_, scratch<T>(worker, scratch_.maps), x_at, y_at, sources, n, maps_[1], copy_.across.kept * depth_, y.stride[2], start, target});
       start = target;

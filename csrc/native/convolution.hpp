@@ -29,7 +29,6 @@ class Convolution final : public Instruction {
   void run_unit(Worker& worker, const T* weights, int64_t number, char* joints) const;
   void sum_pixels(Worker& worker, const T* weights, const Unit& unit, const Class& one) const;
   void sum_taps(Worker& worker, int64_t first, int64_t last) const;
-  T* at(Worker& worker, const Operand& operand) const { return reinterpret_cast<T*>(worker.bases[operand.base] + operand.offset); }
   template <class U>
   U* scratch(Worker& worker, int64_t offset) const { return reinterpret_cast<U*>(worker.scratch + offset); }
 

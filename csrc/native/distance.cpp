@@ -10,9 +10,6 @@ constexpr int64_t kUnitRows = 32;      // of x, at least: what the kernel takes 
 constexpr double kUnitWork = 4e5;      // features of pairs: less is not worth a part of a team's work
 constexpr int64_t kUnitFeatures = 64;  // at least
 
-template <class T>
-T* at(Worker& worker, const Operand& operand) { return reinterpret_cast<T*>(worker.bases[operand.base] + operand.offset); }
-
 }  // namespace
 
 template <class T>
@@ -49,9 +46,9 @@ void Distance<T>::run_unit(Worker& worker, const T* y_norm, int64_t unit) const 
   DistanceArgs<T> args = args_;
   const int64_t first = unit * unit_rows_;
   args.x_rows = std::min(unit_rows_, args_.x_rows - first);
-  args.x = at<T>(worker, x_) + first * args.x_row;
-  args.y = at<T>(worker, y_);
-  args.out = at<T>(worker, out_) + first * args.out_x;
+  args.x = worker.at<T>(x_) + first * args.x_row;
+  args.y = worker.at<T>(y_);
+  args.out = worker.at<T>(out_) + first * args.out_x;
   args.y_norm = y_norm;
   kernel_(args);
   if (long_) worker.poll();
@@ -63,7 +60,7 @@ void Distance<T>::run(Worker& worker) const {
     const Distance* self;
     const T* y_norm;
   } context{this, reinterpret_cast<const T*>(worker.scratch)};
-  if (norms_) row_norms_(metric_, at<T>(worker, y_), args_.y_row, args_.y_rows, args_.features, reinterpret_cast<T*>(worker.scratch));
+  if (norms_) row_norms_(metric_, worker.at<T>(y_), args_.y_row, args_.y_rows, args_.features, reinterpret_cast<T*>(worker.scratch));
   run_parts(worker, units_, [](const void* argument, Worker& w, int64_t unit) {
     const Context& c = *static_cast<const Context*>(argument);
     c.self->run_unit(w, c.y_norm, unit);
@@ -116,13 +113,13 @@ template <class T>
 void Pull<T>::run_unit(Worker& worker, const Shared& shared, int64_t unit) const {
   PullArgs<T> args = args_;
   const int64_t first = unit * unit_;
-  args.x = at<T>(worker, x_);
-  args.y = at<T>(worker, y_);
+  args.x = worker.at<T>(x_);
+  args.y = worker.at<T>(y_);
   args.weight = shared.weight;
   args.x_sum = shared.x_sum;
   args.y_sum = shared.y_sum;
-  args.out = at<T>(worker, out_);
-  if (both_) args.out_y = at<T>(worker, out_y_);
+  args.out = worker.at<T>(out_);
+  if (both_) args.out_y = worker.at<T>(out_y_);
   if (by_rows_) {
     args.x_rows = std::min(unit_, args_.x_rows - first);
     args.x += first * args.x_row;
@@ -143,7 +140,7 @@ void Pull<T>::run_unit(Worker& worker, const Shared& shared, int64_t unit) const
 template <class T>
 void Pull<T>::run(Worker& worker) const {
   T* const scratch = reinterpret_cast<T*>(worker.scratch);
-  Shared shared{at<T>(worker, weight_), nullptr, nullptr};
+  Shared shared{worker.at<T>(weight_), nullptr, nullptr};
   if (products_) {
     sum_weights_(shared.weight, args_.weight_x, args_.weight_y, args_.x_rows, args_.y_rows, scratch, scratch + args_.x_rows);
     shared.x_sum = scratch;

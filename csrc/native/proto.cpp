@@ -2,13 +2,6 @@
 
 namespace fastmeta {
 
-namespace {
-
-template <class T>
-T* at(Worker& worker, const Operand& operand) { return reinterpret_cast<T*>(worker.bases[operand.base] + operand.offset); }
-
-}  // namespace
-
 template <class T>
 Proto<T>::Proto(int tag, const ProtoSpec& spec, const Kernels& kernels) : Instruction(tag), spec_(spec) {
   if constexpr (sizeof(T) == 4) kernel_ = kernels.proto_f32;
@@ -35,7 +28,7 @@ void Proto<T>::run(Worker& worker) const {
   ProtoArgs<T> args = args_;
   args.scratch = reinterpret_cast<T*>(worker.scratch);
   // A copy, since what is checked must not change before it is used.
-  const int32_t* label = at<const int32_t>(worker, spec_.label);
+  const int32_t* label = worker.at<const int32_t>(spec_.label);
   int32_t* const checked = reinterpret_cast<int32_t*>(args.scratch + proto_scratch(spec_.m, spec_.features, sizeof(T)));
   for (int64_t i = 0; i < spec_.n; ++i, label += spec_.label.stride[0]) {
     checked[i] = *label;
@@ -44,14 +37,14 @@ void Proto<T>::run(Worker& worker) const {
     return worker.call->record({tag, worker.task, checked[i], spec_.m});
   }
   args.label = checked;
-  args.x = at<const T>(worker, spec_.x);
-  args.y = at<const T>(worker, spec_.y);
-  args.share = at<const T>(worker, spec_.share);
-  args.absent = at<const uint8_t>(worker, spec_.absent);
-  if (spec_.has_loss) args.loss = at<T>(worker, spec_.loss);
-  if (spec_.has_right) args.right = at<T>(worker, spec_.right);
-  if (spec_.has_x) args.out = at<T>(worker, spec_.out_x);
-  if (spec_.has_y) args.out_y = at<T>(worker, spec_.out_y);
+  args.x = worker.at<const T>(spec_.x);
+  args.y = worker.at<const T>(spec_.y);
+  args.share = worker.at<const T>(spec_.share);
+  args.absent = worker.at<const uint8_t>(spec_.absent);
+  if (spec_.has_loss) args.loss = worker.at<T>(spec_.loss);
+  if (spec_.has_right) args.right = worker.at<T>(spec_.right);
+  if (spec_.has_x) args.out = worker.at<T>(spec_.out_x);
+  if (spec_.has_y) args.out_y = worker.at<T>(spec_.out_y);
   kernel_(args);
   worker.poll();
 }

@@ -81,7 +81,7 @@ void Winograd::turn_weights(Worker& worker) const {
   for (int64_t k = 0; k < rows; ++k) x_at[k] = k * columns, y_at[k] = k * weights_.row;
   float* to = scratch<float>(worker, scratch_.weights);
   for (const auto& product : spec_.products) {
-    const float* w = at(worker, product.second);
+    const float* w = worker.at<float>(product.second);
     int64_t step = tap;
     if (turned_) {
       float* const taps = scratch<float>(worker, scratch_.taps);
@@ -147,9 +147,9 @@ void Winograd::run_unit(Worker& worker, const float* weights, int64_t number, ch
   Operand target = spec_.target;  // dense, whatever its strides say where a dim is 1
   target.stride[2] = width_, target.stride[1] = maps_[1] * width_, target.stride[0] = maps_[0] * maps_[1] * width_;
   find_tiles(worker, unit, target, other_.row);
-  kernels_->winograd[kWinogradSum]({tiles, width_, sums, scratch<int64_t>(worker, scratch_.x_at), 4 * other_.plane, other_.plane, at(worker, target),
+  kernels_->winograd[kWinogradSum]({tiles, width_, sums, scratch<int64_t>(worker, scratch_.x_at), 4 * other_.plane, other_.plane, worker.at<float>(target),
                                     scratch<int64_t>(worker, scratch_.y_at), target.stride[1], target.stride[2], scratch<uint8_t>(worker, scratch_.missing),
-                                    spec_.has_cin ? at(worker, spec_.cin) : nullptr});
+                                    spec_.has_cin ? worker.at<float>(spec_.cin) : nullptr});
   const int64_t row = 2 * unit.row;
   phases_.after(worker, {unit.image, unit.images, row, std::min(2 * unit.rows, maps_[0] - row)}, maps_, joints);
   if (long_) worker.poll();
@@ -170,7 +170,7 @@ void Winograd::sum_taps(Worker& worker, int64_t first, int64_t last) const {
       const auto& [x, y] = spec_.products[size_t(p)];
       copy_tiles(worker, x, unit, first, channels, read + p * read_.size());
       tiles = find_tiles(worker, unit, y, other_.row);
-      kernels_->winograd[kWinogradSpread]({tiles, width_, at(worker, y), y_at, y.stride[1], y.stride[2], spread + p * other_.size(), x_at, 4 * other_.plane, other_.plane,
+      kernels_->winograd[kWinogradSpread]({tiles, width_, worker.at<float>(y), y_at, y.stride[1], y.stride[2], spread + p * other_.size(), x_at, 4 * other_.plane, other_.plane,
                                            scratch<uint8_t>(worker, scratch_.missing)});
     }
     for (int64_t place = 0; place < 16; ++place) {
@@ -185,8 +185,8 @@ void Winograd::sum_taps(Worker& worker, int64_t first, int64_t last) const {
   if (worker.stopped()) return;
   for (int64_t k = 0; k < channels; ++k) x_at[k] = k * weights_.row, y_at[k] = (first + k) * width_;
   const int64_t tap = depth_ * width_;
-  kernels_->winograd[kWinogradTaps]({channels, width_, sums, x_at, 4 * weights_.plane, weights_.plane, at(worker, spec_.target), y_at, 3 * tap, tap, nullptr,
-                                     spec_.has_cin ? at(worker, spec_.cin) : nullptr});
+  kernels_->winograd[kWinogradTaps]({channels, width_, sums, x_at, 4 * weights_.plane, weights_.plane, worker.at<float>(spec_.target), y_at, 3 * tap, tap, nullptr,
+                                     spec_.has_cin ? worker.at<float>(spec_.cin) : nullptr});
 }
 
 void Winograd::run(Worker& worker) const {

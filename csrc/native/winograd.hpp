@@ -34,7 +34,6 @@ class Winograd final : public Instruction {
   void turn_weights(Worker& worker) const;
   void run_unit(Worker& worker, const float* weights, int64_t number, char* joints) const;
   void sum_taps(Worker& worker, int64_t first, int64_t last) const;
-  float* at(Worker& worker, const Operand& operand) const { return reinterpret_cast<float*>(worker.bases[operand.base] + operand.offset); }
   template <class U>
   U* scratch(Worker& worker, int64_t offset) const { return reinterpret_cast<U*>(worker.scratch + offset); }
 

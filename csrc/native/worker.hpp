@@ -15,7 +15,7 @@
 
 namespace fastmeta {
 
-// An index outside 0..bound-1, met by a GATHER or SCATTER. task is -1 outside a parallel loop.
+// An index outside 0..bound-1, met by a GATHER, SCATTER or PROTO. task is -1 outside a parallel loop.
 struct BadIndex {
   int tag;
   int64_t task, index, bound;
@@ -69,6 +69,10 @@ struct Worker {
   bool team = false;     // may split instructions over the pool
   WorkerMemory* memory = nullptr;
   Profile* profile = nullptr;
+
+  // An operand's first element.
+  template <class T>
+  T* at(const Operand& operand) const { return reinterpret_cast<T*>(bases[operand.base] + operand.offset); }
 
   // Between instructions and between the parts of long ones: is the task or the call to end?
   bool stopped() {
