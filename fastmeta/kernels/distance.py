@@ -18,7 +18,7 @@ from fastmeta.trace import Array, located
 
 # Where a kernel of differences costs no more than products of matrices: rows with and without derivatives, features.
 FEW_ROWS, SOME_ROWS, SHORT = 10, 32, 128
-PANEL_BYTES, PANEL_WORK = 512, 1 << 22
+PANEL_BYTES, PANEL_WORK = 512, 1 << 21
 
 
 def pairwise_distance(x: Array, y: Array, *, metric: str, scale: Array | None = None) -> Array:
