@@ -76,7 +76,9 @@ from fastmeta.array import (
     zeros_like,
 )  # fmt: skip
 from fastmeta.backends import set_backend, set_num_threads
-from fastmeta.compile import grad, hvp, jit, jvp, map_tasks, scan, value_and_grad, vjp
+from fastmeta.compile import jit
+from fastmeta.gradients import grad, hvp, jvp, value_and_grad, vjp
+from fastmeta.loops import map_tasks, scan
 from fastmeta.memory import MemoryEstimate, memory_estimate
 from fastmeta.tree import tree_map
 

@@ -55,7 +55,7 @@ def memory_estimate(f: Callable[..., Any], *args: Any) -> MemoryEstimate:
     Errors: RuntimeError on a backend without plans (numpy); those of f for its arguments.
 
     >>> import numpy as np
-    >>> from fastmeta.compile import map_tasks
+    >>> from fastmeta.loops import map_tasks
     >>> f = map_tasks(lambda x: (x @ x).sum())
     >>> memory_estimate(f, np.ones((4, 8, 8), np.float32)).outputs
     16

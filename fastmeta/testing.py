@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 import optree
 
-from fastmeta.compile import jit, jvp, vjp
+from fastmeta.compile import jit
 from fastmeta.errors import expected
+from fastmeta.gradients import jvp, vjp
 from fastmeta.trace import as_array
 
 Floats = list[np.ndarray]

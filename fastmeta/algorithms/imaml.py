@@ -11,8 +11,9 @@ from fastmeta import array as fa
 from fastmeta import nn
 from fastmeta.algorithms.inner import InnerLoop, positive
 from fastmeta.algorithms.learner import Loss
-from fastmeta.compile import hvp, scan, value_and_grad
 from fastmeta.errors import whole
+from fastmeta.gradients import hvp, value_and_grad
+from fastmeta.loops import scan
 from fastmeta.optim import Optimizer, global_norm
 from fastmeta.trace import Array
 from fastmeta.tree import tree_map

@@ -12,8 +12,10 @@ from numpy.typing import NDArray
 
 from fastmeta import array as fa
 from fastmeta.algorithms.learner import Learner, Loss, accuracy, examples, quadruple
-from fastmeta.compile import jit, map_tasks, scan, value_and_grad
+from fastmeta.compile import jit
 from fastmeta.errors import expected, whole
+from fastmeta.gradients import value_and_grad
+from fastmeta.loops import map_tasks, scan
 from fastmeta.models.batch_norm import MODES, averaged, one_mode
 from fastmeta.optim import Optimizer, apply_updates
 from fastmeta.trace import Array

@@ -12,8 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastmeta import nn
-from fastmeta.compile import map_tasks, value_and_grad
 from fastmeta.errors import expected
+from fastmeta.gradients import value_and_grad
+from fastmeta.loops import map_tasks
 from fastmeta.trace import Array
 
 __all__ = ["Learner", "summary"]

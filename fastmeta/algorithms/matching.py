@@ -12,8 +12,8 @@ from fastmeta import kernels, nn
 from fastmeta.algorithms.inner import positive
 from fastmeta.algorithms.metric import MetricLearner
 from fastmeta.algorithms.protonet import one_metric
-from fastmeta.compile import scan
 from fastmeta.errors import whole
+from fastmeta.loops import scan
 from fastmeta.trace import Array
 
 __all__ = ["MatchingNet", "best_of_class", "members"]

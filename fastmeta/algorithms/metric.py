@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 from fastmeta import array as fa
 from fastmeta import nn
 from fastmeta.algorithms.learner import Learner, Loss, accuracy, examples, quadruple
-from fastmeta.compile import jit, map_tasks
+from fastmeta.compile import jit
 from fastmeta.errors import expected, whole
+from fastmeta.loops import map_tasks
 from fastmeta.models.batch_norm import averaged, one_mode
 from fastmeta.trace import Array, Tracer, as_array
 from fastmeta.tree import is_array

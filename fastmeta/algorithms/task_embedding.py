@@ -10,9 +10,11 @@ from numpy.typing import NDArray
 
 from fastmeta import array as fa
 from fastmeta.algorithms.learner import Learner, Loss, examples, quadruple
-from fastmeta.compile import jit, map_tasks, value_and_grad
+from fastmeta.compile import jit
 from fastmeta.errors import expected
+from fastmeta.gradients import value_and_grad
 from fastmeta.kernels import pairwise_distance
+from fastmeta.loops import map_tasks
 from fastmeta.trace import Array
 
 __all__ = ["TaskEmbedding"]

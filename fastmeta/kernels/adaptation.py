@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from fastmeta.compile import grad, map_tasks, scan, transformed
-from fastmeta.compile import hvp as _hvp
+from fastmeta.compile import transformed
 from fastmeta.errors import expected
+from fastmeta.gradients import grad
+from fastmeta.gradients import hvp as _hvp
+from fastmeta.loops import map_tasks, scan
 from fastmeta.tree import tree_map
 
 Loss = Callable[..., Any]

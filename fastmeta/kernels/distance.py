@@ -8,10 +8,10 @@ from functools import partial
 import numpy as np
 
 from fastmeta import array as fa
-from fastmeta.compile import map_tasks
 from fastmeta.errors import expected
 from fastmeta.kernels.fused import fused
 from fastmeta.kernels.tasks import Argument, features, known, per_task
+from fastmeta.loops import map_tasks
 from fastmeta.ops import distance as kernels
 from fastmeta.ops.linalg import positive_definite
 from fastmeta.trace import Array, located

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from fastmeta.compile import Inner
+from fastmeta.inner import Inner
 from fastmeta.ops.structure import Call, Kernel, call
 from fastmeta.trace import Array, Tracer
 

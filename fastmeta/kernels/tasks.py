@@ -8,8 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from fastmeta.compile import jit, map_tasks
+from fastmeta.compile import jit
 from fastmeta.errors import expected
+from fastmeta.loops import map_tasks
 from fastmeta.program import FLOATS, NAMES
 from fastmeta.trace import Array, Tracer, as_array, current, located
 

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from fastmeta import array as fa
-from fastmeta.compile import scan
 from fastmeta.errors import expected
+from fastmeta.loops import scan
 from fastmeta.nn.layers import like
 from fastmeta.trace import Array, located
 
