@@ -72,7 +72,8 @@ struct ProtoPanels {
     }
   }
   // From z = 2 x y to the weights that the derivatives give to rows of y, for the panel of rows of x from p on.
-  FASTMETA_INLINE void softmax(int64_t p, bool weights) {
+  template <bool Answers>
+  void softmax(int64_t p, bool weights) {
     // Copies, since the compiler must take a store to change anything it finds by a pointer.
     T *const z = this->z + p, *const sums = this->sums;
     const T* const addend = this->addend;
@@ -96,7 +97,7 @@ struct ProtoPanels {
         S::store(z + j * most + h * L, v);
         const I larger = ~(v <= largest[h]) & (largest[h] == largest[h]);  // the first of equals stays, and the first NaN
         largest[h] = larger ? v : largest[h];
-        at[h] = larger ? now : at[h];
+        if constexpr (Answers) at[h] = larger ? now : at[h];
         own[h] = label[h] == now ? v : own[h];
       }
     }
@@ -116,7 +117,7 @@ struct ProtoPanels {
     for (int h = 0; h < 2; h++) {
       const I counts = part[h] != V{};
       loss += counts ? part[h] * (log(sum[h]) + top[h] - own[h]) : V{};
-      right += counts & (at[h] == label[h]) ? part[h] : V{};
+      if constexpr (Answers) right += counts & (at[h] == label[h]) ? part[h] : V{};
     }
     if (!weights) return;
     V scale[2], less[2];
@@ -155,7 +156,8 @@ struct ProtoPanels {
       for (int64_t p = 0; p < padded; p += W) {
         transpose(x + p * row, row, panel, W, W, g.features);
         panel_rows<T, ProductOf>(panel, y, row, m, g.features, z + p, most);
-        softmax(p, g.out || g.out_y);
+        if (g.right) softmax<true>(p, g.out || g.out_y);
+        else softmax<false>(p, g.out || g.out_y);
       }
       if (g.out || g.out_y) derivatives(first, rows);
     }
