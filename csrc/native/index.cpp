@@ -40,13 +40,6 @@ void record_bad(Worker& worker, int tag, int64_t index, int64_t bound) {
   worker.call->record({tag, worker.task, index, bound});
 }
 
-}  // namespace
-
-Strided::Strided(const Operand& operand, int rank, const int64_t* dims) : base(operand.base), offset(operand.offset) {
-  for (int d = 0; d < rank; ++d)  // a stride that is never taken may be anything
-    stride[d] = dims[d] > 1 ? int64_t(uint64_t(operand.stride[d]) * uint64_t(item_size(operand.dtype))) : 0;
-}
-
 // Rows for all of `count` indices, stopping now and then to look whether to end; false where it ended.
 bool all_rows(Worker& worker, int tag, RowsFn rows, RowsArgs args, int64_t count) {
   Patience patience(worker);
@@ -65,6 +58,13 @@ bool all_rows(Worker& worker, int tag, RowsFn rows, RowsArgs args, int64_t count
     if (patience.ended(args.count * args.cols)) return false;
   }
   return true;
+}
+
+}  // namespace
+
+Strided::Strided(const Operand& operand, int rank, const int64_t* dims) : base(operand.base), offset(operand.offset) {
+  for (int d = 0; d < rank; ++d)  // a stride that is never taken may be anything
+    stride[d] = dims[d] > 1 ? int64_t(uint64_t(operand.stride[d]) * uint64_t(item_size(operand.dtype))) : 0;
 }
 
 Gather::Gather(int tag, const GatherSpec& spec, const Kernels& kernels) : Instruction(tag), o_(spec.o), n_(spec.n), j_(spec.j), i_(spec.i), item_(item_size(spec.dtype)) {
@@ -93,16 +93,17 @@ template <class T>
 void Gather::run_typed(Worker& worker) const {
   if (i_ == 1) return run_single<T>(worker);
   Patience patience(worker);
+  const bool rows = sizeof(T) == 1 && index_.stride[2] == 0 && x_.stride[2] == 1 && out_.stride[2] == 1;  // of bools
   for (int64_t o = 0; o < o_; ++o)
     for (int64_t j = 0; j < j_; ++j) {
       const char* x = x_.at(worker) + o * x_.stride[0];
       const char* index = index_.at(worker) + o * index_.stride[0] + j * index_.stride[1];
       char* out = out_.at(worker) + o * out_.stride[0] + j * out_.stride[1];
-      for (int64_t i = 0; i < i_; ++i) {
+      for (int64_t i = 0; i < (rows ? 1 : i_); ++i) {
         int32_t n;
         std::memcpy(&n, index + i * index_.stride[2], sizeof n);
         if (n < 0 || n >= n_) return record_bad(worker, tag, n, n_);
-        std::memcpy(out + i * out_.stride[2], x + n * x_.stride[1] + i * x_.stride[2], sizeof(T));
+        std::memmove(out + i * out_.stride[2], x + n * x_.stride[1] + i * x_.stride[2], size_t(rows ? i_ : 1) * sizeof(T));
       }
       if (patience.ended(i_)) return;
     }
@@ -140,12 +141,13 @@ Scatter::Scatter(int tag, const ScatterSpec& spec, const Kernels& kernels) : Ins
 // The result before anything is added; false where the call was stopped.
 bool Scatter::zero(Worker& worker) const {
   Patience patience(worker);
-  const bool row = i_ == 1 || out_.stride[2] == item_, all = row && out_.stride[1] == i_ * item_;
-  const int64_t lines = all ? 1 : n_, elements = all ? n_ * i_ : i_;
+  const bool dense = i_ == 1 || out_.stride[2] == item_;
+  const int64_t some = dense && out_.stride[1] == i_ * item_ ? std::max<int64_t>(1, kPollElements / i_) : 1;  // rows that lie side by side
   for (int64_t o = 0; o < o_; ++o)
-    for (int64_t n = 0; n < lines; ++n) {
+    for (int64_t n = 0; n < n_; n += some) {
       char* out = out_.at(worker) + o * out_.stride[0] + n * out_.stride[1];
-      if (row) std::memset(out, 0, size_t(elements * item_));
+      const int64_t elements = std::min(some, n_ - n) * i_;
+      if (dense) std::memset(out, 0, size_t(elements * item_));
       else
         for (int64_t i = 0; i < i_; ++i) std::memset(out + i * out_.stride[2], 0, size_t(item_));
       if (patience.ended(elements)) return false;

@@ -46,7 +46,6 @@ void Proto<T>::run(Worker& worker) const {
   if (spec_.has_x) args.out = worker.at<T>(spec_.out_x);
   if (spec_.has_y) args.out_y = worker.at<T>(spec_.out_y);
   kernel_(args);
-  worker.poll();
 }
 
 template class Proto<float>;
