@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 
 import numpy as np
@@ -54,17 +54,13 @@ PROTO = Primitive("proto", _proto, _np_proto)
 def proto_kernels(factor: float) -> tuple[Kernel, Kernel]:
     """The kernels of the loss and of the share of right answers, functions of ``(x, y, label, share, absent)``."""
 
-    def part(name: str) -> Kernel:
-        def emit(*ins: Var) -> Var:
-            return ins[0].graph.emit(PROTO, ins, (factor, name))
+    def part(name: str, *ins: Var) -> Var:
+        return ins[0].graph.emit(PROTO, ins, (factor, name))
 
-        return Kernel(emit)
+    def pull(name: str, *ins: Var) -> Var:
+        *operands, cotangent = ins
+        derivative = part(name, *operands)
+        return ew.multiply(derivative, broadcast(cotangent, derivative.shape, ()))
 
-    def pull(name: str) -> Kernel:
-        def emit(*ins: Var) -> Var:
-            derivative = part(name).emit(*ins[:-1])
-            return ew.multiply(derivative, broadcast(ins[-1], derivative.shape, ()))
-
-        return Kernel(emit)
-
-    return Kernel(part("loss").emit, (pull("x"), pull("y"))), part("right")
+    pulls = tuple([Kernel(partial(pull, side)) for side in ("x", "y")])
+    return Kernel(partial(part, "loss"), pulls), Kernel(partial(part, "right"))
