@@ -302,6 +302,23 @@ def test_loss_with_a_large_offset() -> None:
         np.testing.assert_allclose(g, w, 1e-3, 1e-3 * np.abs(w).max())
 
 
+def test_a_class_without_rows_costs_no_digits(backend: str) -> None:
+    """Its mean, zeros, is far from all others where these have a large offset; by the kernel and, with a temperature that is traced, by the expansion."""
+    s, q = (1000 + embeddings(n, 64, seed=n).astype(np.float32) for n in (36, 24))
+    labels, query_labels = np.arange(36) % 18, np.arange(24) % 18
+
+    def loss(s: Any, q: Any, temperature: Any) -> Any:
+        return kernels.proto_loss(s, labels, q, query_labels, n_way=20, temperature=temperature)[0]
+
+    traced = fm.value_and_grad(loss, argnums=(0, 1))
+    number = fm.value_and_grad(lambda s, q: loss(s, q, 1.0), argnums=(0, 1))
+    want, wants = traced(s.astype(np.float64), q.astype(np.float64), np.float64(1))
+    for value, gradients in (traced(s, q, np.float32(1)), number(s, q)):
+        np.testing.assert_allclose(value, want, 1e-4)
+        for g, w in zip(gradients, wants, strict=True):
+            np.testing.assert_allclose(g, w, 0, 2e-3 * np.abs(w).max())
+
+
 # ------------------------------------------------------------------------------------------ neighbours, attention
 
 

@@ -79,8 +79,10 @@ def nearness(x: Array, y: Array, absent: Array, scale: Array | None, *, metric: 
         return fa.subtract(bar, fa.permute_dims(distance(x, y, scale, metric=metric), (1, 0)))
     if y.shape[0] <= FEW_ROWS:
         return fa.subtract(bar, _squared(y, x))
-    centre = fa.stop_gradient(fa.mean(y, axis=0))
-    x, y = fa.subtract(x, centre), fa.subtract(y, centre)
+    # the mean of the rows that are there: others would pull it away from an offset of all
+    there = fa.expand_dims(fa.where(absent, 0.0, fa.ones_like(y[:, 0])), axis=1)
+    centre = fa.stop_gradient(fa.divide(fa.sum(fa.multiply(y, there), axis=0), fa.maximum(fa.sum(there), 1.0)))
+    x, y = fa.subtract(x, centre), fa.multiply(fa.subtract(y, centre), there)
     lengths = fa.sum(fa.square(y), axis=1, keepdims=True)
     return fa.add(fa.multiply(fa.permute_dims(_products(x, y), (1, 0)), 2.0), fa.subtract(bar, lengths))
 
