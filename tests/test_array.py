@@ -82,6 +82,18 @@ def test_power() -> None:
         check(lambda v: 2.0**v, 2.0**x, x)
 
 
+@pytest.mark.parametrize("k", [-4, -3, -2, -1, -0.5, 0, 0.5, 1, 2, 3, 4, 5, 2.5])
+def test_constant_exponents(k: float) -> None:
+    """Values at the edges, and derivatives of both orders."""
+    x = np.array([0.0, 0.3, 1.0, 2.5, np.inf, np.nan, *([-2.5, -0.0, -np.inf] if k % 1 == 0 else [])])
+    with np.errstate(all="ignore"):
+        check(lambda v: v**k, np.power(x, k), x)
+    v = np.abs(normal((5,))) + 0.1
+    slope = fm.grad(lambda v: fm.sum(v**k))
+    np.testing.assert_allclose(slope(v), k * v ** (k - 1), rtol=1e-12)
+    np.testing.assert_allclose(fm.grad(lambda v: fm.sum(slope(v)))(v), k * (k - 1) * v ** (k - 2.0), rtol=1e-12)
+
+
 def test_where_and_logic() -> None:
     m, n = normal((3, 1)) > 0, normal((4,)) > 0
     for dtype in (*FLOATS, np.int32):

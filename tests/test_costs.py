@@ -70,3 +70,10 @@ def test_memory_does_not_grow_with_inner_steps():
         return make_plan(fm.jit(learner.value_and_grad).program(learner.init(0), tuple(batch))).arena
 
     assert arena(10) <= 1.1 * arena(1)
+
+
+def test_small_powers_cost_no_more_than_products():
+    x = np.ones(8, np.float32)
+    for power, product in ((lambda x: x**2, lambda x: x * x), (lambda x: x**-3, lambda x: 1 / (x * x * x)), (lambda x: x**0.5, fm.sqrt)):
+        plans = [make_plan(fm.jit(fm.grad(lambda x, f=f: fm.sum(f(x)))).program(x)) for f in (power, product)]
+        np.testing.assert_array_equal(plans[0].words, plans[1].words)

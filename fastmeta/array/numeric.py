@@ -44,7 +44,12 @@ add = _elementwise(ew.ADD, "x + y, broadcast.")
 subtract = _elementwise(ew.SUBTRACT, "x - y, broadcast.")
 multiply = _elementwise(ew.MULTIPLY, "x * y, broadcast.")
 divide = _elementwise(ew.DIVIDE, "x / y, broadcast; integers are divided as floats.", floats=True)
-power = _elementwise(ew.POWER, "x ** y, broadcast; integers become float32; derivative 0 in y where x <= 0.", floats=True)
+power = _elementwise(
+    ew.POWER,
+    "x ** y, broadcast; integers become float32; derivative 0 in y where x <= 0.\n\n"
+    "Whole exponents from -4 to 4 are products, .5 and -.5 are sqrt and rsqrt.",
+    floats=True,
+)
 maximum = _elementwise(ew.MAXIMUM, "The larger of x and y; a tie shares its derivative equally; NaN propagates.")
 minimum = _elementwise(ew.MINIMUM, "The smaller of x and y; a tie shares its derivative equally; NaN propagates.")
 negative = _elementwise(ew.NEGATIVE, "-x.")

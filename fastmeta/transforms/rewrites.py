@@ -222,6 +222,27 @@ def _divide(g: Graph, ins: tuple[Var, ...], at: tuple[Any, ...]) -> Var | None:
     return None
 
 
+@rewrite(ew.POWER)
+def _power(g: Graph, ins: tuple[Var, ...], at: tuple[Any, ...]) -> Var | None:
+    x, y = ins
+    done = _pull_broadcast(g, ew.POWER, ins)
+    return _small_power(g, x, y.attrs[0]) if done is None and y.op is CONST else done
+
+
+def _small_power(g: Graph, x: Var, n: float) -> Var | None:
+    """x ** n for the exponents that people write; products stay within two units in the last place."""
+    if n == 0:
+        return g.const(1.0, x.shape, x.dtype)
+    if n in (0.5, -0.5):
+        return ew.apply(ew.SQRT if n > 0 else ew.RSQRT, x)
+    if n in (-1, -2, -3, -4):
+        return ew.divide(1.0, ew.apply(ew.POWER, x, -n))
+    if n in (2, 3, 4):
+        square = ew.multiply(x, x)
+        return square if n == 2 else ew.multiply(square, x if n == 3 else square)
+    return x if n == 1 else None
+
+
 @rewrite(ew.WHERE)
 def _where(g: Graph, ins: tuple[Var, ...], at: tuple[Any, ...]) -> Var | None:
     m, x, y = ins
