@@ -152,7 +152,7 @@ __attribute__((noinline)) void chain(const GemmArgs<T>& g, int64_t m0, int64_t m
 }
 
 template <class T>
-using ChainFn = void (*)(const GemmArgs<T>&, int64_t m0, int64_t m1, int64_t n0, int tail);
+using TileOfC = decltype(GemmTile<T>::run);
 
 // The tiles there are: up to max_rows[NV] rows of NV vectors.  They fill the register file, but for one broadcast
 // and the smaller side.
@@ -164,7 +164,7 @@ struct Tiles {
 #else
   static constexpr int max_rows[max_nv + 1] = {0, 10, 6, 4, 3, 2, 2};
 #endif
-  ChainFn<T> fn[kTails][max_nv + 1][13] = {};
+  TileOfC<T> fn[kTails][max_nv + 1][13] = {};
 
   constexpr Tiles() { fill<1, 1>(); }
 
@@ -219,8 +219,8 @@ struct Widths {
 constexpr Widths widths{};
 
 // One panel of w vectors: its rows in blocks that differ by one row at most.
-template <class T>
-FASTMETA_INLINE void chain_rows(const GemmArgs<T>& g, int64_t m0, int64_t m1, int64_t n0, int w, int tail) {
+template <class T, class Call>
+FASTMETA_INLINE void chain_rows(int64_t m0, int64_t m1, int64_t n0, int w, int tail, Call call) {
   constexpr int L = Simd<T>::lanes;
   const Tail last = tail == L ? kWhole : tail == L / 2 ? kHalf : kMasked;
   const uint32_t rows = uint32_t(m1 - m0), most = Tiles<T>::max_rows[w];
@@ -231,8 +231,14 @@ FASTMETA_INLINE void chain_rows(const GemmArgs<T>& g, int64_t m0, int64_t m1, in
     tall = rows % blocks;
   }
   const int64_t middle = m0 + tall * (low + 1);
-  if (tall) tiles<T>.fn[last][w][low + 1](g, m0, middle, n0, tail);
-  tiles<T>.fn[last][w][low](g, middle, m1, n0, tail);
+  if (tall) call(tiles<T>.fn[last][w][low + 1], m0, middle, n0, tail);
+  call(tiles<T>.fn[last][w][low], middle, m1, n0, tail);
+}
+
+// Runs each tile as it is found.
+template <class T>
+FASTMETA_INLINE auto run_tile_of(const GemmArgs<T>& g) {
+  return [&g](TileOfC<T> tile, int64_t m0, int64_t m1, int64_t n0, int tail) { tile(g, m0, m1, n0, tail); };
 }
 
 // Packs columns n0 .. n0 + width of B into rows of `padded` elements.
@@ -315,7 +321,10 @@ inline void chain_packed(const GemmArgs<T>& g, const Panels<T>& panels, int64_t 
       sizeof(T) * size_t(chunk * panel_size + (large ? block * (k + g.n_products * 64 / int64_t(sizeof(T))) : 0)));
   if (!packed_b) return gemm_plain(g);
   T* const packed_a = packed_b + chunk * panel_size;
+  Product<T> packed[kMaxProducts];
+  for (int p = 0; p < g.n_products; p++) packed[p] = g.products[p];
   GemmArgs<T> h = g;
+  h.products = packed;
   for (int64_t first = 0; first < panels.count; first += chunk) {
     const int64_t end = first + chunk < panels.count ? first + chunk : panels.count;
     T* to = packed_b;
@@ -330,35 +339,30 @@ inline void chain_packed(const GemmArgs<T>& g, const Panels<T>& panels, int64_t 
       const int64_t m1 = m0 + block < g.m ? m0 + block : g.m;
       to = packed_a;
       if (large)
-        for (int p = 0; p < g.n_products; p++) to = pack_rows(g.products[p], m0, m1, to, h.products[p]);
+        for (int p = 0; p < g.n_products; p++) to = pack_rows(g.products[p], m0, m1, to, packed[p]);
       const T* b = packed_b;
       for (int64_t i = first; i < end; i++) {
         const int nv = panels.vectors(i);
         for (int p = 0; p < g.n_products; p++) {
-          h.products[p].b = b - panels.first(i);
-          h.products[p].b_k = nv * L;
+          packed[p].b = b - panels.first(i);
+          packed[p].b_k = nv * L;
           b += g.products[p].k * nv * L;
         }
-        chain_rows(h, m0, m1, panels.first(i), nv, panels.tail(i));
+        chain_rows<T>(m0, m1, panels.first(i), nv, panels.tail(i), run_tile_of(h));
       }
     }
   }
 }
 
-// pack: B has not unit stride along n.
-template <class T>
-inline void gemm_chain(const GemmArgs<T>& g, bool pack) {
+// B has unit stride along n.
+template <class T, class Call>
+inline void chain_tiles(const GemmArgs<T>& g, int64_t k, Call call) {
   const Panels<T> panels(g.m, g.n);
-  int64_t k = 0;
-  for (int p = 0; p < g.n_products; p++) k += g.products[p].k;
-  const bool large = g.m >= 32 && k * g.n >= kLargeBytes / int64_t(sizeof(T));
-  if (pack || large) return chain_packed(g, panels, k, large);
   // Blocks of rows whose part of A stays in the cache while the panels pass by.
   const int64_t block = panels.count == 1 ? g.m : kBlockBytes / int64_t(sizeof(T)) / (k + 1) + 32;
   for (int64_t m0 = 0; m0 < g.m; m0 += block) {
     const int64_t m1 = m0 + block < g.m ? m0 + block : g.m;
-    for (int64_t i = 0; i < panels.count; i++)
-      chain_rows(g, m0, m1, panels.first(i), panels.vectors(i), panels.tail(i));
+    for (int64_t i = 0; i < panels.count; i++) chain_rows<T>(m0, m1, panels.first(i), panels.vectors(i), panels.tail(i), call);
   }
 }
 
@@ -383,10 +387,10 @@ FASTMETA_INLINE auto lane_sums(const typename Simd<T>::V* x, Lanes<I...>) {
   }
 }
 
-// A tile of MR x NR elements of C.  A and B have unit stride along k.  C has a column stride here, c_n: a product
-// with one column is computed as one with one row.
+// A tile of MR x NR elements of C.  A and B have unit stride along k.
 template <class T, int MR, int NR>
-__attribute__((noinline)) void dot(const GemmArgs<T>& g, int64_t c_n, int64_t m0, int64_t m1, int64_t n0) {
+__attribute__((noinline)) void dot(const GemmArgs<T>& g, int64_t m0, int64_t m1, int64_t n0, int) {
+  const int64_t c_n = g.c_n;
   using S = Simd<T>;
   using V = typename S::V;
   constexpr int L = S::lanes, group = 16 / sizeof(T), padded = (NR + group - 1) / group * group;
@@ -448,84 +452,108 @@ __attribute__((noinline)) void dot(const GemmArgs<T>& g, int64_t c_n, int64_t m0
   }
 }
 
-template <class T, int NR>
-inline void dot_rows(const GemmArgs<T>& g, int64_t c_n, int64_t m0, int64_t m1, int64_t n) {
+template <class T, int NR, class Call>
+inline void dot_rows(int64_t m0, int64_t m1, int64_t n, Call call) {
   constexpr int MR = FASTMETA_LANES_BYTES == 64 ? 4 : 3;  // what fills the registers with NR = 4
   const int64_t m = m1 - (m1 - m0) % MR;
-  if (m > m0) dot<T, MR, NR>(g, c_n, m0, m, n);
-  if (m1 - m == 3) dot<T, 3, NR>(g, c_n, m, m1, n);
-  else if (m1 - m == 2) dot<T, 2, NR>(g, c_n, m, m1, n);
-  else if (m1 - m == 1) dot<T, 1, NR>(g, c_n, m, m1, n);
+  if (m > m0) call(dot<T, MR, NR>, m0, m, n, NR);
+  if (m1 - m == 3) call(dot<T, 3, NR>, m, m1, n, NR);
+  else if (m1 - m == 2) call(dot<T, 2, NR>, m, m1, n, NR);
+  else if (m1 - m == 1) call(dot<T, 1, NR>, m, m1, n, NR);
 }
 
 // Columns n .. n_end for the rows m0 .. m1.
-template <class T>
-inline void dot_columns(const GemmArgs<T>& g, int64_t c_n, int64_t m0, int64_t m1, int64_t n, int64_t n_end) {
+template <class T, class Call>
+inline void dot_columns(int64_t m0, int64_t m1, int64_t n, int64_t n_end, Call call) {
   if (m1 - m0 == 1)  // two groups at once, to cover the latency of an FMA
-    for (; n + 8 <= n_end; n += 8) dot<T, 1, 8>(g, c_n, m0, m1, n);
-  for (; n + 4 <= n_end; n += 4) dot_rows<T, 4>(g, c_n, m0, m1, n);
-  for (; n + 2 <= n_end; n += 2) dot_rows<T, 2>(g, c_n, m0, m1, n);
-  if (n < n_end) dot_rows<T, 1>(g, c_n, m0, m1, n);
+    for (; n + 8 <= n_end; n += 8) call(dot<T, 1, 8>, m0, m1, n, 8);
+  for (; n + 4 <= n_end; n += 4) dot_rows<T, 4>(m0, m1, n, call);
+  for (; n + 2 <= n_end; n += 2) dot_rows<T, 2>(m0, m1, n, call);
+  if (n < n_end) dot_rows<T, 1>(m0, m1, n, call);
 }
 
-template <class T>
-inline void gemm_dot(const GemmArgs<T>& g, int64_t c_n) {
-  int64_t k = 1;
-  for (int p = 0; p < g.n_products; p++) k += g.products[p].k;
+template <class T, class Call>
+inline void dot_tiles(const GemmArgs<T>& g, int64_t k, Call call) {
   // Where B is large: blocks of it that stay in the second-level cache, for a dozen rows of A at a time.
-  const int64_t most = kBlockBytes / int64_t(sizeof(T)) / k;
-  if (g.n <= most || g.m <= 12) return dot_columns(g, c_n, 0, g.m, 0, g.n);
+  const int64_t most = kBlockBytes / int64_t(sizeof(T)) / (k + 1);
+  if (g.n <= most || g.m <= 12) return dot_columns<T>(0, g.m, 0, g.n, call);
   const int64_t step = most < 32 ? 32 : most / 4 * 4;
   for (int64_t n = 0; n < g.n; n += step)
     for (int64_t m = 0; m < g.m; m += 12)
-      dot_columns(g, c_n, m, m + 12 < g.m ? m + 12 : g.m, n, n + step < g.n ? n + step : g.n);
+      dot_columns<T>(m, m + 12 < g.m ? m + 12 : g.m, n, n + step < g.n ? n + step : g.n, call);
 }
 
 // ---------------------------------------------------------------------------------------------------------------
 
 // C^T = B^T A^T
 template <class T>
-inline void swap_roles(const GemmArgs<T>& g, GemmArgs<T>& s) {
-  s.m = g.n;
-  s.n = g.m;
-  s.n_products = g.n_products;
+inline GemmArgs<T> swap_roles(const GemmArgs<T>& g, Product<T>* products) {
   for (int p = 0; p < g.n_products; p++) {
     const Product<T>& f = g.products[p];
-    s.products[p] = {f.b, f.a, f.k, f.b_n, f.b_k, f.a_k, f.a_m};
+    products[p] = {f.b, f.a, f.k, f.b_n, f.b_k, f.a_k, f.a_m};
   }
-  s.alpha = g.alpha;
-  s.cin = g.cin;
-  s.cin_m = g.cin_n;
-  s.cin_n = g.cin_m;
-  s.c = g.c;
-  s.c_m = 1;
+  return {g.n, g.m, g.n_products, products, g.alpha, g.cin, g.cin_n, g.cin_m, g.c, g.c_n, g.c_m};
 }
 
 // With fewer elements along k than this, transposing B costs less than the lane sums.
 template <class T>
 constexpr int64_t kLongDot = 512 / sizeof(T);
 
+// How a product is computed.
 template <class T>
-inline void gemm(const GemmArgs<T>& g) {
-  if (g.m <= 0 || g.n <= 0) return;
-  bool b_rows = true, dots = true, a_columns = true;
-  int64_t longest = 0;
-  for (int p = 0; p < g.n_products; p++) {
-    const Product<T>& f = g.products[p];
-    b_rows &= f.b_n == 1;
-    a_columns &= f.a_m == 1;
-    dots &= f.a_k == 1 && f.b_k == 1;
-    longest = f.k > longest ? f.k : longest;
+struct Way {
+  enum { kChain, kDot, kPacked } kernel = kPacked;
+  bool swapped = false, large = false;
+  int64_t k = 0;  // of all products
+
+  FASTMETA_INLINE explicit Way(const GemmArgs<T>& g) {
+    bool b_rows = true, dots = true, a_columns = true;
+    int64_t longest = 0;
+    for (int p = 0; p < g.n_products; p++) {
+      const Product<T>& f = g.products[p];
+      b_rows &= f.b_n == 1;
+      a_columns &= f.a_m == 1;
+      dots &= f.a_k == 1 && f.b_k == 1;
+      longest = f.k > longest ? f.k : longest;
+      k += f.k;
+    }
+    swapped = g.n == 1 && (dots || (a_columns && g.c_m == 1));
+    if (swapped) kernel = dots ? kDot : kChain;
+    else if (b_rows && g.n > 1) kernel = kChain;
+    else if (dots && longest >= kLongDot<T>) kernel = kDot;
+    large = !swapped && kernel != kDot && g.m >= 32 && k * g.n >= kLargeBytes / int64_t(sizeof(T));
+    if (large) kernel = kPacked;
   }
-  if (g.n == 1) {
-    GemmArgs<T> s;
-    swap_roles(g, s);
-    if (dots) return gemm_dot(s, g.c_m);
-    if (a_columns && g.c_m == 1) return gemm_chain(s, false);
-  } else if (b_rows) {
-    return gemm_chain(g, false);
-  } else if (dots && longest >= kLongDot<T>) {
-    return gemm_dot(g, 1);
-  }
-  gemm_chain(g, true);
+};
+
+template <class T>
+inline void gemm(const GemmArgs<T>& given) {
+  if (given.m <= 0 || given.n <= 0) return;
+  const Way<T> way(given);
+  Product<T> products[kMaxProducts];
+  GemmArgs<T> swapped;
+  if (way.swapped) swapped = swap_roles(given, products);
+  const GemmArgs<T>& g = way.swapped ? swapped : given;
+  if (way.kernel == way.kChain) chain_tiles(g, way.k, run_tile_of(g));
+  else if (way.kernel == way.kDot) dot_tiles(g, way.k, run_tile_of(g));
+  else chain_packed(g, Panels<T>(g.m, g.n), way.k, way.large);
+}
+
+template <class T>
+inline GemmTiles<T> gemm_tiles(const GemmArgs<T>& given) {
+  GemmTiles<T> found{};
+  if (given.m <= 0 || given.n <= 0) return found;
+  const Way<T> way(given);
+  Product<T> products[kMaxProducts];
+  const GemmArgs<T> g = way.swapped ? swap_roles(given, products) : given;
+  int64_t count = 0;
+  auto note = [&](TileOfC<T> tile, int64_t m0, int64_t m1, int64_t n0, int tail) {
+    if (count < found.most) found.tile[count] = {tile, m0, m1, n0, tail};
+    count++;
+  };
+  if (way.kernel == way.kChain) chain_tiles(g, way.k, note);
+  else if (way.kernel == way.kDot) dot_tiles(g, way.k, note);
+  found.swapped = way.swapped;
+  found.count = count <= found.most ? int(count) : 0;
+  return found;
 }

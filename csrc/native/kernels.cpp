@@ -43,6 +43,8 @@ constexpr Kernels make_kernels() {
   k.name = FASTMETA_STRING(FASTMETA_TARGET);
   k.gemm_f32 = gemm<float>;
   k.gemm_f64 = gemm<double>;
+  k.gemm_tiles_f32 = gemm_tiles<float>;
+  k.gemm_tiles_f64 = gemm_tiles<double>;
   k.conv_f32 = conv<float>;
   k.conv_f64 = conv<double>;
   fill_winograd(k);

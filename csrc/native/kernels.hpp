@@ -17,17 +17,35 @@ struct Product {
   int64_t k, a_m, a_k, b_k, b_n;
 };
 
-// C [M, N] = alpha * sum_p A_p B_p (+ CIN).  C has unit column stride; CIN may be C itself.
+constexpr int kMaxProducts = 4;
+
+// C [M, N] = alpha * sum_p A_p B_p (+ CIN).  C has unit column stride, but where it is one row; CIN may be C itself.
 template <class T>
 struct GemmArgs {
   int64_t m, n;
   int n_products;
-  Product<T> products[4];
+  const Product<T>* products;
   T alpha;
   const T* cin;  // nullptr: nothing is added
   int64_t cin_m, cin_n;
   T* c;
-  int64_t c_m;
+  int64_t c_m, c_n = 1;
+};
+
+// What a product comes to that needs no packing: calls of tiles of C, rows m0 .. m1 from column n0 on; of the last vector's
+// columns there are `tail`.  Sizes and strides decide, so that they are found once, not at every run.
+template <class T>
+struct GemmTile {
+  void (*run)(const GemmArgs<T>&, int64_t m0, int64_t m1, int64_t n0, int tail);
+  int64_t m0, m1, n0;
+  int tail;
+};
+template <class T>
+struct GemmTiles {
+  static constexpr int most = 8;
+  int count;          // 0: more than fit in here, or not only tiles
+  bool swapped;       // they compute C^T = B^T A^T
+  GemmTile<T> tile[most];
 };
 
 // Sums over windows: all that a convolution and its two transposes come to, once their maps are padded.
@@ -176,6 +194,8 @@ struct Kernels {
   const char* name;    // "baseline", "avx2", "avx512"
   void (*gemm_f32)(const GemmArgs<float>&);
   void (*gemm_f64)(const GemmArgs<double>&);
+  GemmTiles<float> (*gemm_tiles_f32)(const GemmArgs<float>&);  // whatever its pointers
+  GemmTiles<double> (*gemm_tiles_f64)(const GemmArgs<double>&);
   void (*conv_f32)(const ConvArgs<float>&);
   void (*conv_f64)(const ConvArgs<double>&);
   void (*winograd[kWinogradTransforms])(const WinogradArgs&);

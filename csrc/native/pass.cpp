@@ -199,9 +199,8 @@ void BoundPhase::choose_layout(const Phase& phase, bool by_rows) {
   for (int k = 0; k < n_memory_; ++k) {
     const bool load = k < int(phase.loads.size());
     const Operand& operand = load ? phase.loads[k] : phase.stores[k - phase.loads.size()].target;
+    places_.push_back({operand.base, operand.offset});
     Slot slot;
-    slot.base = operand.base;
-    slot.offset = operand.offset;
     slot.item = item(k);
     slot.col = nest_.rank >= 1 && cols_ != 1 ? nest_.strides[k][nest_.rank - 1] : slot.item;
     slot.row = nest_.rank >= 2 && rows_ != 1 ? nest_.strides[k][nest_.rank - 2] : cols_ * slot.col;
@@ -222,8 +221,11 @@ void BoundPhase::size_tiles() {
   tile_cols_ = std::max<int64_t>(1, std::min({cols, elements, crossed_ ? kCrossedCols : elements}));
   tile_rows_ = flat_ || (tile_cols_ < cols && !crossed_) ? 1 : std::max<int64_t>(1, elements / tile_cols_);
   tile_bytes_ = (elements * widest + 63) / 64 * 64;
-  for (size_t k = size_t(n_memory_); k < slots_.size(); ++k) slots_[k].row = tile_cols_ * slots_[k].item;
-  single_ = outer_rank_ == 0 && rows_ <= tile_rows_ && cols_ <= tile_cols_;
+  for (int64_t t = 0; t < n_tiles_; ++t) {
+    slots_[n_memory_ + t].row = tile_cols_ * slots_[n_memory_ + t].item;
+    places_.push_back({kNone, t * tile_bytes_});
+  }
+  single_ = !empty_ && outer_rank_ == 0 && rows_ <= tile_rows_ && cols_ <= tile_cols_;
 }
 
 bool BoundPhase::is_dense(int slot) const {
@@ -278,25 +280,33 @@ void BoundPhase::begin(char* joints) const {
 
 void BoundPhase::join(Worker& worker, const char* joints) const {
   for (const Joint& joint : joints_) {
-    const Slot& slot = slots_[joint.slot];
-    joint.reduce({worker.bases[slot.base] + slot.offset, joints + joint.at, 0, 1, 0, 1, joint.count});
+    const Place& target = places_[joint.slot];
+    joint.reduce({worker.bases[target.base] + target.offset, joints + joint.at, 0, 1, 0, 1, joint.count});
   }
 }
 
 void BoundPhase::fill(Worker& worker) const {
-  for (const auto& [slot, fill] : fills_) fill.run(worker.bases[slots_[slot].base] + slots_[slot].offset);
+  for (const auto& [slot, fill] : fills_) fill.run(worker.bases[places_[slot].base] + places_[slot].offset);
 }
 
 inline void BoundPhase::place(Worker& worker, char** at, char* joints) const {
-  for (int k = 0; k < n_memory_; ++k) at[k] = worker.bases[slots_[k].base] + slots_[k].offset;
+  char** next = at;
+  for (const Place& p : places_) *next++ = (p.base == kNone ? worker.scratch : worker.bases[p.base]) + p.offset;
   if (joints)
     for (const Joint& joint : joints_) at[joint.slot] = joints + joint.at;
-  for (int t = 0; t < n_tiles_; ++t) at[n_memory_ + t] = worker.scratch + t * tile_bytes_;
 }
 
 void BoundPhase::run(Worker& worker) const {
   if (!fills_.empty()) fill(worker);
-  if (empty_) return;
+  if (single_) {
+    char* at[kMaxSlots];
+    place(worker, at);
+    return run_tile(at, rows_, cols_);
+  }
+  if (!empty_) run_tiles(worker);
+}
+
+void BoundPhase::run_tiles(Worker& worker) const {
   if (parts_ > 1) {
     struct Context {
       const BoundPhase* self;
@@ -314,7 +324,6 @@ void BoundPhase::run(Worker& worker) const {
   }
   char* at[kMaxSlots];
   place(worker, at);
-  if (single_) return run_tile(at, rows_, cols_);
   if (outer_rank_ == 0) return run_plane(worker, at, rows_, cols_);
   char* origin[kMaxSlots];
   std::copy_n(at, n_memory_, origin);

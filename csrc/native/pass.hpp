@@ -41,10 +41,11 @@ class BoundPhase {
   static constexpr int kMaxSlots = 320;
   static constexpr int kNone = -1;
   struct Slot {
-    int base = 0;  // of a memory operand
-    int64_t offset = 0;
     int64_t row = 0, col = 0;  // byte strides
     int64_t item = 4;
+  };
+  struct Place {  // of a slot: in a base or, where that is kNone, in the scratch
+    int64_t base, offset;
   };
   enum class Kind : uint8_t { Op, Copy, Reduce, ReduceAny };
   struct Step {
@@ -73,28 +74,31 @@ class BoundPhase {
   bool is_dense(int slot) const;
   int64_t row_elements(int slot) const { return slots_[slot].row / slots_[slot].item; }
   void place(Worker& worker, char** at, char* joints = nullptr) const;
+  void run_tiles(Worker& worker) const;
   void run_tile(char* const* at, int64_t rows, int64_t cols) const;
   void run_plane(Worker& worker, char* const* at, int64_t rows, int64_t cols) const;
   void run_part(Worker& worker, int64_t part, char* joints) const;
   static void reduce_any(const Step& step, char* dst, int64_t dst_row, int64_t dst_col, const char* x, int64_t x_row, int64_t rows, int64_t cols);
 
-  const Kernels* kernels_;
-  Nest nest_;  // of the memory operands
-  int outer_rank_ = 0;
-  int64_t rows_ = 1, cols_ = 1;
-  bool empty_ = false;
-  bool flat_ = false;  // by_rows: a block of rows is one run of memory in every operand
-  bool crossed_ = false;  // some operand has unit stride along the rows
-  int n_memory_ = 0, n_tiles_ = 0;
-  int64_t tile_rows_ = 1, tile_cols_ = 1, tile_bytes_ = 0;
+  // What a phase of one tile reads stands first.
   bool single_ = false;  // one tile is all
-  bool joinable_ = true;
-  int64_t joint_bytes_ = 0;
+  bool empty_ = false;
+  int64_t tile_rows_ = 1, tile_cols_ = 1;
+  int64_t rows_ = 1, cols_ = 1;
+  std::vector<Step> steps_;
+  std::vector<Place> places_;  // of the slots
+  std::vector<std::pair<int, Fill>> fills_;  // by slot
   int64_t parts_ = 1, total_tiles_ = 1;
   std::vector<Slot> slots_;
-  std::vector<Step> steps_;
-  std::vector<std::pair<int, Fill>> fills_;  // by slot
+  const Kernels* kernels_;
+  int n_memory_ = 0, n_tiles_ = 0;
+  bool flat_ = false;  // by_rows: a block of rows is one run of memory in every operand
+  bool crossed_ = false;  // some operand has unit stride along the rows
+  bool joinable_ = true;
+  int outer_rank_ = 0;
+  int64_t tile_bytes_ = 0, joint_bytes_ = 0;
   std::vector<Joint> joints_;
+  Nest nest_;  // of the memory operands
 };
 
 class Pass final : public Instruction {

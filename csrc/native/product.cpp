@@ -18,25 +18,21 @@ int64_t round_block(int64_t rows) { return std::max<int64_t>(1, rows / kBlockSte
 }  // namespace
 
 template <class T>
-typename Gemm<T>::Place Gemm<T>::place_of(const Operand& operand, int64_t rows, int64_t cols) const {
-  Place place;
-  place.base = operand.base;
-  place.offset = operand.offset;
+void Gemm<T>::set_place(int matrix, const Operand& operand, int64_t rows, int64_t cols) {
   // A stride that is never taken may be anything: it becomes what the kernels like best.
   const bool empty = rows == 0 || cols == 0 || batches_ == 0;
-  place.row = rows > 1 && !empty ? operand.stride[batch_rank_] : cols;
-  place.col = cols > 1 && !empty ? operand.stride[batch_rank_ + 1] : 1;
+  places_[matrix] = {operand.base, operand.offset, rows > 1 && !empty ? operand.stride[batch_rank_] : cols,
+                     cols > 1 && !empty ? operand.stride[batch_rank_ + 1] : 1};
   for (int d = 0; d < batch_rank_; ++d)
-    if (batch_[d] > 1 && !empty) place.batch[d] = operand.stride[d] * int64_t(sizeof(T));
-  return place;
+    if (batch_[d] > 1 && !empty) batch_strides_[matrix][d] = operand.stride[d] * int64_t(sizeof(T));
 }
 
 template <class T>
 Gemm<T>::Gemm(int tag, const GemmSpec& spec, const Kernels& kernels)
-    : Instruction(tag), kernels_(&kernels), batch_rank_(spec.batch_rank), m_(spec.dims[spec.batch_rank]), n_(spec.dims[spec.batch_rank + 1]),
-      alpha_(T(spec.alpha)), has_cin_(spec.has_cin) {
-  if constexpr (sizeof(T) == 4) kernel_ = kernels.gemm_f32;
-  else kernel_ = kernels.gemm_f64;
+    : Instruction(tag), batch_rank_(spec.batch_rank), has_cin_(spec.has_cin), m_(spec.dims[spec.batch_rank]), n_(spec.dims[spec.batch_rank + 1]),
+      alpha_(T(spec.alpha)), kernels_(&kernels) {
+  if constexpr (sizeof(T) == 4) kernel_ = kernels.gemm_f32, tiles_of_ = kernels.gemm_tiles_f32;
+  else kernel_ = kernels.gemm_f64, tiles_of_ = kernels.gemm_tiles_f64;
   if (m_ == 0 || n_ == 0) batches_ = 0;
   for (int d = 0; d < batch_rank_; ++d) {
     batch_[d] = spec.dims[d];
@@ -44,11 +40,15 @@ Gemm<T>::Gemm(int tag, const GemmSpec& spec, const Kernels& kernels)
   }
   double depth = 1;
   for (const Factors& factors : spec.products) {
-    pairs_.push_back({factors.k, place_of(factors.a, m_, factors.k), place_of(factors.b, factors.k, n_)});
+    const int p = args_.n_products++;
+    set_place(kFactors + 2 * p, factors.a, m_, factors.k);
+    set_place(kFactors + 2 * p + 1, factors.b, factors.k, n_);
+    const Place *a = &places_[kFactors + 2 * p], *b = a + 1;
+    products_[p] = {nullptr, nullptr, factors.k, a->row, a->col, b->row, b->col};
     depth += double(factors.k);
   }
-  c_ = place_of(spec.c, m_, n_);
-  if (has_cin_) cin_ = place_of(spec.cin, m_, n_);
+  set_place(kC, spec.c, m_, n_);
+  if (has_cin_) set_place(kCin, spec.cin, m_, n_);
   work_ = double(m_) * double(n_) * depth;  // of one batch element
   // A small product is one block; then its phases are free to choose their own layout. Rowwise phases that follow
   // one that is not wait for that one, so they are run whole too.
@@ -65,8 +65,9 @@ Gemm<T>::Gemm(int tag, const GemmSpec& spec, const Kernels& kernels)
 
 template <class T>
 void Gemm<T>::choose_blocks() {
-  if (n_ == 1 || c_.col == 1) target_ = Target::Direct;
-  else if (m_ == 1 || c_.row == 1) target_ = Target::Transposed;  // C^T = B^T A^T has rows of unit stride
+  const Place& c = places_[kC];
+  if (n_ == 1 || c.col == 1) target_ = Target::Direct;
+  else if (m_ == 1 || c.row == 1) target_ = Target::Transposed;  // C^T = B^T A^T has rows of unit stride
   else target_ = Target::Scratch;
   block_rows_ = m_;
   auto at_most = [&](double rows) {
@@ -93,64 +94,70 @@ void Gemm<T>::choose_blocks() {
 
 template <class T>
 void Gemm<T>::prepare() {
-  args_.m = block_rows_;
-  args_.n = n_;
-  args_.alpha = alpha_;
-  args_.n_products = int(pairs_.size());
-  for (size_t p = 0; p < pairs_.size(); ++p) {
-    const Pair& pair = pairs_[p];
-    args_.products[p] = {nullptr, nullptr, pair.k, pair.a.row, pair.a.col, pair.b.row, pair.b.col};
+  const Place &c = places_[kC], &cin = places_[kCin];
+  args_ = {block_rows_, n_, args_.n_products, products_, alpha_, nullptr, cin.row, cin.col, nullptr, target_ == Target::Scratch ? n_ : c.row};
+  if (target_ == Target::Transposed) {
+    args_.c_m = c.col;
+    swap();
   }
-  args_.cin_m = cin_.row;
-  args_.cin_n = cin_.col;
-  args_.c_m = target_ == Target::Scratch ? n_ : c_.row;
-  if (target_ != Target::Transposed) return;
+  if (blocks_ > 1) return;
+  tiles_ = tiles_of_(args_);
+  if (tiles_.swapped && tiles_.count > 0) {
+    std::swap(args_.c_m, args_.c_n);
+    swap();
+  }
+}
+
+// C^T = B^T A^T
+template <class T>
+void Gemm<T>::swap() {
+  swapped_ = !swapped_;
   std::swap(args_.m, args_.n);
   std::swap(args_.cin_m, args_.cin_n);
-  args_.c_m = c_.col;
-  for (int p = 0; p < args_.n_products; ++p) {
-    auto& f = args_.products[p];
-    f = {nullptr, nullptr, f.k, f.b_n, f.b_k, f.a_k, f.a_m};
-  }
+  for (Product<T>& f : products_) f = {nullptr, nullptr, f.k, f.b_n, f.b_k, f.a_k, f.a_m};
 }
 
 template <class T>
 void Gemm<T>::multiply(Worker& worker, const int64_t* batch, int64_t first, int64_t last) const {
   GemmArgs<T> args = args_;
-  auto at = [&](const Place& place) { return reinterpret_cast<T*>(place.at(worker.bases, batch, batch_rank_)); };
+  Product<T> products[kMaxProducts];
+  args.products = products;
   for (int p = 0; p < args.n_products; ++p) {
-    const Pair& pair = pairs_[p];
-    args.products[p].a = at(pair.a) + first * pair.a.row;
-    args.products[p].b = at(pair.b);
+    products[p] = products_[p];
+    const int a = kFactors + 2 * p;
+    products[p].a = at(worker, a, batch) + first * places_[a].row;
+    products[p].b = at(worker, a + 1, batch);
+    if (swapped_) std::swap(products[p].a, products[p].b);
   }
-  if (has_cin_) args.cin = at(cin_) + first * cin_.row;
-  T* c = args.c = at(c_) + first * c_.row;
-  if (target_ == Target::Transposed) {  // one block
-    for (int p = 0; p < args.n_products; ++p) std::swap(args.products[p].a, args.products[p].b);
+  if (has_cin_) args.cin = at(worker, kCin, batch) + first * places_[kCin].row;
+  const Place& place = places_[kC];
+  T* const c = args.c = at(worker, kC, batch) + first * place.row;
+  if (target_ == Target::Scratch) args.c = reinterpret_cast<T*>(worker.scratch + phase_scratch_);
+  if (tiles_.count > 0) {
+    for (int t = 0; t < tiles_.count; ++t) {
+      const GemmTile<T>& tile = tiles_.tile[t];
+      tile.run(args, tile.m0, tile.m1, tile.n0, tile.tail);
+    }
   } else {
-    args.m = last - first;
-    if (target_ == Target::Scratch) args.c = reinterpret_cast<T*>(worker.scratch + phase_scratch_);
+    if (!swapped_) args.m = last - first;  // swapped is one block
+    kernel_(args);
   }
-  kernel_(args);
   if (target_ == Target::Scratch) {
     const int64_t item = sizeof(T);
-    copy_plane(*kernels_, {reinterpret_cast<char*>(c), reinterpret_cast<char*>(args.c), c_.row * item, c_.col * item, n_ * item, item, last - first, n_, item});
+    copy_plane(*kernels_, {reinterpret_cast<char*>(c), reinterpret_cast<char*>(args.c), place.row * item, place.col * item, n_ * item, item, last - first, n_, item});
   }
 }
 
 // One block of rows of one batch element, and the phases on it.
 template <class T>
 void Gemm<T>::run_unit(Worker& worker, int64_t unit) const {
-  int64_t batch[kMaxRank] = {}, first = 0;
-  if (unit > 0) {
-    first = unit % blocks_ * block_rows_;
-    unit /= blocks_;
-    for (int d = batch_rank_ - 1; d >= 0; --d) {
-      batch[d] = unit % batch_[d];
-      unit /= batch_[d];
-    }
+  int64_t batch[kMaxRank] = {};
+  const int64_t first = unit % blocks_ * block_rows_, last = std::min(m_, first + block_rows_);
+  unit /= blocks_;
+  for (int d = batch_rank_ - 1; d >= 0; --d) {
+    batch[d] = unit % batch_[d];
+    unit /= batch_[d];
   }
-  const int64_t last = std::min(m_, first + block_rows_);
   multiply(worker, batch, first, last);
   if (any_rowwise_)
     for (const Following& f : phases_)
@@ -160,12 +167,17 @@ void Gemm<T>::run_unit(Worker& worker, int64_t unit) const {
 
 template <class T>
 void Gemm<T>::run(Worker& worker) const {
+  const int64_t units = batches_ * blocks_;
+  if (units == 1 && !any_rowwise_) {
+    constexpr int64_t batch[kMaxRank] = {};
+    multiply(worker, batch, 0, m_);
+    if (work_ > kSplitWork) worker.poll();
+    for (const Following& f : phases_) f.phase.run(worker);
+    return;
+  }
   for (const Following& f : phases_)
     if (f.rowwise) f.phase.fill(worker);
-  const int64_t units = batches_ * blocks_;
-  if (units == 1) {
-    run_unit(worker, 0);
-  } else if (team_ && worker.team) {
+  if (team_ && worker.team && units > 1) {
     run_parts(worker, units, [](const void* self, Worker& w, int64_t unit) { static_cast<const Gemm*>(self)->run_unit(w, unit); }, this);
   } else {
     for (int64_t unit = 0; unit < units; ++unit) {

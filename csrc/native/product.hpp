@@ -18,45 +18,49 @@ class Gemm final : public Instruction {
   struct Place {  // of a matrix
     int base = 0;
     int64_t offset = 0;
-    int64_t row = 0, col = 0;           // elements
-    int64_t batch[kMaxRank] = {};       // bytes
-    char* at(char* const* bases, const int64_t* index, int rank) const {
-      char* p = bases[base] + offset;
-      for (int d = 0; d < rank; ++d) p += index[d] * batch[d];
-      return p;
-    }
+    int64_t row = 0, col = 0;  // elements
   };
-  struct Pair {
-    int64_t k;
-    Place a, b;
-  };
-  Place place_of(const Operand& operand, int64_t rows, int64_t cols) const;
-  void choose_blocks();
-  void run_unit(Worker& worker, int64_t unit) const;
-  void prepare();
-  void multiply(Worker& worker, const int64_t* batch, int64_t first, int64_t last) const;
-
-  void (*kernel_)(const GemmArgs<T>&);
-  const Kernels* kernels_;
-  int batch_rank_;
-  int64_t batch_[kMaxRank] = {}, batches_ = 1;
-  int64_t m_, n_;
-  T alpha_;
-  double work_ = 0;  // multiply-adds of one batch element
-  std::vector<Pair> pairs_;
-  Place c_, cin_;
-  bool has_cin_;
-  enum class Target { Direct, Transposed, Scratch } target_ = Target::Direct;
-  int64_t block_rows_ = 1, blocks_ = 1;
-  int64_t c_scratch_ = 0, phase_scratch_ = 0;
-  bool team_ = false;  // blocks are independent, and enough work to share
+  enum Matrix { kC, kCin, kFactors, kMatrices = kFactors + 2 * kMaxProducts };  // from kFactors on A and B of each product in turn
   struct Following {
     bool rowwise;
     BoundPhase phase;
   };
+
+  void set_place(int matrix, const Operand& operand, int64_t rows, int64_t cols);
+  T* at(const Worker& worker, int matrix, const int64_t* batch) const {
+    const Place& place = places_[matrix];
+    char* p = worker.bases[place.base] + place.offset;
+    for (int d = 0; d < batch_rank_; ++d) p += batch[d] * batch_strides_[matrix][d];
+    return reinterpret_cast<T*>(p);
+  }
+  void choose_blocks();
+  void prepare();
+  void swap();
+  void run_unit(Worker& worker, int64_t unit) const;
+  void multiply(Worker& worker, const int64_t* batch, int64_t first, int64_t last) const;
+
+  // What a small product reads stands first and close together: a program of many waits for its own text more than for
+  // anything else.
+  int batch_rank_;
+  bool has_cin_, swapped_ = false, any_rowwise_ = false;
+  bool team_ = false;  // blocks are independent, and enough work to share
+  enum class Target { Direct, Transposed, Scratch } target_ = Target::Direct;
+  int64_t batches_ = 1, block_rows_ = 1, blocks_ = 1;
+  int64_t m_, n_;
+  double work_ = 0;  // multiply-adds of one batch element
   std::vector<Following> phases_;
-  bool any_rowwise_ = false;
-  GemmArgs<T> args_{};  // of a block of rows, pointers left out
+  GemmArgs<T> args_{};  // of a block of rows, pointers left out; with the roles of rows and columns swapped, if they are
+  Place places_[kMatrices];
+  Product<T> products_[kMaxProducts] = {};
+  GemmTiles<T> tiles_{};
+
+  T alpha_;
+  int64_t batch_[kMaxRank] = {};
+  int64_t batch_strides_[kMatrices][kMaxRank] = {};  // bytes
+  int64_t c_scratch_ = 0, phase_scratch_ = 0;
+  const Kernels* kernels_;
+  void (*kernel_)(const GemmArgs<T>&);
+  GemmTiles<T> (*tiles_of_)(const GemmArgs<T>&);
 };
 
 }  // namespace fastmeta

@@ -143,24 +143,20 @@ Fill::Fill(int mode, const Phase& phase, const Operand& target) : item_(item_siz
   nest_.drop_ones();
   nest_.sort();
   nest_.merge();
-}
-
-int64_t Fill::run_length() const {
-  if (nest_.rank == 0) return 1;
-  return nest_.rank == 1 && nest_.strides[0][0] == item_ ? nest_.dims[0] : 0;
+  if (nest_.rank == 0) run_length_ = 1;
+  else if (nest_.rank == 1 && nest_.strides[0][0] == item_) run_length_ = nest_.dims[0];
 }
 
 void Fill::run(char* target) const {
-  const int last = nest_.rank - 1;
-  const int64_t n = last < 0 ? 1 : nest_.dims[last], stride = last < 0 ? item_ : nest_.strides[0][last];
-  auto row = [&](char* at) {
+  auto row = [&](char* at, int64_t stride, int64_t n) {
     if (item_ == 8) fill_elements<uint64_t>(at, stride, n, pattern_);
     else fill_elements<uint32_t>(at, stride, n, uint32_t(pattern_));
   };
-  if (last <= 0) return row(target);
+  if (run_length_ > 0) return row(target, item_, run_length_);
+  const int last = nest_.rank - 1;
   if (nest_.elements() == 0) return;
   int64_t offset = 0;
-  for_each_outer(nest_, last, &offset, [&] { row(target + offset); return true; });
+  for_each_outer(nest_, last, &offset, [&] { row(target + offset, nest_.strides[0][last], nest_.dims[last]); return true; });
 }
 
 }  // namespace fastmeta

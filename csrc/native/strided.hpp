@@ -62,12 +62,13 @@ class Fill {
   Fill(int mode, const Phase& phase, const Operand& target);
   void run(char* target) const;
   // How many elements follow each other, if that is all; else 0.
-  int64_t run_length() const;
+  int64_t run_length() const { return run_length_; }
 
  private:
-  Nest nest_;
+  int64_t run_length_ = 0;
   int64_t item_;
   uint64_t pattern_;
+  Nest nest_;
 };
 
 }  // namespace fastmeta

@@ -22,6 +22,7 @@ namespace target {
 using fastmeta::GemmArgs;
 using fastmeta::Product;
 
+static int64_t tiled_cases = 0;
 static uint64_t state = 1;
 static uint32_t next(uint32_t n) {
   state = state * 6364136223846793005u + 1442695040888963407u;
@@ -51,6 +52,8 @@ static bool check(int64_t M, int64_t N, const std::vector<int64_t>& Ks, const st
                   int64_t gap, T alpha) {
   std::vector<Matrix<T>> as, bs;
   GemmArgs<T> g{};
+  Product<T> products[fastmeta::kMaxProducts];
+  g.products = products;
   g.m = M;
   g.n = N;
   g.n_products = int(Ks.size());
@@ -59,7 +62,7 @@ static bool check(int64_t M, int64_t N, const std::vector<int64_t>& Ks, const st
     bs.emplace_back(Ks[p], N, forms[2 * p + 1]);
   }
   for (size_t p = 0; p < Ks.size(); p++)
-    g.products[p] = {as[p].data.data(), bs[p].data.data(), Ks[p], as[p].row, as[p].col, bs[p].row, bs[p].col};
+    products[p] = {as[p].data.data(), bs[p].data.data(), Ks[p], as[p].row, as[p].col, bs[p].row, bs[p].col};
   g.alpha = alpha;
   const int64_t c_m = N + gap;
   std::vector<T> c((M - 1) * c_m + N, T(-99));
@@ -104,13 +107,32 @@ static bool check(int64_t M, int64_t N, const std::vector<int64_t>& Ks, const st
       if (c[m * c_m + n] != before[m * c_m + n]) return printf("wrote between the rows\n"), false;
   }
 
+  // The same by its tiles.
+  const fastmeta::GemmTiles<T> tiles = fastmeta::target::gemm_tiles(g);
+  if (tiles.count) {
+    std::vector<T> tiled = before;
+    GemmArgs<T> h = g;
+    h.c = tiled.data();
+    if (cin_form == 4) h.cin = h.c;
+    Product<T> turned[fastmeta::kMaxProducts];
+    if (tiles.swapped) h = fastmeta::target::swap_roles(h, turned);
+    for (int t = 0; t < tiles.count; t++) tiles.tile[t].run(h, tiles.tile[t].m0, tiles.tile[t].m1, tiles.tile[t].n0, tiles.tile[t].tail);
+    if (memcmp(tiled.data(), c.data(), c.size() * sizeof(T))) return printf("bits depend on how tiles are called\n"), false;
+    tiled_cases++;
+  }
+
   // The same in two or three calls of fewer rows.
   std::vector<T> split = before;
   for (int64_t m = 0; m < M;) {
     const int64_t rows = 1 + next(uint32_t(M - m));
     GemmArgs<T> h = g;
+    Product<T> parts[fastmeta::kMaxProducts];
+    h.products = parts;
     h.m = rows;
-    for (int p = 0; p < g.n_products; p++) h.products[p].a += m * g.products[p].a_m;
+    for (int p = 0; p < g.n_products; p++) {
+      parts[p] = products[p];
+      parts[p].a += m * products[p].a_m;
+    }
     h.c = split.data() + m * c_m;
     if (cin_form) h.cin = (cin_form == 4 ? split.data() : g.cin) + m * g.cin_m;
     fastmeta::target::gemm(h);
@@ -164,7 +186,7 @@ static void all() {
 int main() {
   all<float>();
   all<double>();
-  printf("%s: %d of %d cases failed, %d-byte vectors\n", failures ? "FAIL" : "ok", int(failures), int(cases),
-         FASTMETA_LANES_BYTES);
+  printf("%s: %d of %d cases failed, %d of them by tiles, %d-byte vectors\n", failures ? "FAIL" : "ok", int(failures), int(cases),
+         int(tiled_cases), FASTMETA_LANES_BYTES);
   return failures != 0;
 }
