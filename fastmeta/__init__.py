@@ -12,6 +12,7 @@ from fastmeta.array import (
     argsort,
     astype,
     broadcast_to,
+    clip,
     concat,
     cos,
     cumulative_sum,

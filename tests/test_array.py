@@ -94,6 +94,17 @@ def test_constant_exponents(k: float) -> None:
     np.testing.assert_allclose(fm.grad(lambda v: fm.sum(slope(v)))(v), k * (k - 1) * v ** (k - 2.0), rtol=1e-12)
 
 
+def test_clip() -> None:
+    for dtype in (*FLOATS, np.int32):
+        x, low = (3 * normal((3, 4))).astype(dtype), normal((4,)).astype(dtype)
+        check(lambda x, low: fm.clip(x, low, low + 2), np.clip(x, low, low + 2), x, low)
+        check(lambda x: fm.clip(x, max=1), np.minimum(x, 1).astype(dtype), x)
+        check(lambda x: fm.clip(x, 0), np.maximum(x, 0).astype(dtype), x)
+        check(fm.clip, x, x)
+    x = np.array([-2.0, -1.0, 0.5, 1.0, 3.0])
+    np.testing.assert_array_equal(fm.grad(lambda x: fm.sum(fm.clip(x, -1, 1)))(x), [0, 0.5, 1, 0.5, 0])
+
+
 def test_where_and_logic() -> None:
     m, n = normal((3, 1)) > 0, normal((4,)) > 0
     for dtype in (*FLOATS, np.int32):

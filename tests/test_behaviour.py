@@ -539,3 +539,16 @@ def test_an_error_inside_a_trace_ends_the_trace() -> None:
         fm.map_tasks(fm.grad(fails))(np.ones((3, 2), F32))
     assert fm.exp(np.zeros(1, F32)).tolist() == [1.0]  # at once: no trace is running
     assert fm.jit(lambda x: x + 1.0)(F32(1)) == 2
+
+
+@pytest.mark.native
+def test_subnormal_numbers_are_zero(threads: None) -> None:
+    """On every thread that runs tasks, as operands and as results; the caller's own arithmetic keeps them."""
+    products = fm.map_tasks(lambda x: (x * F32(1e-10), x * F32(1e-7) * F32(1e20)))
+    for count in (1, 2):
+        fm.set_num_threads(count)
+        small, large = products(np.full((64, 3), 1e-30, F32))
+        _, operand = products(np.full((64, 3), 1e-39, F32))
+        assert not small.any() and not operand.any()
+        np.testing.assert_allclose(large, 1e-17, rtol=1e-6)
+        assert F32(1e-30) * F32(1e-10) > 0

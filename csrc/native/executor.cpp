@@ -9,6 +9,7 @@
 #include "pass.hpp"
 #include "product.hpp"
 #include "proto.hpp"
+#include "subnormals.hpp"
 #include "winograd.hpp"
 
 #if defined(__x86_64__)
@@ -171,6 +172,7 @@ Footprint Program::footprint(int64_t length, int threads) const {
 }
 
 void Program::run(Call& call, char* const* pointers, PoolLease& pool, Profile* profile) const {
+  const SubnormalsAsZero here;
   MemoryLease memory;
   const auto& bases = plan_->bases;
   call.pool = &pool;

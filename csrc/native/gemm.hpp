@@ -3,8 +3,9 @@
 // Included INSIDE the target's namespace, after kernels.hpp and simd.hpp (see there) and, at file scope, <cstdlib>.
 //
 // Two kernels do the arithmetic:
-//   chain  vectors along n; one accumulator per element of C, a plain chain of FMAs, products in order, k ascending.
-//          Needs B with unit stride along n: a B that has not is packed (transposed) panel by panel.
+//   chain  vectors along n; one accumulator per element of C, a plain chain of FMAs, products in order, k ascending
+//          (two of them, of even and odd k, for the last columns where a vector takes two k).  Needs B with unit stride
+//          along n: a B that has not is packed (transposed) panel by panel.
 //   dot    vectors along k, for B with unit stride along k: no packing, but lane sums at the end of each element.
 // Which of them runs depends on N, K and the strides, never on M, and within each the bits of an element do not
 // depend on the tile that computes it.  So a caller may split M as it likes and gets the same bits.
@@ -42,18 +43,83 @@ struct Scratch {
 // What of the last vector of a tile there is.
 enum Tail { kWhole, kHalf, kMasked, kTails };
 
+template <class T>
+constexpr Tail tail_kind(int tail) { return tail == Simd<T>::lanes ? kWhole : tail == Simd<T>::lanes / 2 ? kHalf : kMasked; }
+
+// A row of NV vectors, of the last one `tail` elements.
+template <class T, int NV, int Last>
+struct TileRowOf {
+  using S = Simd<T>;
+  using V = typename S::V;
+  const typename S::Mask mask;
+  FASTMETA_INLINE explicit TileRowOf(int tail) : mask(S::mask(tail)) {}
+  FASTMETA_INLINE V load(const T* p, int j) const {
+    if (Last == kHalf && j == NV - 1) return S::load_half(p + j * S::lanes);
+    if (Last == kMasked && j == NV - 1) return S::load(p + j * S::lanes, mask);
+    return S::load(p + j * S::lanes);
+  }
+  FASTMETA_INLINE void store(T* p, int j, V v) const {
+    if (Last == kHalf && j == NV - 1) S::store_half(p + j * S::lanes, v);
+    else if (Last == kMasked && j == NV - 1) S::store(p + j * S::lanes, v, mask);
+    else S::store(p + j * S::lanes, v);
+  }
+};
+
+// C = alpha * acc + CIN at (m0, n0).
+template <class T, int MR, int NV, int Last>
+FASTMETA_INLINE void finish(const GemmArgs<T>& g, typename Simd<T>::V (&acc)[MR][NV], int64_t m0, int64_t n0, int tail,
+                            const TileRowOf<T, NV, Last>& row) {
+  using S = Simd<T>;
+  using V = typename S::V;
+  constexpr int L = S::lanes;
+  const V alpha = S::splat(g.alpha);
+  if (g.cin && g.cin_n == 0) {  // a number for each row
+    const T* cin = g.cin + m0 * g.cin_m;
+    FASTMETA_UNROLL
+    for (int i = 0; i < MR; i++, cin += g.cin_m) {
+      FASTMETA_UNROLL
+      for (int j = 0; j < NV; j++) acc[i][j] = S::fma(alpha, acc[i][j], S::splat(*cin));
+    }
+  } else if (g.cin) {
+    const T* cin = g.cin + m0 * g.cin_m + n0 * g.cin_n;
+    int64_t cin_m = g.cin_m;
+    T dense[MR * NV * L];
+    if (g.cin_n != 1) {
+      constexpr int width = NV * L;
+      const int there = width - L + tail;
+      for (int i = 0; i < MR; i++)
+        for (int n = 0; n < width; n++) dense[i * width + n] = n < there ? cin[i * cin_m + n * g.cin_n] : 0;
+      cin = dense;
+      cin_m = width;
+    }
+    // All loads before the first store: CIN may be C, and a load beside a store that has just left waits for it.
+    FASTMETA_UNROLL
+    for (int i = 0; i < MR; i++, cin += cin_m) {
+      FASTMETA_UNROLL
+      for (int j = 0; j < NV; j++) acc[i][j] = S::fma(alpha, acc[i][j], row.load(cin, j));
+    }
+  } else if (g.alpha != 1) {
+    FASTMETA_UNROLL
+    for (int i = 0; i < MR; i++) {
+      FASTMETA_UNROLL
+      for (int j = 0; j < NV; j++) acc[i][j] *= alpha;
+    }
+  }
+  const int64_t c_m = g.c_m;
+  T* c = g.c + m0 * c_m + n0;
+  FASTMETA_UNROLL
+  for (int i = 0; i < MR; i++, c += c_m) {
+    FASTMETA_UNROLL
+    for (int j = 0; j < NV; j++) row.store(c, j, acc[i][j]);
+  }
+}
+
 // Rows m0 .. m1 (a multiple of MR of them), columns n0 .. n0 + (NV - 1) * lanes + tail.  B has unit stride along n.
 template <class T, int MR, int NV, int Last>
 __attribute__((noinline)) void chain(const GemmArgs<T>& g, int64_t m0, int64_t m1, int64_t n0, int tail) {
   using S = Simd<T>;
   using V = typename S::V;
-  constexpr int L = S::lanes;
-  const auto mask = S::mask(tail);
-  auto load = [&](const T* p, int j) __attribute__((always_inline)) {
-    if (Last == kHalf && j == NV - 1) return S::load_half(p + j * L);
-    if (Last == kMasked && j == NV - 1) return S::load(p + j * L, mask);
-    return S::load(p + j * L);
-  };
+  const TileRowOf<T, NV, Last> row(tail);
   for (; m0 < m1; m0 += MR) {
     V acc[MR][NV];
     FASTMETA_UNROLL
@@ -76,7 +142,7 @@ __attribute__((noinline)) void chain(const GemmArgs<T>& g, int64_t m0, int64_t m
           V y[NV];
           FASTMETA_UNROLL
           for (int j = 0; j < NV; j++) {
-            y[j] = load(b, j);
+            y[j] = row.load(b, j);
             FASTMETA_PIN(y[j]);
           }
           FASTMETA_UNROLL
@@ -95,7 +161,7 @@ __attribute__((noinline)) void chain(const GemmArgs<T>& g, int64_t m0, int64_t m
           }
           FASTMETA_UNROLL
           for (int j = 0; j < NV; j++) {
-            V y = load(b, j);
+            V y = row.load(b, j);
             FASTMETA_PIN(y);
             FASTMETA_UNROLL
             for (int i = 0; i < MR; i++) acc[i][j] = S::fma(x[i], y, acc[i][j]);
@@ -103,51 +169,102 @@ __attribute__((noinline)) void chain(const GemmArgs<T>& g, int64_t m0, int64_t m
         }
       }
     }
+    finish(g, acc, m0, n0, tail, row);
+  }
+}
 
-    const V alpha = S::splat(g.alpha);
-    if (g.cin && g.cin_n == 0) {  // a number for each row
-      const T* cin = g.cin + m0 * g.cin_m;
+// The last columns, where they fill half a vector at most: a vector holds them twice, for two k or for two rows.
+
+template <class T, int... I>
+FASTMETA_INLINE typename Simd<T>::V in_turns(typename Simd<T>::V x, typename Simd<T>::V y, Lanes<I...>) {
+  return __builtin_shufflevector(x, y, (I / 2 + I % 2 * Simd<T>::lanes)...);
+}
+template <class T, int From, int... I>
+FASTMETA_INLINE typename Simd<T>::V every_other(typename Simd<T>::V x, Lanes<I...>) {
+  return __builtin_shufflevector(x, x, ((2 * I + From) % Simd<T>::lanes)...);
+}
+
+// A has unit stride along k: even and odd k in chains of their own, added at the end.
+template <class T, int MR, int Last>
+__attribute__((noinline)) void chain_of_two_k(const GemmArgs<T>& g, int64_t m0, int64_t m1, int64_t n0, int tail) {
+  using S = Simd<T>;
+  using V = typename S::V;
+  using All = typename FirstLanes<S::lanes>::type;
+  const TileRowOf<T, 1, Last> row(tail);
+  for (; m0 < m1; m0 += MR) {
+    V acc[MR][1];
+    FASTMETA_UNROLL
+    for (int i = 0; i < MR; i++) acc[i][0] = V{};
+    for (int p = 0; p < g.n_products; p++) {
+      const Product<T>& f = g.products[p];
+      const int64_t b_k = f.b_k, a_m = f.a_m, pairs = f.k / 2 * 2;
+      const T* b = f.b + n0;
+      const T* a[MR];
       FASTMETA_UNROLL
-      for (int i = 0; i < MR; i++, cin += g.cin_m) {
+      for (int i = 0; i < MR; i++) a[i] = i ? a[i - 1] + a_m : f.a + m0 * a_m;
+      FASTMETA_UNROLL_4
+      for (int64_t k = 0; k < pairs; k += 2, b += 2 * b_k) {
+        V y = in_turns<T>(row.load(b, 0), row.load(b + b_k, 0), All{});
+        FASTMETA_PIN(y);
         FASTMETA_UNROLL
-        for (int j = 0; j < NV; j++) acc[i][j] = S::fma(alpha, acc[i][j], S::splat(*cin));
+        for (int i = 0; i < MR; i++) {
+          V x = S::splat_pair(a[i] + k);
+          FASTMETA_PIN(x);
+          acc[i][0] = S::fma(x, y, acc[i][0]);
+        }
       }
-    } else if (g.cin) {
-      const T* cin = g.cin + m0 * g.cin_m + n0 * g.cin_n;
-      int64_t cin_m = g.cin_m;
-      T dense[MR * NV * L];
-      if (g.cin_n != 1) {
-        constexpr int width = NV * L;
-        const int there = width - L + tail;
-        for (int i = 0; i < MR; i++)
-          for (int n = 0; n < width; n++) dense[i * width + n] = n < there ? cin[i * cin_m + n * g.cin_n] : 0;
-        cin = dense;
-        cin_m = width;
-      }
-      // All loads before the first store: CIN may be C, and a load beside a store that has just left waits for it.
-      FASTMETA_UNROLL
-      for (int i = 0; i < MR; i++, cin += cin_m) {
-        FASTMETA_UNROLL
-        for (int j = 0; j < NV; j++) acc[i][j] = S::fma(alpha, acc[i][j], load(cin, j));
-      }
-    } else if (g.alpha != 1) {
+      if (pairs == f.k) continue;
+      const V y = in_turns<T>(row.load(b, 0), V{}, All{});
       FASTMETA_UNROLL
       for (int i = 0; i < MR; i++) {
-        FASTMETA_UNROLL
-        for (int j = 0; j < NV; j++) acc[i][j] *= alpha;
+        const T last[2] = {a[i][pairs], 0};
+        acc[i][0] = S::fma(S::splat_pair(last), y, acc[i][0]);
       }
     }
-    const int64_t c_m = g.c_m;
-    T* c = g.c + m0 * c_m + n0;
     FASTMETA_UNROLL
-    for (int i = 0; i < MR; i++, c += c_m) {
-      FASTMETA_UNROLL
-      for (int j = 0; j < NV; j++) {
-        if (Last == kHalf && j == NV - 1) S::store_half(c + j * L, acc[i][j]);
-        else if (Last == kMasked && j == NV - 1) S::store(c + j * L, acc[i][j], mask);
-        else S::store(c + j * L, acc[i][j]);
+    for (int i = 0; i < MR; i++) {
+      const V v = acc[i][0];
+      acc[i][0] = every_other<T, 0>(v, All{}) + every_other<T, 1>(v, All{});
+    }
+    finish(g, acc, m0, n0, tail, row);
+  }
+}
+
+// A has unit stride along m: rows m0 .. m1, a multiple of 2 * Pairs of them; the same chains as above.
+template <class T, int Pairs, int Last>
+__attribute__((noinline)) void chain_of_two_rows(const GemmArgs<T>& g, int64_t m0, int64_t m1, int64_t n0, int tail) {
+  using S = Simd<T>;
+  using V = typename S::V;
+  using All = typename FirstLanes<S::lanes>::type;
+  const TileRowOf<T, 1, Last> row(tail);
+  for (; m0 < m1; m0 += 2 * Pairs) {
+    V acc[Pairs];
+    FASTMETA_UNROLL
+    for (int i = 0; i < Pairs; i++) acc[i] = V{};
+    for (int p = 0; p < g.n_products; p++) {
+      const Product<T>& f = g.products[p];
+      const int64_t b_k = f.b_k, a_k = f.a_k;
+      const T *a = f.a + m0, *b = f.b + n0;
+      FASTMETA_UNROLL_4
+      for (int64_t k = f.k; k > 0; k--, a += a_k, b += b_k) {
+        V y = row.load(b, 0);
+        y = in_turns<T>(y, y, All{});
+        FASTMETA_PIN(y);
+        FASTMETA_UNROLL
+        for (int i = 0; i < Pairs; i++) {
+          V x = S::splat_pair(a + 2 * i);
+          FASTMETA_PIN(x);
+          acc[i] = S::fma(x, y, acc[i]);
+        }
       }
     }
+    V rows[2 * Pairs][1];
+    FASTMETA_UNROLL
+    for (int i = 0; i < Pairs; i++) {
+      rows[2 * i][0] = every_other<T, 0>(acc[i], All{});
+      rows[2 * i + 1][0] = every_other<T, 1>(acc[i], All{});
+    }
+    finish(g, rows, m0, n0, tail, row);
   }
 }
 
@@ -165,10 +282,25 @@ struct Tiles {
   static constexpr int max_rows[max_nv + 1] = {0, 10, 6, 4, 3, 2, 2};
 #endif
   TileOfC<T> fn[kTails][max_nv + 1][13] = {};
+  static constexpr int max_two_k = 12, max_two_rows = 10;
+  TileOfC<T> two_k[kTails][max_two_k + 1] = {}, two_rows[kTails][max_two_rows + 1] = {};
 
-  constexpr Tiles() { fill<1, 1>(); }
+  constexpr Tiles() {
+    fill<1, 1>();
+    if constexpr (Simd<T>::has_splat_pair) fill_twos<1>();
+  }
 
  private:
+  template <int R>
+  constexpr void fill_twos() {
+    two_k[kHalf][R] = chain_of_two_k<T, R, kHalf>;
+    two_k[kMasked][R] = chain_of_two_k<T, R, kMasked>;
+    if constexpr (R <= max_two_rows) {
+      two_rows[kHalf][R] = chain_of_two_rows<T, R, kHalf>;
+      two_rows[kMasked][R] = chain_of_two_rows<T, R, kMasked>;
+    }
+    if constexpr (R < max_two_k) fill_twos<R + 1>();
+  }
   template <int MR, int NV>
   constexpr void fill() {
     fn[kWhole][NV][MR] = chain<T, MR, NV, kWhole>;
@@ -218,12 +350,10 @@ struct Widths {
 };
 constexpr Widths widths{};
 
-// One panel of w vectors: its rows in blocks that differ by one row at most.
-template <class T, class Call>
-FASTMETA_INLINE void chain_rows(int64_t m0, int64_t m1, int64_t n0, int w, int tail, Call call) {
-  constexpr int L = Simd<T>::lanes;
-  const Tail last = tail == L ? kWhole : tail == L / 2 ? kHalf : kMasked;
-  const uint32_t rows = uint32_t(m1 - m0), most = Tiles<T>::max_rows[w];
+// Rows m0 .. m1 in blocks of `most` at most that differ by one row: call(rows of a block, first, last).
+template <class Call>
+FASTMETA_INLINE void even_blocks(int64_t m0, int64_t m1, uint32_t most, Call call) {
+  const uint32_t rows = uint32_t(m1 - m0);
   uint32_t blocks = 1, low = rows, tall = 0;
   if (rows > most) {
     blocks = (rows + most - 1) / most;
@@ -231,8 +361,51 @@ FASTMETA_INLINE void chain_rows(int64_t m0, int64_t m1, int64_t n0, int w, int t
     tall = rows % blocks;
   }
   const int64_t middle = m0 + tall * (low + 1);
-  if (tall) call(tiles<T>.fn[last][w][low + 1], m0, middle, n0, tail);
-  call(tiles<T>.fn[last][w][low], middle, m1, n0, tail);
+  if (tall) call(low + 1, m0, middle);
+  call(low, middle, m1);
+}
+
+// One panel of w vectors.
+template <class T, class Call>
+FASTMETA_INLINE void chain_rows(int64_t m0, int64_t m1, int64_t n0, int w, int tail, Call call) {
+  const Tail last = tail_kind<T>(tail);
+  even_blocks(m0, m1, Tiles<T>::max_rows[w], [&](uint32_t rows, int64_t from, int64_t to) {
+    call(tiles<T>.fn[last][w][rows], from, to, n0, tail);
+  });
+}
+
+// What may share the vectors of the last columns.
+enum class Twos { kNone, kOfK, kOfRows };
+
+template <class T, class Call>
+FASTMETA_INLINE void chain_twos(Twos twos, int64_t m0, int64_t m1, int64_t n0, int tail, Call call) {
+  const Tail last = tail_kind<T>(tail);
+  if (twos == Twos::kOfK)
+    return even_blocks(m0, m1, Tiles<T>::max_two_k, [&](uint32_t rows, int64_t from, int64_t to) {
+      call(tiles<T>.two_k[last][rows], from, to, n0, tail);
+    });
+  const int64_t pairs = (m1 - m0) / 2;
+  if (pairs)
+    even_blocks(0, pairs, Tiles<T>::max_two_rows, [&](uint32_t rows, int64_t from, int64_t to) {
+      call(tiles<T>.two_rows[last][rows], m0 + 2 * from, m0 + 2 * to, n0, tail);
+    });
+  if (m0 + 2 * pairs < m1) call(tiles<T>.fn[last][1][1], m1 - 1, m1, n0, tail);
+}
+
+// Where there is enough to share.  As with the kernels, M must not decide where bits depend on it.
+template <class T>
+FASTMETA_INLINE Twos twos_of(const GemmArgs<T>& g, int64_t k) {
+  constexpr int L = Simd<T>::lanes;
+  const int64_t tail = g.n % L;
+  if (!Simd<T>::has_splat_pair || tail == 0 || tail > L / 2 || k * g.n >= kLargeBytes / int64_t(sizeof(T))) return Twos::kNone;
+  bool of_k = true, of_rows = true;
+  for (int p = 0; p < g.n_products; p++) {
+    const Product<T>& f = g.products[p];
+    of_k &= f.a_k == 1 && f.k >= 16;
+    of_rows &= f.a_m == 1;
+  }
+  if (g.m * k < 128) of_rows = false;
+  return of_rows ? Twos::kOfRows : of_k ? Twos::kOfK : Twos::kNone;
 }
 
 // Runs each tile as it is found.
@@ -294,6 +467,10 @@ struct Panels {
 
   FASTMETA_INLINE Panels(int64_t m, int64_t n) : n(n) {
     const int64_t vectors = (n + L - 1) / L;
+    if (vectors == 0) {
+      count = narrow = wide = 0;
+      return;
+    }
     const uint32_t most = widths.width[m < Widths::rows ? m : Widths::rows]
                                       [vectors < Widths::vectors ? vectors : Widths::vectors];
     count = vectors <= most ? 1 : (uint32_t(vectors) + most - 1) / most;
@@ -356,13 +533,15 @@ inline void chain_packed(const GemmArgs<T>& g, const Panels<T>& panels, int64_t 
 
 // B has unit stride along n.
 template <class T, class Call>
-inline void chain_tiles(const GemmArgs<T>& g, int64_t k, Call call) {
-  const Panels<T> panels(g.m, g.n);
+inline void chain_tiles(const GemmArgs<T>& g, Twos twos, int64_t k, Call call) {
+  const int tail = twos == Twos::kNone ? 0 : int(g.n % Simd<T>::lanes);
+  const Panels<T> panels(g.m, g.n - tail);
   // Blocks of rows whose part of A stays in the cache while the panels pass by.
-  const int64_t block = panels.count == 1 ? g.m : kBlockBytes / int64_t(sizeof(T)) / (k + 1) + 32;
+  const int64_t block = panels.count + (tail > 0) <= 1 ? g.m : kBlockBytes / int64_t(sizeof(T)) / (k + 1) + 32;
   for (int64_t m0 = 0; m0 < g.m; m0 += block) {
     const int64_t m1 = m0 + block < g.m ? m0 + block : g.m;
     for (int64_t i = 0; i < panels.count; i++) chain_rows<T>(m0, m1, panels.first(i), panels.vectors(i), panels.tail(i), call);
+    if (tail) chain_twos<T>(twos, m0, m1, g.n - tail, tail, call);
   }
 }
 
@@ -503,6 +682,7 @@ constexpr int64_t kLongDot = 512 / sizeof(T);
 template <class T>
 struct Way {
   enum { kChain, kDot, kPacked } kernel = kPacked;
+  Twos twos = Twos::kNone;
   bool swapped = false, large = false;
   int64_t k = 0;  // of all products
 
@@ -523,6 +703,7 @@ struct Way {
     else if (dots && longest >= kLongDot<T>) kernel = kDot;
     large = !swapped && kernel != kDot && g.m >= 32 && k * g.n >= kLargeBytes / int64_t(sizeof(T));
     if (large) kernel = kPacked;
+    if (kernel == kChain && !swapped) twos = twos_of(g, k);
   }
 };
 
@@ -534,7 +715,7 @@ inline void gemm(const GemmArgs<T>& given) {
   GemmArgs<T> swapped;
   if (way.swapped) swapped = swap_roles(given, products);
   const GemmArgs<T>& g = way.swapped ? swapped : given;
-  if (way.kernel == way.kChain) chain_tiles(g, way.k, run_tile_of(g));
+  if (way.kernel == way.kChain) chain_tiles(g, way.twos, way.k, run_tile_of(g));
   else if (way.kernel == way.kDot) dot_tiles(g, way.k, run_tile_of(g));
   else chain_packed(g, Panels<T>(g.m, g.n), way.k, way.large);
 }
@@ -551,7 +732,7 @@ inline GemmTiles<T> gemm_tiles(const GemmArgs<T>& given) {
     if (count < found.most) found.tile[count] = {tile, m0, m1, n0, tail};
     count++;
   };
-  if (way.kernel == way.kChain) chain_tiles(g, way.k, note);
+  if (way.kernel == way.kChain) chain_tiles(g, way.twos, way.k, note);
   else if (way.kernel == way.kDot) dot_tiles(g, way.k, note);
   found.swapped = way.swapped;
   found.count = count <= found.most ? int(count) : 0;

@@ -1,5 +1,7 @@
 #include "pool.hpp"
 
+#include "subnormals.hpp"
+
 #include <pthread.h>
 #include <signal.h>
 
@@ -110,6 +112,7 @@ void Pool::post(int helpers, Body body, void* argument) {
 }
 
 void Pool::help(int number, uint64_t seen) {
+  const SubnormalsAsZero here;
   for (;;) {
     auto changed = [&] { return state_.load() != seen || quit_.load(std::memory_order_relaxed); };
     if (!spin(changed)) {

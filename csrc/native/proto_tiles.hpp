@@ -101,17 +101,14 @@ struct ProtoPanels {
         own[h] = label[h] == now ? v : own[h];
       }
     }
-    // Beside the largest, which is 1, 1e-30 is nothing (1e-290 in float64); and it or its products with features would be
-    // subnormal numbers, which take a hundred cycles each.
-    const V least = S::splat(sizeof(T) == 4 ? T(-69) : T(-667));
     V top[2];
     for (int h = 0; h < 2; h++) top[h] = (largest[h] == infinite) | (largest[h] == -infinite) ? V{} : largest[h];
     for (int64_t j = 0; j < m; j++) {
       FASTMETA_UNROLL
       for (int h = 0; h < 2; h++) {
-        const V d = S::load(z + j * most + h * L) - top[h], e = exp(d < least ? least : d), some = d < least ? V{} : e;
-        S::store(z + j * most + h * L, some);
-        sum[h] += some;
+        const V e = exp(S::load(z + j * most + h * L) - top[h]);
+        S::store(z + j * most + h * L, e);
+        sum[h] += e;
       }
     }
     for (int h = 0; h < 2; h++) {

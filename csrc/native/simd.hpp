@@ -68,6 +68,20 @@ struct Simd {
     else return V{s, s, s, s, s, s, s, s, s, s, s, s, s, s, s, s};
   }
 
+  // p[0] and p[1] in turns, by a load and nothing else.
+  static constexpr bool has_splat_pair = FASTMETA_LANES_BYTES == 64;
+#if FASTMETA_LANES_BYTES == 64
+  static FASTMETA_INLINE V splat_pair(const T* p) {
+    if constexpr (sizeof(T) == 4) {
+      double both;
+      __builtin_memcpy(&both, p, sizeof both);
+      return (V)_mm512_set1_pd(both);
+    } else {
+      return (V)_mm512_maskz_broadcast_f64x2(0xff, _mm_loadu_pd((const double*)p));
+    }
+  }
+#endif
+
   // x * y + z, in one rounding where the target can.  Said outright where bits must not depend on which of several
   // copies of an expression the compiler happened to contract.
   static FASTMETA_INLINE V fma(V x, V y, V z) {

@@ -11,7 +11,7 @@
 //   sin, cos     2      2               sqrt, floor   as rounded by IEEE 754
 //
 // NaN, infinities, signed zeros and subnormal numbers mean what C99 says, in and out: exp, sigmoid and pow underflow
-// gradually.  Common inputs take no branch; lanes that need more (sin and cos of huge arguments, log of zero, negative
+// gradually, where the processor lets them (a running program does not: subnormals.hpp).  Common inputs take no branch; lanes that need more (sin and cos of huge arguments, log of zero, negative
 // or subnormal numbers, pow of non-finite numbers) are done apart, some of them one by one with the C library.
 //
 // Polynomials are minimax fits (Remez exchange at 45 digits), their leading coefficients rounded one by one and the

@@ -11,6 +11,7 @@ from fastmeta.array.numeric import (
     abs,
     add,
     astype,
+    clip,
     cos,
     divide,
     equal,

@@ -101,6 +101,16 @@ def square(x: Any) -> Var:
     return x.graph.emit(ew.MULTIPLY, (x, x))
 
 
+def clip(x: Any, min: Any = None, max: Any = None) -> Any:
+    """x, raised to ``min`` and lowered to ``max``, where given; all broadcast.  At a limit the derivative is a half.
+
+    >>> clip(np.array([-2.0, 0.5, 3.0]), 0.0, 1.0)
+    array([0. , 0.5, 1. ])
+    """
+    y = x if min is None else maximum(x, min)
+    return y if max is None else minimum(y, max)
+
+
 @array_function
 def astype(x: Any, *, dtype: Any) -> Var:
     """x converted to ``dtype``; floats become integers by truncation."""

@@ -424,8 +424,22 @@ def _bilinear(op: Primitive) -> Rule:
     return rule
 
 
-for _op in (MATMUL, *TRIO):
+for _op in TRIO:
     rewrite(_op)(_bilinear(_op))
+
+
+@rewrite(MATMUL)
+def _matmul(g: Graph, ins: tuple[Var, ...], at: tuple[Any, ...]) -> Var | None:
+    """Products of many pairs of vectors are no work for a kernel of matrices: scaled rows, and sums of products."""
+    x, y = ins
+    (*batch, m, k), n = x.shape, y.shape[-1]
+    axes = tuple(range(len(x.shape)))
+    if prod(batch) > 1 and k == 1 and 1 in (m, n):
+        shape = (*batch, m, n)
+        return ew.multiply(broadcast(x, shape, axes), broadcast(y, shape, axes))
+    if prod(batch) > 1 and m == n == 1:
+        return reshape(total(ew.multiply(x, reshape(y, x.shape)), axes[-1:]), (*batch, 1, 1))
+    return _bilinear(MATMUL)(g, ins, at)
 
 
 def linear(op: Primitive) -> Rule:
