@@ -51,6 +51,7 @@ struct Case {
   int products;
   int cin;  // 0 none, 1 row, 2 dense
   std::vector<float> data;
+  Product<float> factors[4];
   GemmArgs<float> g{};
   double best = 1e30;
   std::vector<double> of_peak;
@@ -61,11 +62,11 @@ struct Case {
     data.resize(size_t(products * (whole(m * k) + whole(k * n)) + 2 * whole(m * n) + 16));
     for (size_t i = 0; i < data.size(); i++) data[i] = float(int(i * 7919 % 2001) - 1000) / 1000;
     float* p = (float*)((uintptr_t(data.data()) + 63) / 64 * 64);
-    g.m = m, g.n = n, g.n_products = products, g.alpha = cin == 2 ? -.01f : 1;
+    g.m = m, g.n = n, g.n_products = products, g.products = factors, g.alpha = cin == 2 ? -.01f : 1;
     for (int i = 0; i < products; i++) {
-      g.products[i] = {p, p + whole(m * k), k, k, 1, n, 1};
-      if (form == 'A') g.products[i].a_m = 1, g.products[i].a_k = m;
-      if (form == 'B') g.products[i].b_k = 1, g.products[i].b_n = k;
+      factors[i] = {p, p + whole(m * k), k, k, 1, n, 1};
+      if (form == 'A') factors[i].a_m = 1, factors[i].a_k = m;
+      if (form == 'B') factors[i].b_k = 1, factors[i].b_n = k;
       p += whole(m * k) + whole(k * n);
     }
     g.c = p, g.c_m = n;

@@ -1,0 +1,277 @@
+// The tiles of a product that is summed in chains: MR rows x NV vectors of C in registers.
+//
+// Included INSIDE the target's namespace, after kernels.hpp and simd.hpp.
+#pragma once
+
+// What of the last vector of a tile there is.
+enum Tail { kWhole, kHalf, kMasked, kTails };
+
+template <class T>
+constexpr Tail tail_kind(int tail) { return tail == Simd<T>::lanes ? kWhole : tail == Simd<T>::lanes / 2 ? kHalf : kMasked; }
+
+// A row of NV vectors, of the last one `tail` elements.
+template <class T, int NV, int Last>
+struct TileRowOf {
+  using S = Simd<T>;
+  using V = typename S::V;
+  const typename S::Mask mask;
+  FASTMETA_INLINE explicit TileRowOf(int tail) : mask(S::mask(tail)) {}
+  FASTMETA_INLINE V load(const T* p, int j) const {
+    if (Last == kHalf && j == NV - 1) return S::load_half(p + j * S::lanes);
+    if (Last == kMasked && j == NV - 1) return S::load(p + j * S::lanes, mask);
+    return S::load(p + j * S::lanes);
+  }
+  FASTMETA_INLINE void store(T* p, int j, V v) const {
+    if (Last == kHalf && j == NV - 1) S::store_half(p + j * S::lanes, v);
+    else if (Last == kMasked && j == NV - 1) S::store(p + j * S::lanes, v, mask);
+    else S::store(p + j * S::lanes, v);
+  }
+};
+
+// C = alpha * acc + CIN at (m0, n0).
+template <class T, int MR, int NV, int Last>
+FASTMETA_INLINE void finish(const GemmArgs<T>& g, typename Simd<T>::V (&acc)[MR][NV], int64_t m0, int64_t n0, int tail,
+                            const TileRowOf<T, NV, Last>& row) {
+  using S = Simd<T>;
+  using V = typename S::V;
+  constexpr int L = S::lanes;
+  const V alpha = S::splat(g.alpha);
+  if (g.cin && g.cin_n == 0) {  // a number for each row
+    const T* cin = g.cin + m0 * g.cin_m;
+    FASTMETA_UNROLL
+    for (int i = 0; i < MR; i++, cin += g.cin_m) {
+      FASTMETA_UNROLL
+      for (int j = 0; j < NV; j++) acc[i][j] = S::fma(alpha, acc[i][j], S::splat(*cin));
+    }
+  } else if (g.cin) {
+    const T* cin = g.cin + m0 * g.cin_m + n0 * g.cin_n;
+    int64_t cin_m = g.cin_m;
+    T dense[MR * NV * L];
+    if (g.cin_n != 1) {
+      constexpr int width = NV * L;
+      const int there = width - L + tail;
+      for (int i = 0; i < MR; i++)
+        for (int n = 0; n < width; n++) dense[i * width + n] = n < there ? cin[i * cin_m + n * g.cin_n] : 0;
+      cin = dense;
+      cin_m = width;
+    }
+    // All loads before the first store: CIN may be C, and a load beside a store that has just left waits for it.
+    FASTMETA_UNROLL
+    for (int i = 0; i < MR; i++, cin += cin_m) {
+      FASTMETA_UNROLL
+      for (int j = 0; j < NV; j++) acc[i][j] = S::fma(alpha, acc[i][j], row.load(cin, j));
+    }
+  } else if (g.alpha != 1) {
+    FASTMETA_UNROLL
+    for (int i = 0; i < MR; i++) {
+      FASTMETA_UNROLL
+      for (int j = 0; j < NV; j++) acc[i][j] *= alpha;
+    }
+  }
+  const int64_t c_m = g.c_m;
+  T* c = g.c + m0 * c_m + n0;
+  FASTMETA_UNROLL
+  for (int i = 0; i < MR; i++, c += c_m) {
+    FASTMETA_UNROLL
+    for (int j = 0; j < NV; j++) row.store(c, j, acc[i][j]);
+  }
+}
+
+// Rows m0 .. m1 (a multiple of MR of them), columns n0 .. n0 + (NV - 1) * lanes + tail.  B has unit stride along n.
+template <class T, int MR, int NV, int Last>
+__attribute__((noinline)) void chain(const GemmArgs<T>& g, int64_t m0, int64_t m1, int64_t n0, int tail) {
+  using S = Simd<T>;
+  using V = typename S::V;
+  const TileRowOf<T, NV, Last> row(tail);
+  for (; m0 < m1; m0 += MR) {
+    V acc[MR][NV];
+    FASTMETA_UNROLL
+    for (int i = 0; i < MR; i++) {
+      FASTMETA_UNROLL
+      for (int j = 0; j < NV; j++) acc[i][j] = V{};
+    }
+    for (int p = 0; p < g.n_products; p++) {
+      const Product<T>& f = g.products[p];
+      const int64_t a_k = f.a_k, b_k = f.b_k, a_m = f.a_m;
+      const T* b = f.b + n0;
+      const T* a[MR];
+      FASTMETA_UNROLL
+      for (int i = 0; i < MR; i++) a[i] = i ? a[i - 1] + a_m : f.a + m0 * a_m;
+      int64_t at = 0;
+      FASTMETA_UNROLL_4
+      for (int64_t k = f.k; k > 0; k--, at += a_k, b += b_k) {
+        // The smaller side is held in registers, the other passes through one.
+        if constexpr (MR >= NV) {
+          V y[NV];
+          FASTMETA_UNROLL
+          for (int j = 0; j < NV; j++) {
+            y[j] = row.load(b, j);
+            FASTMETA_PIN(y[j]);
+          }
+          FASTMETA_UNROLL
+          for (int i = 0; i < MR; i++) {
+            V x = S::splat(a[i][at]);
+            FASTMETA_PIN(x);
+            FASTMETA_UNROLL
+            for (int j = 0; j < NV; j++) acc[i][j] = S::fma(x, y[j], acc[i][j]);
+          }
+        } else {
+          V x[MR];
+          FASTMETA_UNROLL
+          for (int i = 0; i < MR; i++) {
+            x[i] = S::splat(a[i][at]);
+            FASTMETA_PIN(x[i]);
+          }
+          FASTMETA_UNROLL
+          for (int j = 0; j < NV; j++) {
+            V y = row.load(b, j);
+            FASTMETA_PIN(y);
+            FASTMETA_UNROLL
+            for (int i = 0; i < MR; i++) acc[i][j] = S::fma(x[i], y, acc[i][j]);
+          }
+        }
+      }
+    }
+    finish(g, acc, m0, n0, tail, row);
+  }
+}
+
+// The last columns, where they fill half a vector at most: a vector holds them twice, for two k or for two rows.
+
+template <class T, int... I>
+FASTMETA_INLINE typename Simd<T>::V in_turns(typename Simd<T>::V x, typename Simd<T>::V y, Lanes<I...>) {
+  return __builtin_shufflevector(x, y, (I / 2 + I % 2 * Simd<T>::lanes)...);
+}
+template <class T, int From, int... I>
+FASTMETA_INLINE typename Simd<T>::V every_other(typename Simd<T>::V x, Lanes<I...>) {
+  return __builtin_shufflevector(x, x, ((2 * I + From) % Simd<T>::lanes)...);
+}
+
+// A has unit stride along k: even and odd k in chains of their own, added at the end.
+template <class T, int MR, int Last>
+__attribute__((noinline)) void chain_of_two_k(const GemmArgs<T>& g, int64_t m0, int64_t m1, int64_t n0, int tail) {
+  using S = Simd<T>;
+  using V = typename S::V;
+  using All = typename FirstLanes<S::lanes>::type;
+  const TileRowOf<T, 1, Last> row(tail);
+  for (; m0 < m1; m0 += MR) {
+    V acc[MR][1];
+    FASTMETA_UNROLL
+    for (int i = 0; i < MR; i++) acc[i][0] = V{};
+    for (int p = 0; p < g.n_products; p++) {
+      const Product<T>& f = g.products[p];
+      const int64_t b_k = f.b_k, a_m = f.a_m, pairs = f.k / 2 * 2;
+      const T* b = f.b + n0;
+      const T* a[MR];
+      FASTMETA_UNROLL
+      for (int i = 0; i < MR; i++) a[i] = i ? a[i - 1] + a_m : f.a + m0 * a_m;
+      FASTMETA_UNROLL_4
+      for (int64_t k = 0; k < pairs; k += 2, b += 2 * b_k) {
+        V y = in_turns<T>(row.load(b, 0), row.load(b + b_k, 0), All{});
+        FASTMETA_PIN(y);
+        FASTMETA_UNROLL
+        for (int i = 0; i < MR; i++) {
+          V x = S::splat_pair(a[i] + k);
+          FASTMETA_PIN(x);
+          acc[i][0] = S::fma(x, y, acc[i][0]);
+        }
+      }
+      if (pairs == f.k) continue;
+      const V y = in_turns<T>(row.load(b, 0), V{}, All{});
+      FASTMETA_UNROLL
+      for (int i = 0; i < MR; i++) {
+        const T last[2] = {a[i][pairs], 0};
+        acc[i][0] = S::fma(S::splat_pair(last), y, acc[i][0]);
+      }
+    }
+    FASTMETA_UNROLL
+    for (int i = 0; i < MR; i++) {
+      const V v = acc[i][0];
+      acc[i][0] = every_other<T, 0>(v, All{}) + every_other<T, 1>(v, All{});
+    }
+    finish(g, acc, m0, n0, tail, row);
+  }
+}
+
+// A has unit stride along m: rows m0 .. m1, a multiple of 2 * Pairs of them; the same chains as above.
+template <class T, int Pairs, int Last>
+__attribute__((noinline)) void chain_of_two_rows(const GemmArgs<T>& g, int64_t m0, int64_t m1, int64_t n0, int tail) {
+  using S = Simd<T>;
+  using V = typename S::V;
+  using All = typename FirstLanes<S::lanes>::type;
+  const TileRowOf<T, 1, Last> row(tail);
+  for (; m0 < m1; m0 += 2 * Pairs) {
+    V acc[Pairs];
+    FASTMETA_UNROLL
+    for (int i = 0; i < Pairs; i++) acc[i] = V{};
+    for (int p = 0; p < g.n_products; p++) {
+      const Product<T>& f = g.products[p];
+      const int64_t b_k = f.b_k, a_k = f.a_k;
+      const T *a = f.a + m0, *b = f.b + n0;
+      FASTMETA_UNROLL_4
+      for (int64_t k = f.k; k > 0; k--, a += a_k, b += b_k) {
+        V y = row.load(b, 0);
+        y = in_turns<T>(y, y, All{});
+        FASTMETA_PIN(y);
+        FASTMETA_UNROLL
+        for (int i = 0; i < Pairs; i++) {
+          V x = S::splat_pair(a + 2 * i);
+          FASTMETA_PIN(x);
+          acc[i] = S::fma(x, y, acc[i]);
+        }
+      }
+    }
+    V rows[2 * Pairs][1];
+    FASTMETA_UNROLL
+    for (int i = 0; i < Pairs; i++) {
+      rows[2 * i][0] = every_other<T, 0>(acc[i], All{});
+      rows[2 * i + 1][0] = every_other<T, 1>(acc[i], All{});
+    }
+    finish(g, rows, m0, n0, tail, row);
+  }
+}
+
+template <class T>
+using TileOfC = decltype(GemmTile<T>::run);
+
+// The tiles there are: up to max_rows[NV] rows of NV vectors.  They fill the register file, but for one broadcast
+// and the smaller side.
+template <class T>
+struct Tiles {
+  static constexpr int max_nv = 6;
+#if FASTMETA_LANES_BYTES == 64
+  static constexpr int max_rows[max_nv + 1] = {0, 12, 12, 9, 6, 5, 4};
+#else
+  static constexpr int max_rows[max_nv + 1] = {0, 10, 6, 4, 3, 2, 2};
+#endif
+  TileOfC<T> fn[kTails][max_nv + 1][13] = {};
+  static constexpr int max_two_k = 12, max_two_rows = 10;
+  TileOfC<T> two_k[kTails][max_two_k + 1] = {}, two_rows[kTails][max_two_rows + 1] = {};
+
+  constexpr Tiles() {
+    fill<1, 1>();
+    if constexpr (Simd<T>::has_splat_pair) fill_twos<1>();
+  }
+
+ private:
+  template <int R>
+  constexpr void fill_twos() {
+    two_k[kHalf][R] = chain_of_two_k<T, R, kHalf>;
+    two_k[kMasked][R] = chain_of_two_k<T, R, kMasked>;
+    if constexpr (R <= max_two_rows) {
+      two_rows[kHalf][R] = chain_of_two_rows<T, R, kHalf>;
+      two_rows[kMasked][R] = chain_of_two_rows<T, R, kMasked>;
+    }
+    if constexpr (R < max_two_k) fill_twos<R + 1>();
+  }
+  template <int MR, int NV>
+  constexpr void fill() {
+    fn[kWhole][NV][MR] = chain<T, MR, NV, kWhole>;
+    fn[kHalf][NV][MR] = chain<T, MR, NV, kHalf>;
+    fn[kMasked][NV][MR] = chain<T, MR, NV, kMasked>;
+    if constexpr (MR < max_rows[NV]) fill<MR + 1, NV>();
+    else if constexpr (NV < max_nv) fill<1, NV + 1>();
+  }
+};
+template <class T>
+constexpr Tiles<T> tiles{};

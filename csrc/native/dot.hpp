@@ -1,0 +1,107 @@
+// The tiles of a product whose factors both have unit stride along k: vectors along k.
+//
+// Included INSIDE the target's namespace, after kernels.hpp and simd.hpp.
+#pragma once
+
+// The lane sums of 16 / sizeof(T) vectors as one vector, always in the same order: within 16 bytes, then across.
+template <class T, int... I>
+FASTMETA_INLINE auto lane_sums(const typename Simd<T>::V* x, Lanes<I...>) {
+  constexpr int L = Simd<T>::lanes;
+  if constexpr (sizeof(T) == 4) {
+    // p = [x0 x1 x0 x1] in every 16 bytes, each the sum of two lanes; q = [x2 x3 x2 x3]
+    const auto p = __builtin_shufflevector(x[0], x[1], (I / 4 * 4 + I % 4 / 2 + I % 2 * L)...) +
+                   __builtin_shufflevector(x[0], x[1], (I / 4 * 4 + I % 4 / 2 + I % 2 * L + 2)...);
+    const auto q = __builtin_shufflevector(x[2], x[3], (I / 4 * 4 + I % 4 / 2 + I % 2 * L)...) +
+                   __builtin_shufflevector(x[2], x[3], (I / 4 * 4 + I % 4 / 2 + I % 2 * L + 2)...);
+    return Simd<T>::fold(__builtin_shufflevector(p, q, (I / 4 * 4 + I % 2 + I % 4 / 2 * L)...) +
+                         __builtin_shufflevector(p, q, (I / 4 * 4 + I % 2 + I % 4 / 2 * L + 2)...));
+  } else {
+    return Simd<T>::fold(__builtin_shufflevector(x[0], x[1], (I / 2 * 2 + I % 2 * L)...) +
+                         __builtin_shufflevector(x[0], x[1], (I / 2 * 2 + I % 2 * L + 1)...));
+  }
+}
+
+// A tile of MR x NR elements of C.  A and B have unit stride along k.
+template <class T, int MR, int NR>
+__attribute__((noinline)) void dot(const GemmArgs<T>& g, int64_t m0, int64_t m1, int64_t n0, int) {
+  const int64_t c_n = g.c_n;
+  using S = Simd<T>;
+  using V = typename S::V;
+  constexpr int L = S::lanes, group = 16 / sizeof(T), padded = (NR + group - 1) / group * group;
+  for (; m0 < m1; m0 += MR) {
+    V acc[MR][padded];
+    FASTMETA_UNROLL
+    for (int i = 0; i < MR; i++) {
+      FASTMETA_UNROLL
+      for (int j = 0; j < padded; j++) acc[i][j] = V{};
+    }
+    for (int p = 0; p < g.n_products; p++) {
+      const Product<T>& f = g.products[p];
+      const T *a[MR], *b[NR];
+      FASTMETA_UNROLL
+      for (int i = 0; i < MR; i++) a[i] = f.a + (m0 + i) * f.a_m;
+      FASTMETA_UNROLL
+      for (int j = 0; j < NR; j++) b[j] = f.b + (n0 + j) * f.b_n;
+      auto step = [&](auto load) __attribute__((always_inline)) {
+        V x[MR];
+        FASTMETA_UNROLL
+        for (int i = 0; i < MR; i++) {
+          x[i] = load(a[i]);
+          FASTMETA_PIN(x[i]);
+        }
+        FASTMETA_UNROLL
+        for (int j = 0; j < NR; j++) {
+          V y = load(b[j]);
+          FASTMETA_PIN(y);
+          FASTMETA_UNROLL
+          for (int i = 0; i < MR; i++) acc[i][j] = S::fma(x[i], y, acc[i][j]);
+        }
+      };
+      int64_t k = 0;
+      for (; k + L <= f.k; k += L)
+        step([k](const T* q) __attribute__((always_inline)) { return S::load(q + k); });
+      if (k < f.k) {
+        const auto mask = S::mask(int(f.k - k));
+        step([k, &mask](const T* q) __attribute__((always_inline)) { return S::load(q + k, mask); });
+      }
+    }
+    FASTMETA_UNROLL
+    for (int i = 0; i < MR; i++) {
+      T sum[padded];
+      FASTMETA_UNROLL
+      for (int j = 0; j < padded; j += group) {
+        const auto v = lane_sums<T>(acc[i] + j, typename FirstLanes<L>::type{});
+        __builtin_memcpy(sum + j, &v, sizeof v);
+      }
+      T* c = g.c + (m0 + i) * g.c_m + n0 * c_n;
+      if (g.cin) {
+          const T* cin = g.cin + (m0 + i) * g.cin_m + n0 * g.cin_n;
+        FASTMETA_UNROLL
+        for (int j = 0; j < NR; j++) c[j * c_n] = S::fma_scalar(g.alpha, sum[j], cin[j * g.cin_n]);
+      } else {
+          FASTMETA_UNROLL
+        for (int j = 0; j < NR; j++) c[j * c_n] = g.alpha * sum[j];
+      }
+    }
+  }
+}
+
+template <class T, int NR, class Call>
+inline void dot_rows(int64_t m0, int64_t m1, int64_t n, Call call) {
+  constexpr int MR = FASTMETA_LANES_BYTES == 64 ? 4 : 3;  // what fills the registers with NR = 4
+  const int64_t m = m1 - (m1 - m0) % MR;
+  if (m > m0) call(dot<T, MR, NR>, m0, m, n, NR);
+  if (m1 - m == 3) call(dot<T, 3, NR>, m, m1, n, NR);
+  else if (m1 - m == 2) call(dot<T, 2, NR>, m, m1, n, NR);
+  else if (m1 - m == 1) call(dot<T, 1, NR>, m, m1, n, NR);
+}
+
+// Columns n .. n_end for the rows m0 .. m1.
+template <class T, class Call>
+inline void dot_columns(int64_t m0, int64_t m1, int64_t n, int64_t n_end, Call call) {
+  if (m1 - m0 == 1)  // two groups at once, to cover the latency of an FMA
+    for (; n + 8 <= n_end; n += 8) call(dot<T, 1, 8>, m0, m1, n, 8);
+  for (; n + 4 <= n_end; n += 4) dot_rows<T, 4>(m0, m1, n, call);
+  for (; n + 2 <= n_end; n += 2) dot_rows<T, 2>(m0, m1, n, call);
+  if (n < n_end) dot_rows<T, 1>(m0, m1, n, call);
+}
