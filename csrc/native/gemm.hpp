@@ -7,8 +7,9 @@
 //          (two of them, of even and odd k, for the last columns where a vector takes two k).  Needs B with unit stride
 //          along n: a B that has not is packed (transposed) panel by panel.
 //   dot    vectors along k, for B with unit stride along k: no packing, but lane sums at the end of each element.
-// Which of them runs depends on N, K and the strides, never on M, and within each the bits of an element do not
-// depend on the tile that computes it.  So a caller may split M as it likes and gets the same bits.
+// Which of them runs depends on N, K, the strides and the number of rows of the whole product, never on M, and within
+// each the bits of an element do not depend on the tile that computes it.  So a caller may split M as it likes and gets
+// the same bits.
 #pragma once
 
 #include "chain.hpp"
@@ -175,6 +176,8 @@ inline T* pack_rows(const Product<T>& f, int64_t m0, int64_t m1, T* to, Product<
   const int64_t padded = f.k + (f.k * sizeof(T) % 1024 ? 0 : 64 / sizeof(T));
   if (f.a_m == 1 && f.a_k != 1)
     transpose(a, f.a_k, to, padded, f.k, m1 - m0);
+  else if (f.a_k == 1)
+    for (int64_t m = 0; m < m1 - m0; m++) __builtin_memcpy(to + m * padded, a + m * f.a_m, f.k * sizeof(T));
   else
     for (int64_t m = 0; m < m1 - m0; m++)
       for (int64_t k = 0; k < f.k; k++) to[m * padded + k] = a[m * f.a_m + k * f.a_k];
@@ -294,9 +297,13 @@ inline GemmArgs<T> swap_roles(const GemmArgs<T>& g, Product<T>* products) {
   return {g.n, g.m, g.n_products, products, g.alpha, g.cin, g.cin_n, g.cin_m, g.c, g.c_n, g.c_m};
 }
 
-// With fewer elements along k than this, transposing B costs less than the lane sums.
+// With unit strides along k: do the lane sums of `dot` cost less than transposing B and the lanes that `chain` leaves
+// empty?  In half cycles; what a sum and a transposed element take was fitted to measurements with AVX2 and AVX-512.
 template <class T>
-constexpr int64_t kLongDot = 512 / sizeof(T);
+inline bool dot_pays(int64_t rows, int64_t n, int64_t k) {
+  constexpr int64_t L = Simd<T>::lanes, lane_sum = 1 + 3 * L / 8;
+  return rows * n * ((k + L - 1) / L + lane_sum) < rows * ((n + L - 1) / L) * k + k * n / 2;
+}
 
 // How a product is computed.
 template <class T>
@@ -308,19 +315,17 @@ struct Way {
 
   FASTMETA_INLINE explicit Way(const GemmArgs<T>& g) {
     bool b_rows = true, dots = true, a_columns = true;
-    int64_t longest = 0;
     for (int p = 0; p < g.n_products; p++) {
       const Product<T>& f = g.products[p];
       b_rows &= f.b_n == 1;
       a_columns &= f.a_m == 1;
       dots &= f.a_k == 1 && f.b_k == 1;
-      longest = f.k > longest ? f.k : longest;
       k += f.k;
     }
     swapped = g.n == 1 && (dots || (a_columns && g.c_m == 1));
     if (swapped) kernel = dots ? kDot : kChain;
     else if (b_rows && g.n > 1) kernel = kChain;
-    else if (dots && longest >= kLongDot<T>) kernel = kDot;
+    else if (dots && dot_pays<T>(g.rows ? g.rows : g.m, g.n, k)) kernel = kDot;
     large = !swapped && kernel != kDot && g.m >= 32 && k * g.n >= kLargeBytes / int64_t(sizeof(T));
     if (large) kernel = kPacked;
     if (kernel == kChain && !swapped) twos = twos_of(g, k);

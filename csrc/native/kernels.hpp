@@ -30,6 +30,7 @@ struct GemmArgs {
   int64_t cin_m, cin_n;
   T* c;
   int64_t c_m, c_n = 1;
+  int64_t rows = 0;  // of the whole product, where these are a part of it: may decide the order of sums, as m may not
 };
 
 // What a product comes to that needs no packing: calls of tiles of C, rows m0 .. m1 from column n0 on; of the last vector's

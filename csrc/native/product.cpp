@@ -95,7 +95,7 @@ void Gemm<T>::choose_blocks() {
 template <class T>
 void Gemm<T>::prepare() {
   const Place &c = places_[kC], &cin = places_[kCin];
-  args_ = {block_rows_, n_, args_.n_products, products_, alpha_, nullptr, cin.row, cin.col, nullptr, target_ == Target::Scratch ? n_ : c.row};
+  args_ = {block_rows_, n_, args_.n_products, products_, alpha_, nullptr, cin.row, cin.col, nullptr, target_ == Target::Scratch ? n_ : c.row, 1, m_};
   if (target_ == Target::Transposed) {
     args_.c_m = c.col;
     swap();
@@ -113,6 +113,7 @@ template <class T>
 void Gemm<T>::swap() {
   swapped_ = !swapped_;
   std::swap(args_.m, args_.n);
+  args_.rows = args_.m;
   std::swap(args_.cin_m, args_.cin_n);
   for (Product<T>& f : products_) f = {nullptr, nullptr, f.k, f.b_n, f.b_k, f.a_k, f.a_m};
 }

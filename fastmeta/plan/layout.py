@@ -24,8 +24,7 @@ PRODUCTS = (MATMUL, *TRIO)
 INDEXED = (GATHER, SCATTER_ADD, CUMSUM, ARGMAX, ARGMIN, ARGSORT)
 SHARED_TRANSPOSE = 1 << 14  # elements: a transposed right factor up to this size is copied once and shared
 
-LONG_SUM = 512  # bytes along k: from here on a sum along k in vectors costs less than vectors along n that are filled badly
-VECTOR = 64  # bytes
+VECTOR, LANE_SUM = 64, 7  # bytes; half cycles that the sum of a vector's lanes takes
 
 NEAR = 128  # equations: users of a copy further apart than this make their own
 
@@ -256,8 +255,9 @@ def _right_factor(g: Graph, x: Var, rows: int, known: dict[int, View], copies: d
     k, n = x.shape[-2:]
     if n == 1 or k == 1 or view.strides[-1] == 1 or prod(x.shape) > SHARED_TRANSPOSE or rows < 4:
         return x
-    width, length = (m * DTYPES[x.dtype].itemsize for m in (n, k))
-    if view.strides[-2] == 1 and length >= LONG_SUM and width < 0.7 * (width + -width % VECTOR):
+    lanes = VECTOR // DTYPES[x.dtype].itemsize
+    along_k, along_n = rows * n * (-(-k // lanes) + LANE_SUM), rows * -(-n // lanes) * k + k * n // 2
+    if view.strides[-2] == 1 and along_k < along_n:  # as in csrc/native/gemm.hpp
         return x
     last = copies.get(x.id)
     if last is None or len(g.nodes) - last.id > NEAR:

@@ -54,7 +54,7 @@ static bool check(int64_t M, int64_t N, const std::vector<int64_t>& Ks, const st
   GemmArgs<T> g{};
   Product<T> products[fastmeta::kMaxProducts];
   g.products = products;
-  g.m = M;
+  g.m = g.rows = M;
   g.n = N;
   g.n_products = int(Ks.size());
   for (size_t p = 0; p < Ks.size(); p++) {
