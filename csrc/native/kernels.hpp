@@ -44,8 +44,8 @@ struct GemmTile {
 template <class T>
 struct GemmTiles {
   static constexpr int most = 8;
-  int count;          // 0: more than fit in here, or not only tiles
-  bool swapped;       // they compute C^T = B^T A^T
+  int count;     // 0: more than fit in here, or not only tiles
+  bool swapped;  // they compute C^T = B^T A^T
   GemmTile<T> tile[most];
 };
 

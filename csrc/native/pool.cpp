@@ -1,7 +1,5 @@
 #include "pool.hpp"
 
-#include "subnormals.hpp"
-
 #include <pthread.h>
 #include <signal.h>
 
@@ -18,6 +16,8 @@
 #if defined(__x86_64__)
 #include <immintrin.h>
 #endif
+
+#include "subnormals.hpp"
 
 namespace fastmeta {
 

@@ -31,5 +31,7 @@ def _transpose(i: int, ct: Var, v: Var) -> Var:
 
 MATMUL = Primitive(
     "matmul", _matmul, np.matmul, linear=(0, 1), transpose=_transpose,
-    samples=(("f(2,3) f(3,4)", ()), ("f(5,2,3) f(5,3,4)", ()), ("f(4,1) f(1,3)", ()), ("f(1,6) f(6,1)", ())),
+    samples=tuple([(s, ()) for s in (
+        "f(2,3) f(3,4)", "f(5,2,3) f(5,3,4)", "f(4,1) f(1,3)", "f(1,6) f(6,1)", "f(5,1,3) f(5,3,1)", "f(5,2,1) f(5,1,1)", "f(5,1,1) f(5,1,4)",
+    )]),
 )  # fmt: skip
