@@ -39,7 +39,7 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    config.addinivalue_line("markers", "native: of the native core only, left out under --backend")
+    config.addinivalue_line("markers", "native: of the native core only, left out under --backend and without the core")
     name = config.getoption("--backend")
     if name is None:
         return
@@ -53,9 +53,10 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    if config.getoption("--backend") is None:
+    other = config.getoption("--backend") is not None
+    if not (other or PURE):
         return
-    native = [item for item in items if item.get_closest_marker("native") or ("isa" in getattr(item, "fixturenames", ()) and item.callspec.params["isa"] != ISAS[0])]
+    native = [item for item in items if item.get_closest_marker("native") or (other and "isa" in getattr(item, "fixturenames", ()) and item.callspec.params["isa"] != ISAS[0])]
     config.hook.pytest_deselected(items=native)
     items[:] = [item for item in items if item not in set(native)]
 
