@@ -296,7 +296,7 @@ class Decoder {
     const int rank = gemm.batch_rank + 2, rb = gemm.batch_rank;
     for (int d = 0; d < rank; ++d) gemm.dims[d] = in_.next("dim of GEMM", 0, kMaxDim);
     gemm.alpha = in_.real("alpha");
-    const int n_products = int(in_.next("products", 1, 4));
+    const int n_products = int(in_.next("products", 1, kMaxProducts));
     const Checked cells = product(gemm.dims, rank);
     for (int p = 0; p < n_products; ++p) {
       Factors factors{};
@@ -339,7 +339,7 @@ class Decoder {
     band = band * (conv.out[1] + 2);
     if (!band.within(0, kMaxBand)) refuse(where("CONV"), "at most 2^31 elements read for one row", "more");
     const auto x = conv.x_dims(), w = conv.w_dims(), y = conv.y_dims(), target = conv.target_dims();
-    const int n_products = int(in_.next("products", 1, 4));
+    const int n_products = int(in_.next("products", 1, kMaxProducts));
     const Checked cells = product(y.data(), 4);
     for (int p = 0; p < n_products; ++p) {
       const Operand a = read_map(conv.kind == 1 ? y : x, conv.dtype, "A");

@@ -51,7 +51,7 @@ struct Case {
   int products;
   int cin;  // 0 none, 1 row, 2 dense
   std::vector<float> data;
-  Product<float> factors[4];
+  Product<float> factors[kMaxProducts];
   GemmArgs<float> g{};
   double best = 1e30;
   std::vector<double> of_peak;

@@ -103,7 +103,7 @@ __attribute__((noinline)) void distance_tile(const DistanceArgs<T>& g, const T* 
   using S = Simd<T>;
   using V = typename S::V;
   using M = Metric<T>;
-  constexpr int L = S::lanes, group = 16 / sizeof(T), padded = (NR + group - 1) / group * group;
+  constexpr int L = S::lanes, padded = kLaneSums<T, NR>;
   const int64_t ahead = MR * g.x_row;
   for (; m0 < m1; m0 += MR) {
     V acc[MR][padded], x_scale[MR];
@@ -147,11 +147,7 @@ __attribute__((noinline)) void distance_tile(const DistanceArgs<T>& g, const T* 
     FASTMETA_UNROLL
     for (int i = 0; i < MR; i++) {
       T sum[padded];
-      FASTMETA_UNROLL
-      for (int j = 0; j < padded; j += group) {
-        const auto v = lane_sums<T>(acc[i] + j, typename FirstLanes<L>::type{});
-        __builtin_memcpy(sum + j, &v, sizeof v);
-      }
+      store_lane_sums<T, NR>(acc[i], sum);
       T* out = g.out + (m0 + i) * g.out_x + n0 * g.out_y;
       FASTMETA_UNROLL
       for (int j = 0; j < NR; j++)

@@ -21,13 +21,25 @@ FASTMETA_INLINE auto lane_sums(const typename Simd<T>::V* x, Lanes<I...>) {
   }
 }
 
+// Of so many vectors that N are asked for, whole groups.
+template <class T, int N>
+constexpr int kLaneSums = (N + 16 / int(sizeof(T)) - 1) / (16 / int(sizeof(T))) * (16 / int(sizeof(T)));
+template <class T, int N>
+FASTMETA_INLINE void store_lane_sums(const typename Simd<T>::V* x, T* sum) {
+  FASTMETA_UNROLL
+  for (int j = 0; j < N; j += 16 / int(sizeof(T))) {
+    const auto v = lane_sums<T>(x + j, typename FirstLanes<Simd<T>::lanes>::type{});
+    __builtin_memcpy(sum + j, &v, sizeof v);
+  }
+}
+
 // A tile of MR x NR elements of C.  A and B have unit stride along k.
 template <class T, int MR, int NR>
 __attribute__((noinline)) void dot(const GemmArgs<T>& g, int64_t m0, int64_t m1, int64_t n0, int) {
-  const int64_t c_n = g.c_n;
   using S = Simd<T>;
   using V = typename S::V;
-  constexpr int L = S::lanes, group = 16 / sizeof(T), padded = (NR + group - 1) / group * group;
+  constexpr int L = S::lanes, padded = kLaneSums<T, NR>;
+  const int64_t c_n = g.c_n;
   for (; m0 < m1; m0 += MR) {
     V acc[MR][padded];
     FASTMETA_UNROLL
@@ -68,18 +80,14 @@ __attribute__((noinline)) void dot(const GemmArgs<T>& g, int64_t m0, int64_t m1,
     FASTMETA_UNROLL
     for (int i = 0; i < MR; i++) {
       T sum[padded];
-      FASTMETA_UNROLL
-      for (int j = 0; j < padded; j += group) {
-        const auto v = lane_sums<T>(acc[i] + j, typename FirstLanes<L>::type{});
-        __builtin_memcpy(sum + j, &v, sizeof v);
-      }
+      store_lane_sums<T, NR>(acc[i], sum);
       T* c = g.c + (m0 + i) * g.c_m + n0 * c_n;
       if (g.cin) {
-          const T* cin = g.cin + (m0 + i) * g.cin_m + n0 * g.cin_n;
+        const T* cin = g.cin + (m0 + i) * g.cin_m + n0 * g.cin_n;
         FASTMETA_UNROLL
         for (int j = 0; j < NR; j++) c[j * c_n] = S::fma_scalar(g.alpha, sum[j], cin[j * g.cin_n]);
       } else {
-          FASTMETA_UNROLL
+        FASTMETA_UNROLL
         for (int j = 0; j < NR; j++) c[j * c_n] = g.alpha * sum[j];
       }
     }

@@ -130,8 +130,8 @@ FASTMETA_INLINE Twos twos_of(const GemmArgs<T>& g, int64_t k) {
     of_k &= f.a_k == 1 && f.k >= 16;
     of_rows &= f.a_m == 1;
   }
-  if (g.m * k < 128) of_rows = false;
-  return of_rows ? Twos::kOfRows : of_k ? Twos::kOfK : Twos::kNone;
+  if (of_rows) return g.m * k < 128 ? Twos::kNone : Twos::kOfRows;  // the same bits
+  return of_k ? Twos::kOfK : Twos::kNone;
 }
 
 // Runs each tile as it is found.

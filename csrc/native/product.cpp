@@ -30,9 +30,10 @@ void Gemm<T>::set_place(int matrix, const Operand& operand, int64_t rows, int64_
 template <class T>
 Gemm<T>::Gemm(int tag, const GemmSpec& spec, const Kernels& kernels)
     : Instruction(tag), batch_rank_(spec.batch_rank), has_cin_(spec.has_cin), m_(spec.dims[spec.batch_rank]), n_(spec.dims[spec.batch_rank + 1]),
-      alpha_(T(spec.alpha)), kernels_(&kernels) {
-  if constexpr (sizeof(T) == 4) kernel_ = kernels.gemm_f32, tiles_of_ = kernels.gemm_tiles_f32;
-  else kernel_ = kernels.gemm_f64, tiles_of_ = kernels.gemm_tiles_f64;
+      kernels_(&kernels) {
+  if constexpr (sizeof(T) == 4) kernel_ = kernels.gemm_f32;
+  else kernel_ = kernels.gemm_f64;
+  args_.alpha = T(spec.alpha);
   if (m_ == 0 || n_ == 0) batches_ = 0;
   for (int d = 0; d < batch_rank_; ++d) {
     batch_[d] = spec.dims[d];
@@ -95,13 +96,14 @@ void Gemm<T>::choose_blocks() {
 template <class T>
 void Gemm<T>::prepare() {
   const Place &c = places_[kC], &cin = places_[kCin];
-  args_ = {block_rows_, n_, args_.n_products, products_, alpha_, nullptr, cin.row, cin.col, nullptr, target_ == Target::Scratch ? n_ : c.row, 1, m_};
+  args_ = {block_rows_, n_, args_.n_products, products_, args_.alpha, nullptr, cin.row, cin.col, nullptr, target_ == Target::Scratch ? n_ : c.row, 1, m_};
   if (target_ == Target::Transposed) {
     args_.c_m = c.col;
     swap();
   }
   if (blocks_ > 1) return;
-  tiles_ = tiles_of_(args_);
+  if constexpr (sizeof(T) == 4) tiles_ = kernels_->gemm_tiles_f32(args_);
+  else tiles_ = kernels_->gemm_tiles_f64(args_);
   if (tiles_.swapped && tiles_.count > 0) {
     std::swap(args_.c_m, args_.c_n);
     swap();

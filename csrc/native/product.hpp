@@ -54,13 +54,11 @@ class Gemm final : public Instruction {
   Product<T> products_[kMaxProducts] = {};
   GemmTiles<T> tiles_{};
 
-  T alpha_;
   int64_t batch_[kMaxRank] = {};
   int64_t batch_strides_[kMatrices][kMaxRank] = {};  // bytes
   int64_t c_scratch_ = 0, phase_scratch_ = 0;
   const Kernels* kernels_;
   void (*kernel_)(const GemmArgs<T>&);
-  GemmTiles<T> (*tiles_of_)(const GemmArgs<T>&);
 };
 
 }  // namespace fastmeta

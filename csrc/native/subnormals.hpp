@@ -1,5 +1,5 @@
 // Subnormal numbers count as zero while a program runs: below 1.2e-38 in float32 and 2.2e-308 in float64, in operands and
-// in results. Softmax of certain answers is full of them, and each costs over a hundred cycles otherwise. JAX does the same.
+// in results. Softmax of certain answers is full of them, and processors handle each apart, many times slower. JAX does the same.
 #pragma once
 #include <cstdint>
 

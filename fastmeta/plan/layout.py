@@ -24,7 +24,7 @@ PRODUCTS = (MATMUL, *TRIO)
 INDEXED = (GATHER, SCATTER_ADD, CUMSUM, ARGMAX, ARGMIN, ARGSORT)
 SHARED_TRANSPOSE = 1 << 14  # elements: a transposed right factor up to this size is copied once and shared
 
-VECTOR, LANE_SUM = 64, 7  # bytes; half cycles that the sum of a vector's lanes takes
+VECTOR = 64  # bytes
 
 NEAR = 128  # equations: users of a copy further apart than this make their own
 
@@ -256,8 +256,9 @@ def _right_factor(g: Graph, x: Var, rows: int, known: dict[int, View], copies: d
     if n == 1 or k == 1 or view.strides[-1] == 1 or prod(x.shape) > SHARED_TRANSPOSE or rows < 4:
         return x
     lanes = VECTOR // DTYPES[x.dtype].itemsize
-    along_k, along_n = rows * n * (-(-k // lanes) + LANE_SUM), rows * -(-n // lanes) * k + k * n // 2
-    if view.strides[-2] == 1 and along_k < along_n:  # as in csrc/native/gemm.hpp
+    along_k = rows * n * (-(-k // lanes) + 1 + 3 * lanes // 8)  # both as in dot_pays, csrc/native/gemm.hpp
+    along_n = rows * -(-n // lanes) * k + k * n // 2
+    if view.strides[-2] == 1 and along_k < along_n:
         return x
     last = copies.get(x.id)
     if last is None or len(g.nodes) - last.id > NEAR:

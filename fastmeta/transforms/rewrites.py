@@ -230,7 +230,7 @@ def _power(g: Graph, ins: tuple[Var, ...], at: tuple[Any, ...]) -> Var | None:
 
 
 def _small_power(g: Graph, x: Var, n: float) -> Var | None:
-    """x ** n for the exponents that people write; products stay within two units in the last place."""
+    """x ** n for the exponents that people write; products are rounded three times at most."""
     if n == 0:
         return g.const(1.0, x.shape, x.dtype)
     if n in (0.5, -0.5):
