@@ -339,10 +339,12 @@ def test_shapes() -> None:
         check(lambda v: fm.concat([v, v[:, :0], v[:, 1:2]], axis=1), np.concatenate([x, x[:, 1:2]], 1), x)
         check(lambda v: fm.squeeze(v[:1, :, :1], axis=(0, -1)), x[0, :, 0], x)
         check(lambda v: fm.pad(v, widths=((1, 0), (0, 2), (3, 1))), np.pad(x, ((1, 0), (0, 2), (3, 1))), x)
+    for axis in (0, 1, 2):
+        check(lambda v, axis=axis: fm.stack([v[..., 0], *[v[..., k % 4] for k in range(150)]], axis=axis), np.stack([x[..., max(k, 0) % 4] for k in range(-1, 150)], axis), x)
     x = normal((3, 1))
     for shape in ((3, 4), (2, 3, 4), (3, 1), (5, 3, 1)):
         check(lambda v, shape=shape: fm.broadcast_to(v, shape), np.broadcast_to(x, shape), x)
-    check(lambda v: fm.pad(v, widths=((1, 1), (0, 1)), value=-2.5), np.pad(x, ((1, 1), (0, 1)), constant_values=-2.5), x)
+    check(lambda v: fm.pad(v, ((1, 1), (0, 1)), value=-2.5), np.pad(x, ((1, 1), (0, 1)), constant_values=-2.5), x)
     check(lambda v: fm.broadcast_to(v, (0, 3, 2)), np.broadcast_to(x, (0, 3, 2)), x)
     check(lambda a, b: fm.concat([a, b]), np.array([1.0, 2, 3], np.float32), np.array([1], np.float32), np.array([2, 3]))
 

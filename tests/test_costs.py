@@ -72,6 +72,36 @@ def test_memory_does_not_grow_with_inner_steps():
     assert arena(10) <= 1.1 * arena(1)
 
 
+def test_a_loop_over_rows_costs_as_much_as_its_rows():
+    """The derivative of slices of one array is one array, written in place, not a sum of as many as there are slices."""
+
+    def gradient(n):
+        def loss(x):
+            total = 0.0
+            for k in range(n):
+                total = total + fm.sum(fm.tanh(x[k] * (k + 1)))
+            return total
+
+        x = np.ones((n, 8), np.float32)
+        return fm.jit(fm.grad(loss)), x
+
+    step, x = gradient(200)
+    k = np.arange(1, 201, dtype=np.float32)[:, None]
+    np.testing.assert_allclose(step(x), k * (1 - np.tanh(k) ** 2) * np.ones_like(x), rtol=1e-4, atol=1e-4)
+    assert make_plan(step.program(x)).instructions <= 10
+
+
+def test_gates_are_written_where_their_product_reads_them():
+    """What only a concat reads is computed in its memory: a pass and a product."""
+
+    def gates(x, w):
+        return fm.matmul(fm.concat([fm.tanh(x), fm.sin(x), fm.exp(x)], axis=1), w)
+
+    x, w = np.ones((16, 32), np.float32), np.ones((96, 4), np.float32)
+    plan = make_plan(fm.jit(gates).program(x, w))
+    assert plan.instructions == 2
+
+
 def test_small_powers_cost_no_more_than_products():
     x = np.ones(8, np.float32)
     for power, product in ((lambda x: x**2, lambda x: x * x), (lambda x: x**-3, lambda x: 1 / (x * x * x)), (lambda x: x**0.5, fm.sqrt)):

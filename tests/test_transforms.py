@@ -395,6 +395,28 @@ def test_scan_derivatives(length: int, backend: str, monkeypatch: pytest.MonkeyP
         close(fm.vjp(g, *args)[1](vs), torch.func.vjp(their_g, *tensors(args))[1](tensors(vs)), 1e-9)
 
 
+def test_derivatives_of_slices(backend: str) -> None:
+    """Slices that leave gaps, touch, overlap, repeat and go along several axes: their derivatives join where they can."""
+    x, w, v = normal(6, 8), normal(6, 8, seed=1), normal(6, 8, seed=2)
+    cases: list[tuple[Any, ...]] = [
+        (np.s_[:, :3], np.s_[:, 5:]), (np.s_[:, 5:], np.s_[:, :3], np.s_[:, 3:5]), (np.s_[:4], np.s_[2:]), (np.s_[1:2], np.s_[1:2], np.s_[4]),
+        (np.s_[:, ::2], np.s_[:, 1::2]), (np.s_[:2, :3], np.s_[2:, 3:], np.s_[:, 1:2]), (np.s_[0], np.s_[2], np.s_[5], np.s_[1], np.s_[3], np.s_[4]),
+        (np.s_[3:3], np.s_[2:3], np.s_[:0]), (np.s_[:, 0], np.s_[1:3], np.s_[:, 7]), (np.s_[:3], np.s_[3:, ::-1]), (np.s_[3:], np.s_[:3]),
+    ]  # fmt: skip
+    for keys in cases:
+
+        def loss(x: Any, keys: tuple[Any, ...] = keys) -> Any:
+            return sum((fm.tanh(x[k] * (n + 1)) * w[k]).sum() for n, k in enumerate(keys))
+
+        slope, curve = np.zeros_like(x), np.zeros_like(x)
+        for n, k in enumerate(keys):
+            t = np.tanh(x[k] * (n + 1))
+            slope[k] += (n + 1) * (1 - t * t) * w[k]
+            curve[k] += (n + 1) ** 2 * -2 * t * (1 - t * t) * w[k]
+        close(fm.jit(fm.grad(loss))(x), slope)
+        close(fm.jit(fm.hvp(loss))(x, v), curve * v)
+
+
 def test_a_big_loop_stays_a_loop(real_loops: None) -> None:
     f = lambda c: fm.sum(fm.scan(lambda c, _: (fm.sin(c), None), c, length=1000)[0])
     x = normal(3)

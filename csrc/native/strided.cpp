@@ -9,20 +9,25 @@ namespace fastmeta {
 
 namespace {
 
+// Column strides that are known where this is inlined make vectors of the loop.  By value: a store through a char pointer
+// could otherwise change what the loop goes by.
 template <class T>
-void copy_elements(const PlaneCopy& c) {
-  for (int64_t r = 0; r < c.rows; ++r) {
-    char* dst = c.dst + r * c.dst_row;
-    const char* src = c.src + r * c.src_row;
-    if (c.src_col == 0 && c.dst_col == int64_t(sizeof(T))) {  // one value over the row
-      T value;
-      std::memcpy(&value, src, sizeof value);
-      for (int64_t k = 0; k < c.cols; ++k) std::memcpy(dst + k * int64_t(sizeof(T)), &value, sizeof value);
-    } else if (c.dst_col == int64_t(sizeof(T))) {
-      for (int64_t k = 0; k < c.cols; ++k) std::memmove(dst + k * int64_t(sizeof(T)), src + k * c.src_col, sizeof(T));
-    } else {
-      for (int64_t k = 0; k < c.cols; ++k) std::memmove(dst + k * c.dst_col, src + k * c.src_col, sizeof(T));
-    }
+inline __attribute__((always_inline)) void copy_row(char* dst, const char* src, int64_t dst_col, int64_t src_col, int64_t cols) {
+  for (int64_t k = 0; k < cols; ++k) {
+    T value;
+    std::memcpy(&value, src + k * src_col, sizeof value);
+    std::memcpy(dst + k * dst_col, &value, sizeof value);
+  }
+}
+
+template <class T>
+void copy_elements(PlaneCopy c) {
+  constexpr int64_t item = sizeof(T);
+  for (; c.rows > 0; --c.rows, c.dst += c.dst_row, c.src += c.src_row) {
+    if (c.dst_col != item) copy_row<T>(c.dst, c.src, c.dst_col, c.src_col, c.cols);
+    else if (c.src_col == 0) copy_row<T>(c.dst, c.src, item, 0, c.cols);
+    else if (c.src_col == -item) copy_row<T>(c.dst, c.src, item, -item, c.cols);
+    else copy_row<T>(c.dst, c.src, item, c.src_col, c.cols);
   }
 }
 

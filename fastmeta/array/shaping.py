@@ -118,7 +118,7 @@ def flip(x: Any, *, axis: Axis = None) -> Var:
 
 
 @array_function
-def pad(x: Any, *, widths: Sequence[tuple[int, int]], value: float = 0.0) -> Var:
+def pad(x: Any, widths: Sequence[tuple[int, int]], *, value: float = 0.0) -> Var:
     """x with ``widths[a] = (before, after)`` more elements along each axis, all equal to ``value``."""
     pairs = [(w,) if isinstance(w, int) else tuple(w) for w in widths] if isinstance(widths, list | tuple) else []
     if len(pairs) != len(array_operand("pad", x).shape) or any(

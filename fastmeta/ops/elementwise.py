@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from fastmeta.errors import expected
-from fastmeta.program import FLOATS, MicroOp, Primitive, Shape, Var
+from fastmeta.program import CONST, FLOATS, MicroOp, Primitive, Shape, Var
 
 NUMBERS = ("f32", "f64", "i32")
 REGISTRY: dict[str, Primitive] = {}
@@ -116,6 +116,13 @@ def _share(first: Primitive) -> Callable[[int], Callable[..., Var]]:
     return partial
 
 
+def _divide_y(t: Var, i: tuple[Var, ...], o: Var) -> Var:
+    """-t x / y^2 with no division that x / y and its derivative in x do not make."""
+    x, y = i
+    part = multiply(t, o) if x.op is CONST and x.attrs[0] == 1.0 else divide(t, y)
+    return negative(multiply(part, o))
+
+
 def _power_x(t: Var, ins: tuple[Var, ...], out: Var) -> Var:
     x, y = ins
     # where y == 0 the power is the constant 1: the factor y must not meet an infinite x ** -1
@@ -154,9 +161,10 @@ MULTIPLY = _row(
     "multiply", 2, NUMBERS, "x * y", np.multiply, lambda t, i, o: multiply(t, i[1]), lambda t, i, o: multiply(t, i[0]),
     samples=("i(3,) i(3,)",), commutative=True,
 )  # fmt: skip
+
 DIVIDE = _row(
     "divide", 2, FLOATS, "x / y", np.divide,
-    lambda t, i, o: divide(t, i[1]), lambda t, i, o: negative(divide(multiply(t, o), i[1])), samples=("f(3,) p(3,)",),
+    lambda t, i, o: divide(t, i[1]), _divide_y, samples=("f(3,) p(3,)",),
 )  # fmt: skip
 POWER = _row("power", 2, FLOATS, "pow(x, y)", np.power, _power_x, _power_y, samples=("p(3,) f(3,)",))
 MAXIMUM = _row("maximum", 2, NUMBERS, "max(x, y)", np.maximum, _share(GREATER)(0), _share(GREATER)(1),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Sequence
+from itertools import chain
 from math import prod
 from typing import Any, NamedTuple
 
@@ -19,8 +20,8 @@ from fastmeta.ops.reduce import ARGMAX, ARGMIN, CUMSUM
 from fastmeta.ops.shape import CONCAT, PAD
 from fastmeta.ops.structure import LOOP, PROJECT, Loop
 from fastmeta.plan.convolution import flops, geometry
-from fastmeta.plan.fuse import REDUCTIONS, Group, Phase, fuse, root, through
-from fastmeta.plan.layout import View, dense, folded, in_order, restride, view_of
+from fastmeta.plan.fuse import MAX_PHASES, REDUCTIONS, Group, Phase, fuse, root, through
+from fastmeta.plan.layout import View, dense, folded, in_order, parts, restride, view_of
 from fastmeta.plan.lifetimes import Lifetimes
 from fastmeta.plan.memory import Addresses, Arena, aligned
 from fastmeta.plan.phases import CODES, REDUCE, PhaseCode, Place
@@ -189,6 +190,11 @@ class Block:
         done = self.spots.get(v.id)
         if done is not None:
             return done
+        home = None if group is None else self.lives.home(v, group)
+        if home is not None:
+            self.views[v.id] = home
+            self.spots[v.id] = self.allocate(home.root)
+            return self.spots[v.id]
         spot = self.targets.get(v.id)
         if spot is None:
             if group is not None:
@@ -372,23 +378,17 @@ class Block:
         spot = self.spot(v)
         strides = dense(v.shape)
         code = CODES[v.dtype]
-        words: list[int] = []
-        count = 0
-        work = 64
+        phases: list[list[int]] = []
+        work = 0
         if v.op is PAD:
             pc = self.code(v.shape)
             pc.fill(0.0, Place(spot.base, spot.offset, code, strides))
-            words += pc.words(False)
-            count += 1
+            phases.append(pc.words(False))
             low, _, interior = v.attrs
-            parts = [(v.ins[0], sum(a * s for a, s in zip(low, strides, strict=True)), tuple(s * (k + 1) for s, k in zip(strides, interior, strict=True)))]
+            todo = [(v.ins[0], sum(a * s for a, s in zip(low, strides, strict=True)), tuple(s * (k + 1) for s, k in zip(strides, interior, strict=True)))]
         else:
-            (axis,) = v.attrs
-            parts, at = [], 0
-            for x in v.ins:
-                parts.append((x, at * strides[axis], strides))
-                at += x.shape[axis]
-        for x, offset, into in parts:
+            todo = [(x, offset, strides) for x, offset in parts(v) if root(x).id not in self.views or self.views[root(x).id].root is not v]
+        for x, offset, into in todo:
             if not x.size:
                 continue
             if g.phases:
@@ -396,16 +396,18 @@ class Block:
                 inner = restride(x.shape, into, y.shape)
                 assert inner is not None
                 self.views[y.id], self.spots[y.id] = View(v, offset, inner), spot
-                more, extra = self.phases(g, g.phases)
-                words += more
-                count, work = count + len(g.phases), work + extra
+                for phase in g.phases:
+                    words, extra = self.phases(g, [phase])
+                    phases.append(words)
+                    work += extra
                 continue
             pc = self.code(x.shape)
             pc.store(x, Place(spot.base, spot.offset + offset * SIZE[code], code, into))
-            words += pc.words(False)
-            count += 1
-        work += 16 * v.size
-        self.instruction(PASS, v, [count, *words], work)
+            phases.append(pc.words(False))
+            work += 16 * x.size
+        for k in range(0, len(phases), MAX_PHASES):
+            some = phases[k : k + MAX_PHASES]
+            self.instruction(PASS, v, [len(some), *chain.from_iterable(some)], work * len(some) // len(phases) + 64)
 
     def distance(self, v: Var) -> None:
         self.allocate(v)
@@ -417,7 +419,7 @@ class Block:
         first = self.first(g)
         payload, work = self.rows(first)
         payload += _operand(self.place(first.ins[2]))
-        self.instruction(I_PULL, first, [*payload, *self.parts(g, (0, 1))], work)
+        self.instruction(I_PULL, first, [*payload, *self.results(g, (0, 1))], work)
 
     def proto(self, g: Group) -> None:
         first = self.first(g)
@@ -426,7 +428,7 @@ class Block:
         for v in first.ins:
             payload += _operand(self.place(v))
         self.e.flops += 2 * n * m * features * self.times * (1 + sum(bool(v.shape) for v in (first, *g.twins)))
-        self.instruction(I_PROTO, first, [*payload, *self.parts(g, PARTS)], n * m * (3 * features + 1))
+        self.instruction(I_PROTO, first, [*payload, *self.results(g, PARTS)], n * m * (3 * features + 1))
 
     def first(self, g: Group) -> Var:
         """The first of several results of an instruction, all of them allocated."""
@@ -435,7 +437,7 @@ class Block:
             self.allocate(v)
         return g.single
 
-    def parts(self, g: Group, names: Sequence[Any]) -> list[int]:
+    def results(self, g: Group, names: Sequence[Any]) -> list[int]:
         """For each of the results that an instruction may have, whether it has it, and where."""
         places = {v.attrs[-1]: self.place(v) for v in (g.single, *g.twins) if v is not None}
         return [word for name in names for word in ([1, *_operand(places[name])] if name in places else [0])]

@@ -6,6 +6,7 @@ that must own memory does: results, carries, slices and what an instruction dema
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from math import prod
 from typing import Any, NamedTuple
 
@@ -88,6 +89,15 @@ def _view(v: Var, known: dict[int, View]) -> View | None:
     assert op is RESHAPE, op
     moved = restride(v.ins[0].shape, strides, v.shape)
     return None if moved is None else View(root, offset, moved)
+
+
+def parts(joined: Var) -> Iterator[tuple[Var, int]]:
+    """The operands of a concat, each with the element of the result that it begins with."""
+    (axis,) = joined.attrs
+    step, at = dense(joined.shape)[axis], 0
+    for x in joined.ins:
+        yield x, at * step
+        at += x.shape[axis]
 
 
 def restride(old: tuple[int, ...], strides: tuple[int, ...], new: tuple[int, ...]) -> tuple[int, ...] | None:

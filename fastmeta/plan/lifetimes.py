@@ -6,9 +6,10 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from fastmeta.ops import elementwise as ew
+from fastmeta.ops.shape import CONCAT, RESHAPE, STOP_GRADIENT
 from fastmeta.ops.structure import PROJECT
 from fastmeta.plan.fuse import MAX_REPLACED, Group, root, squeezed, through
-from fastmeta.plan.layout import PRODUCTS, in_order, view_of
+from fastmeta.plan.layout import PRODUCTS, View, dense, in_order, parts, restride, view_of
 from fastmeta.program import ARRAY, CONST, INPUT, Program, Shape, Var
 
 if TYPE_CHECKING:
@@ -70,6 +71,20 @@ class Lifetimes:
         """v is the only reader of core, and core is no result."""
         readers = self.readers.get(core.id, ())
         return all(u is v for u in readers) and core.id not in self.outputs
+
+    def home(self, v: Var, g: Group) -> View | None:
+        """Its place in a concat that is all that reads v, as a pass may write it."""
+        readers = self.readers.get(v.id, ())
+        if len(readers) != 1 or readers[0].op is not CONCAT or v.id in self.outputs or g.products or g.single is not None:
+            return None
+        whole = readers[0]
+        strides = dense(whole.shape)
+        x, offset = next((part for part in parts(whole) if root(part[0]) is v), (v, 0))
+        y = x
+        while y.op in (RESHAPE, STOP_GRADIENT):
+            y = y.ins[0]
+        into = restride(x.shape, strides, v.shape) if y is v else None
+        return None if into is None else View(whole, offset, into)
 
     def inherit(self, v: Var, old: Var) -> None:
         self.held[v.id] = self.held.pop(old.id)

@@ -8,6 +8,7 @@ A constant factor travels outwards, so that it meets the update it belongs to: (
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import accumulate
 from math import prod
 from typing import Any
 
@@ -30,6 +31,7 @@ from fastmeta.ops.shape import (
     SLICE,
     STOP_GRADIENT,
     broadcast,
+    concat,
     cut,
     permute,
     reshape,
@@ -125,7 +127,7 @@ def _add(g: Graph, ins: tuple[Var, ...], at: tuple[Any, ...]) -> Var | None:
         x, y = y, x
     if is_const(y, 0.0):
         return x
-    done = _pull_broadcast(g, ew.ADD, ins)
+    done = _pull_broadcast(g, ew.ADD, ins) or _side_by_side(g, x, y)
     if done is not None or x.dtype not in FLOATS:
         return done
     if x is y:
@@ -364,6 +366,49 @@ def _cast(g: Graph, ins: tuple[Var, ...], at: tuple[Any, ...]) -> Var | None:
     if x.op is BROADCAST:
         return broadcast(g.emit(CAST, (x.ins[0],), at), *x.attrs)
     return None
+
+
+def _side_by_side(g: Graph, x: Var, y: Var) -> Var | None:
+    """The sum of arrays that are zeros wherever the other is not, along one axis, is a concat: what slices of one array become in its derivative."""
+    axis = _padded_axis(x) if x.op is PAD else _padded_axis(y)
+    if axis is None:
+        return None
+    both = [_pieces(x, axis), _pieces(y, axis)]
+    if None in both:
+        return None
+    pieces: list[Var] = []
+    at = 0
+
+    def zeros(to: int) -> None:
+        if to > at:
+            pieces.append(g.const(0.0, (*x.shape[:axis], to - at, *x.shape[axis + 1 :]), x.dtype))
+
+    for start, piece in sorted([p for some in both for p in some or ()], key=lambda p: p[0]):
+        if start < at:
+            return None
+        zeros(start)
+        pieces.append(piece)
+        at = start + piece.shape[axis]
+    zeros(x.shape[axis])
+    return concat(tuple(pieces), axis)
+
+
+def _padded_axis(v: Var) -> int | None:
+    """The only axis along which v is padded, before or after what it is."""
+    if v.op is not PAD or any(v.attrs[2]):
+        return None
+    axes = [a for a, (low, high) in enumerate(zip(*v.attrs[:2], strict=True)) if low or high]
+    return axes[0] if len(axes) == 1 else None
+
+
+def _pieces(v: Var, axis: int) -> list[tuple[int, Var]] | None:
+    """What v is along an axis but for zeros, each piece with its first element."""
+    if v.op is PAD:
+        return [(v.attrs[0][axis], v.ins[0])] if _padded_axis(v) == axis else None
+    if v.op is not CONCAT or v.attrs != (axis,):
+        return None
+    starts = accumulate((x.shape[axis] for x in v.ins), initial=0)
+    return [(start, x) for start, x in zip(starts, v.ins, strict=False) if not is_const(x, 0.0)]
 
 
 # -- sums and products
