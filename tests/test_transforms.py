@@ -415,6 +415,8 @@ def test_derivatives_of_slices(backend: str) -> None:
             curve[k] += (n + 1) ** 2 * -2 * t * (1 - t * t) * w[k]
         close(fm.jit(fm.grad(loss))(x), slope)
         close(fm.jit(fm.hvp(loss))(x, v), curve * v)
+    x = normal(500, 64)
+    close(fm.jit(fm.grad(lambda x: (2 * x[::2, ::3]).sum()))(x), 2.0 * (np.arange(500)[:, None] % 2 == 0) * (np.arange(64) % 3 == 0))
 
 
 def test_a_big_loop_stays_a_loop(real_loops: None) -> None:

@@ -70,38 +70,39 @@ void Gemm<T>::choose_blocks() {
   if (n_ == 1 || c.col == 1) target_ = Target::Direct;
   else if (m_ == 1 || c.row == 1) target_ = Target::Transposed;  // C^T = B^T A^T has rows of unit stride
   else target_ = Target::Scratch;
-  block_rows_ = m_;
-  auto at_most = [&](double rows) {
-    if (rows < double(block_rows_)) block_rows_ = std::min(m_, round_block(int64_t(rows)));
-  };
-  at_most(kLongWork / work_ * double(m_));
   bool independent = true;
   for (const Following& f : phases_) independent &= !f.rowwise || f.phase.independent();
   team_ = independent && work_ * double(batches_) > kSplitWork;
+  int64_t rows = m_;
+  auto at_most = [&](double most) {
+    if (most < double(rows)) rows = std::min(m_, round_block(int64_t(most)));
+  };
   if (target_ == Target::Transposed) {
-    block_rows_ = m_;  // blocks of rows would be blocks of columns there
-    team_ = team_ && batches_ > 1;
-  } else {
-    if (any_rowwise_ && m_ * n_ * int64_t(sizeof(T)) > kBlockBytes) at_most(double(kBlockBytes) / double(n_ * int64_t(sizeof(T))));
-    if (team_ && batches_ < kMostParts) at_most(std::max(double(2 * kBlockStep), double(m_) * double(batches_) / double(kMostParts)));
-    if (target_ == Target::Scratch) {
-      block_rows_ = std::min(block_rows_, std::max<int64_t>(1, kScratchBytes / (n_ * int64_t(sizeof(T)))));
-      c_scratch_ = (block_rows_ * n_ * int64_t(sizeof(T)) + 63) / 64 * 64;
-    }
+    team_ = team_ && batches_ > 1;  // blocks of rows would be blocks of columns there
+    blocks_ = shared_ = {m_, 1};
+    return prepare();
   }
-  blocks_ = (m_ + block_rows_ - 1) / block_rows_;
+  at_most(kLongWork / work_ * double(m_));
+  if (any_rowwise_ && m_ * n_ * int64_t(sizeof(T)) > kBlockBytes) at_most(double(kBlockBytes) / double(n_ * int64_t(sizeof(T))));
+  if (target_ == Target::Scratch) {
+    rows = std::min(rows, std::max<int64_t>(1, kScratchBytes / (n_ * int64_t(sizeof(T)))));
+    c_scratch_ = (rows * n_ * int64_t(sizeof(T)) + 63) / 64 * 64;
+  }
+  blocks_ = {rows, (m_ + rows - 1) / rows};
+  if (team_ && batches_ < kMostParts) at_most(std::max(double(2 * kBlockStep), double(m_) * double(batches_) / double(kMostParts)));
+  shared_ = {rows, (m_ + rows - 1) / rows};
   prepare();
 }
 
 template <class T>
 void Gemm<T>::prepare() {
   const Place &c = places_[kC], &cin = places_[kCin];
-  args_ = {block_rows_, n_, args_.n_products, products_, args_.alpha, nullptr, cin.row, cin.col, nullptr, target_ == Target::Scratch ? n_ : c.row, 1, m_};
+  args_ = {blocks_.rows, n_, args_.n_products, products_, args_.alpha, nullptr, cin.row, cin.col, nullptr, target_ == Target::Scratch ? n_ : c.row, 1, m_};
   if (target_ == Target::Transposed) {
     args_.c_m = c.col;
     swap();
   }
-  if (blocks_ > 1) return;
+  if (shared_.count > 1) return;
   if constexpr (sizeof(T) == 4) tiles_ = kernels_->gemm_tiles_f32(args_);
   else tiles_ = kernels_->gemm_tiles_f64(args_);
   if (tiles_.swapped && tiles_.count > 0) {
@@ -153,10 +154,10 @@ void Gemm<T>::multiply(Worker& worker, const int64_t* batch, int64_t first, int6
 
 // One block of rows of one batch element, and the phases on it.
 template <class T>
-void Gemm<T>::run_unit(Worker& worker, int64_t unit) const {
+void Gemm<T>::run_unit(Worker& worker, const Blocks& blocks, int64_t unit) const {
   int64_t batch[kMaxRank] = {};
-  const int64_t first = unit % blocks_ * block_rows_, last = std::min(m_, first + block_rows_);
-  unit /= blocks_;
+  const int64_t first = unit % blocks.count * blocks.rows, last = std::min(m_, first + blocks.rows);
+  unit /= blocks.count;
   for (int d = batch_rank_ - 1; d >= 0; --d) {
     batch[d] = unit % batch_[d];
     unit /= batch_[d];
@@ -170,7 +171,9 @@ void Gemm<T>::run_unit(Worker& worker, int64_t unit) const {
 
 template <class T>
 void Gemm<T>::run(Worker& worker) const {
-  const int64_t units = batches_ * blocks_;
+  const bool shared = team_ && worker.team;
+  const Blocks& blocks = shared ? shared_ : blocks_;
+  const int64_t units = batches_ * blocks.count;
   if (units == 1 && !any_rowwise_) {
     constexpr int64_t batch[kMaxRank] = {};
     multiply(worker, batch, 0, m_);
@@ -180,11 +183,14 @@ void Gemm<T>::run(Worker& worker) const {
   }
   for (const Following& f : phases_)
     if (f.rowwise) f.phase.fill(worker);
-  if (team_ && worker.team && units > 1) {
-    run_parts(worker, units, [](const void* self, Worker& w, int64_t unit) { static_cast<const Gemm*>(self)->run_unit(w, unit); }, this);
+  if (shared && units > 1) {
+    run_parts(worker, units, [](const void* argument, Worker& w, int64_t unit) {
+      const Gemm& self = *static_cast<const Gemm*>(argument);
+      self.run_unit(w, self.shared_, unit);
+    }, this);
   } else {
     for (int64_t unit = 0; unit < units; ++unit) {
-      run_unit(worker, unit);
+      run_unit(worker, blocks, unit);
       if (worker.stopped()) return;
     }
   }

@@ -33,10 +33,14 @@ class Gemm final : public Instruction {
     for (int d = 0; d < batch_rank_; ++d) p += batch[d] * batch_strides_[matrix][d];
     return reinterpret_cast<T*>(p);
   }
+  struct Blocks {
+    int64_t rows = 1, count = 1;
+  };
+
   void choose_blocks();
   void prepare();
   void swap();
-  void run_unit(Worker& worker, int64_t unit) const;
+  void run_unit(Worker& worker, const Blocks& blocks, int64_t unit) const;
   void multiply(Worker& worker, const int64_t* batch, int64_t first, int64_t last) const;
 
   // What a small product reads stands first and close together: a program of many waits for its own text more than for
@@ -45,7 +49,8 @@ class Gemm final : public Instruction {
   bool has_cin_, swapped_ = false, any_rowwise_ = false;
   bool team_ = false;  // blocks are independent, and enough work to share
   enum class Target { Direct, Transposed, Scratch } target_ = Target::Direct;
-  int64_t batches_ = 1, block_rows_ = 1, blocks_ = 1;
+  int64_t batches_ = 1;
+  Blocks blocks_, shared_;  // of rows: by one thread; by a team
   int64_t m_, n_;
   double work_ = 0;  // multiply-adds of one batch element
   std::vector<Following> phases_;

@@ -384,6 +384,7 @@ class Block:
             pc = self.code(v.shape)
             pc.fill(0.0, Place(spot.base, spot.offset, code, strides))
             phases.append(pc.words(False))
+            work += 16 * v.size
             low, _, interior = v.attrs
             todo = [(v.ins[0], sum(a * s for a, s in zip(low, strides, strict=True)), tuple(s * (k + 1) for s, k in zip(strides, interior, strict=True)))]
         else:

@@ -24,6 +24,7 @@ from fastmeta.program import ARRAY, CONST, DTYPES, INPUT, Graph, Program, Var
 PRODUCTS = (MATMUL, *TRIO)
 INDEXED = (GATHER, SCATTER_ADD, CUMSUM, ARGMAX, ARGMIN, ARGSORT)
 SHARED_TRANSPOSE = 1 << 14  # elements: a transposed right factor up to this size is copied once and shared
+TEAM_WORK = 2e6  # multiply-adds: the threads that may share a product of more transpose for themselves (csrc/native/product.cpp)
 
 VECTOR = 64  # bytes
 
@@ -263,7 +264,7 @@ def _right_factor(g: Graph, x: Var, rows: int, known: dict[int, View], copies: d
     view = view_of(x, known)
     assert view is not None
     k, n = x.shape[-2:]
-    if n == 1 or k == 1 or view.strides[-1] == 1 or prod(x.shape) > SHARED_TRANSPOSE or rows < 4:
+    if n == 1 or k == 1 or view.strides[-1] == 1 or prod(x.shape) > SHARED_TRANSPOSE or rows < 4 or rows * k * n > TEAM_WORK:
         return x
     lanes = VECTOR // DTYPES[x.dtype].itemsize
     along_k = rows * n * (-(-k // lanes) + 1 + 3 * lanes // 8)  # both as in dot_pays, csrc/native/gemm.hpp
