@@ -215,10 +215,36 @@ void Cumsum::run(Worker& worker) const {
   else run_typed<int32_t>(worker);
 }
 
+// `Lines` sums of adjacent o, each in a register: they hide one another's latency.
+template <class T, int Lines>
+void Cumsum::run_lines(Worker& worker, int64_t o) const {
+  const int64_t start = reverse_ ? n_ - 1 : 0, x_row = x_.stride[0], out_row = out_.stride[0];
+  const int64_t x_step = reverse_ ? -x_.stride[1] : x_.stride[1], out_step = reverse_ ? -out_.stride[1] : out_.stride[1];
+  char *x = x_.at(worker) + o * x_row + start * x_.stride[1], *out = out_.at(worker) + o * out_row + start * out_.stride[1];
+  T sum[Lines];
+  for (int l = 0; l < Lines; ++l) at<T>(out + l * out_row) = sum[l] = at<T>(x + l * x_row);
+  for (int64_t n = 1; n < n_; ++n) {
+    x += x_step;
+    out += out_step;
+    for (int l = 0; l < Lines; ++l) at<T>(out + l * out_row) = sum[l] = add(sum[l], at<T>(x + l * x_row));
+  }
+}
+
 // Row by row of i: the sum so far is the row written last.
 template <class T>
 void Cumsum::run_typed(Worker& worker) const {
   Patience patience(worker);
+  if (i_ == 1) {
+    constexpr int some = 8;
+    for (int64_t o = 0; o < o_;) {
+      const int64_t lines = o_ - o < some ? 1 : some;
+      if (lines == some) run_lines<T, some>(worker, o);
+      else run_lines<T, 1>(worker, o);
+      if (patience.ended(lines * n_)) return;
+      o += lines;
+    }
+    return;
+  }
   for (int64_t o = 0; o < o_; ++o)
     for (int64_t k = 0; k < n_; ++k) {
       const int64_t n = reverse_ ? n_ - 1 - k : k;

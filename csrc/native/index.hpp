@@ -49,6 +49,7 @@ class Cumsum final : public Instruction {
 
  private:
   template <class T> void run_typed(Worker& worker) const;
+  template <class T, int Lines> void run_lines(Worker& worker, int64_t o) const;
   DType dtype_;
   int64_t o_, n_, i_;
   bool reverse_;
