@@ -349,6 +349,72 @@ def test_shapes() -> None:
     check(lambda a, b: fm.concat([a, b]), np.array([1.0, 2, 3], np.float32), np.array([1], np.float32), np.array([2, 3]))
 
 
+# -- functions made of others
+
+
+def test_composed_elementwise() -> None:
+    for dtype in FLOATS:
+        x = np.array([-np.inf, -2.5, -1.0, -0.0, 0.3, 7.0, np.inf, np.nan], dtype)
+        for name in ("ceil", "isnan", "isinf", "isfinite", "reciprocal"):
+            with np.errstate(divide="ignore"):
+                check(getattr(fm, name), getattr(np, name)(x), x)
+        x, y = normal((4, 5), dtype), normal((5,), dtype, 1)
+        check(fm.tan, np.tan(x), x, tolerance=1e-4 if dtype == np.float32 else 1e-12)
+        check(fm.log2, np.log2(abs(x)), abs(x))
+        check(fm.log10, np.log10(abs(x)), abs(x))
+        check(fm.logaddexp, np.logaddexp(x, y), x, y)
+        edge = np.array([np.inf, -np.inf, np.inf, 1e3, np.nan], dtype)
+        with np.errstate(invalid="ignore"):
+            check(fm.logaddexp, np.logaddexp(edge, edge[[0, 1, 1, 3, 0]]), edge, edge[[0, 1, 1, 3, 0]])
+    for dtype in (*FLOATS, np.int32, bool):
+        x = normal((2, 3)).astype(dtype)
+        check(lambda v: fm.full_like(v, 3), np.full_like(x, 3), x)
+    x, y = normal((4, 5)), normal((5,), np.float64, 1)
+    fm.testing.check_grads(fm.logaddexp, (x, y))
+    fm.testing.check_grads(fm.tan, (x / 3,))
+    same = fm.jit(fm.grad(lambda a, b: fm.sum(fm.logaddexp(a, b)), argnums=(0, 1)))(y, y)
+    np.testing.assert_allclose(same, np.full((2, 5), 0.5), rtol=1e-12)
+
+
+def test_composed_reductions() -> None:
+    x = (normal((3, 4, 5)) > 0.8).astype(np.float64) * normal((3, 4, 5), np.float64, 1)
+    for v in (x, x.astype(np.float32), x.astype(bool), (x * 9).astype(np.int32), x[:, :0]):
+        for axis in (None, 0, -1, (0, 2)):
+            for keepdims in (False, True):
+                for name in ("any", "all"):
+                    want = getattr(np, name)(v, axis=axis, keepdims=keepdims)
+                    check(lambda v, name=name, axis=axis, keepdims=keepdims: getattr(fm, name)(v, axis=axis, keepdims=keepdims), want, v)
+    x, y = normal((3, 4, 5)), normal((4, 5), np.float64, 1)
+    check(lambda v: fm.std(v, axis=(0, 2), keepdims=True), np.std(x, axis=(0, 2), keepdims=True), x)
+    check(fm.vecdot, (x * y).sum(-1), x, y)
+    check(lambda a, b: fm.vecdot(a, b, axis=1), (x * y).sum(1), x, y)
+    fm.testing.check_grads(lambda v: fm.std(v, axis=1), (x,))
+
+
+def test_composed_shapes() -> None:
+    for dtype in (*FLOATS, np.int32, bool):
+        x = (normal((2, 3, 4)) * 3).astype(dtype)
+        check(fm.matrix_transpose, np.swapaxes(x, 1, 2), x)
+        for a, b in itertools.product(range(-3, 3), repeat=2):
+            check(lambda v, a=a, b=b: fm.moveaxis(v, a, b), np.moveaxis(x, a, b), x)
+        for axis in range(-3, 3):
+            for k in (-5, -1, 0, 1, 2, 3):
+                check(lambda v, k=k, axis=axis: fm.roll(v, k, axis=axis), np.roll(x, k, axis), x)
+            for k in range(3):
+                check(lambda v, k=k, axis=axis: fm.repeat(v, k, axis=axis), np.repeat(x, k, axis), x)
+            check(lambda v, axis=axis: fm.stack(list(fm.unstack(v, axis=axis)), axis=axis), x, x)
+        for times in (2, (0,), (2, 1, 3), (2, 1, 1, 2)):
+            check(lambda v, times=times: fm.tile(v, times), np.tile(x, times), x)
+        for k in (-2, 0, 1):
+            check(lambda v, k=k: fm.tril(v, k), np.tril(x, k), x)
+            check(lambda v, k=k: fm.triu(v, k), np.triu(x, k), x)
+    check(lambda v: fm.roll(v, 3, axis=1), np.zeros((2, 0)), np.zeros((2, 0)))
+    fm.testing.check_grads(lambda v: fm.tile(fm.roll(fm.repeat(v, 2, axis=0), 1, axis=1), (1, 2)) ** 3, (normal((3, 4)),))
+    for bad in (lambda v: fm.roll(v, 1, axis=2), lambda v: fm.moveaxis(v, 0, 5), lambda v: fm.tril(v[0]), lambda v: fm.repeat(v, 2, axis=-3)):
+        with pytest.raises(ValueError, match=r"\[(roll|moveaxis|tril|repeat)\] expected"):
+            bad(np.ones((2, 3)))
+
+
 # -- indices
 
 KEYS: tuple[Any, ...] = (

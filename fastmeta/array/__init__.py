@@ -6,6 +6,29 @@ become the float's dtype.
 """
 
 from fastmeta.array import operators  # noqa: F401  (gives tracers their operators)
+from fastmeta.array.composed import (
+    all,
+    any,
+    ceil,
+    isfinite,
+    isinf,
+    isnan,
+    log2,
+    log10,
+    logaddexp,
+    matrix_transpose,
+    moveaxis,
+    reciprocal,
+    repeat,
+    roll,
+    std,
+    tan,
+    tile,
+    tril,
+    triu,
+    unstack,
+    vecdot,
+)
 from fastmeta.array.indexing import argsort, getitem, one_hot, scatter_add, sort, take, take_along_axis, top_k
 from fastmeta.array.numeric import (
     abs,
@@ -19,6 +42,7 @@ from fastmeta.array.numeric import (
     exp,
     expm1,
     floor,
+    full_like,
     greater,
     greater_equal,
     less,

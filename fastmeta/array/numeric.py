@@ -19,7 +19,7 @@ from fastmeta.array.arguments import (
 from fastmeta.errors import expected
 from fastmeta.ops import elementwise as ew
 from fastmeta.ops import shape as sh
-from fastmeta.program import FLOATS, Primitive, Var
+from fastmeta.program import DTYPES, FLOATS, Primitive, Var
 from fastmeta.trace import Array
 
 
@@ -123,19 +123,21 @@ def stop_gradient(x: Any) -> Var:
     return array_operand("stop_gradient", x).graph.emit(sh.STOP_GRADIENT, (x,))
 
 
-
-
-
 def zeros_like(x: Array) -> Array:
     """Zeros of the shape and dtype of x."""
-    return _filled(x, value=0)
+    return full_like(x, 0)
 
 
 def ones_like(x: Array) -> Array:
     """Ones of the shape and dtype of x."""
-    return _filled(x, value=1)
+    return full_like(x, 1)
+
+
+def full_like(x: Array, value: float) -> Array:
+    """An array of the shape and dtype of x, every element the number ``value``."""
+    return _filled(x, value=value)
 
 
 @array_function
-def _filled(x: Any, *, value: int) -> Var:
-    return array_operand("zeros_like or ones_like", x).graph.const(float(value) if x.dtype in FLOATS else value, x.shape, x.dtype)
+def _filled(x: Any, *, value: float) -> Var:
+    return array_operand("full_like", x).graph.const(DTYPES[x.dtype].type(value).item(), x.shape, x.dtype)

@@ -117,9 +117,13 @@ def flip(x: Any, *, axis: Axis = None) -> Var:
     return array_operand("flip", x).graph.emit(sh.FLIP, (x,), (axes_of("flip", x, axis),))
 
 
-@array_function
-def pad(x: Any, widths: Sequence[tuple[int, int]], *, value: float = 0.0) -> Var:
+def pad(x: Array, widths: Sequence[tuple[int, int]], *, value: float = 0.0) -> Array:
     """x with ``widths[a] = (before, after)`` more elements along each axis, all equal to ``value``."""
+    return _pad(x, widths=widths, value=value)
+
+
+@array_function
+def _pad(x: Any, *, widths: Sequence[tuple[int, int]], value: float) -> Var:
     pairs = [(w,) if isinstance(w, int) else tuple(w) for w in widths] if isinstance(widths, list | tuple) else []
     if len(pairs) != len(array_operand("pad", x).shape) or any(
         len(p) != 2 or not all(isinstance(n, int | np.integer) and n >= 0 for n in p) for p in pairs

@@ -1,0 +1,209 @@
+"""Array functions that are a few others: no kernel and no rule of their own."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from fastmeta.array.arguments import Axis, static_integers
+from fastmeta.array.numeric import (
+    abs,
+    add,
+    cos,
+    divide,
+    equal,
+    exp,
+    floor,
+    greater,
+    less,
+    log,
+    log1p,
+    logical_not,
+    maximum,
+    multiply,
+    negative,
+    not_equal,
+    sin,
+    sqrt,
+    subtract,
+    where,
+    zeros_like,
+)
+from fastmeta.array.reduction import sum, var
+from fastmeta.array.shaping import broadcast_to, concat, expand_dims, permute_dims, reshape
+from fastmeta.errors import expected
+from fastmeta.trace import Array, located
+
+# -- elementwise
+
+
+def ceil(x: Array) -> Array:
+    """The smallest integer not below x, as a float; derivative 0."""
+    return negative(floor(negative(x)))
+
+
+def reciprocal(x: Array) -> Array:
+    """1 / x."""
+    return divide(1.0, x)
+
+
+def log2(x: Array) -> Array:
+    """The logarithm to base 2."""
+    return multiply(log(x), 1 / math.log(2))
+
+
+def log10(x: Array) -> Array:
+    """The logarithm to base 10."""
+    return multiply(log(x), 1 / math.log(10))
+
+
+def logaddexp(x: Array, y: Array) -> Array:
+    """log(e ** x + e ** y), safe for large |x| and |y|.
+
+    >>> logaddexp(np.array([0.0, 1000.0]), np.array([0.0, 1000.0]))
+    array([6.93147181e-01, 1.00069315e+03])
+    """
+    d = subtract(x, y)
+    same = not_equal(d, d)  # equal infinities; NaN stays NaN
+    return where(same, add(x, y), add(maximum(x, y), log1p(exp(negative(abs(where(same, 0.0, d)))))))
+
+
+def tan(x: Array) -> Array:
+    """The tangent of x in radians."""
+    return divide(sin(x), cos(x))
+
+
+def isnan(x: Array) -> Array:
+    """x is not a number, as bool."""
+    return not_equal(x, x)
+
+
+def isinf(x: Array) -> Array:
+    """x is infinite, as bool."""
+    return equal(abs(x), math.inf)
+
+
+def isfinite(x: Array) -> Array:
+    """x is neither infinite nor NaN, as bool."""
+    return less(abs(x), math.inf)
+
+
+# -- reductions
+
+
+def any(x: Array, *, axis: Axis = None, keepdims: bool = False) -> Array:
+    """Some element over ``axis`` (all axes if None) is not 0, as bool; False of none."""
+    return greater(sum(not_equal(x, zeros_like(x)), axis=axis, keepdims=keepdims), 0)
+
+
+def all(x: Array, *, axis: Axis = None, keepdims: bool = False) -> Array:
+    """No element over ``axis`` (all axes if None) is 0, as bool; True of none."""
+    return logical_not(any(equal(x, zeros_like(x)), axis=axis, keepdims=keepdims))
+
+
+def std(x: Array, *, axis: Axis = None, keepdims: bool = False) -> Array:
+    """The standard deviation over ``axis``, the root of `var`; its derivative is infinite where that is 0."""
+    return sqrt(var(x, axis=axis, keepdims=keepdims))
+
+
+def vecdot(x: Array, y: Array, *, axis: int = -1) -> Array:
+    """The sum of products along an axis, the others broadcast.
+
+    >>> vecdot(np.array([[1.0, 2.0], [3.0, 4.0]]), np.array([1.0, 10.0]))
+    array([21., 43.])
+    """
+    return sum(multiply(x, y), axis=axis)
+
+
+# -- shapes
+
+
+def matrix_transpose(x: Array) -> Array:
+    """x [..., m, n] with its last two axes exchanged."""
+    return moveaxis(x, -1, -2)
+
+
+def moveaxis(x: Array, source: int, destination: int) -> Array:
+    """x with one axis at another place, the others in their order."""
+    n = len(np.shape(x))
+    a, b = _axis("moveaxis", source, n), _axis("moveaxis", destination, n)
+    axes = [k for k in range(n) if k != a]
+    axes.insert(b, a)
+    return permute_dims(x, axes)
+
+
+def unstack(x: Array, *, axis: int = 0) -> tuple[Array, ...]:
+    """The arrays that `stack` joined along ``axis``."""
+    return tuple(moveaxis(x, axis, 0))
+
+
+def roll(x: Array, shift: int, *, axis: int) -> Array:
+    """x shifted along an axis by a number of places that is known while tracing; what leaves at the end enters at the start.
+
+    >>> roll(np.array([0, 1, 2, 3]), 1, axis=0)
+    array([3, 0, 1, 2], dtype=int32)
+    """
+    shape = np.shape(x)
+    a = _axis("roll", axis, len(shape))
+    (by,) = static_integers("roll", shift, "a shift")
+    at = shape[a] - by % shape[a] if shape[a] else 0
+    before = (slice(None),) * a
+    return concat([x[(*before, slice(at, None))], x[(*before, slice(None, at))]], axis=a)
+
+
+def repeat(x: Array, times: int, *, axis: int) -> Array:
+    """Each element along an axis ``times`` times in a row.
+
+    >>> repeat(np.array([1, 2]), 2, axis=0)
+    array([1, 1, 2, 2], dtype=int32)
+    """
+    shape = list(np.shape(x))
+    a = _axis("repeat", axis, len(shape))
+    (n,) = static_integers("repeat", times, "a number of times")
+    wide = [*shape[: a + 1], n, *shape[a + 1 :]]
+    return reshape(broadcast_to(expand_dims(x, axis=a + 1), wide), [*shape[:a], shape[a] * n, *shape[a + 1 :]])
+
+
+def tile(x: Array, times: int | Sequence[int]) -> Array:
+    """x as often as ``times`` says for each axis, side by side.
+
+    >>> tile(np.array([1, 2]), 2)
+    array([1, 2, 1, 2], dtype=int32)
+    """
+    counts = static_integers("tile", times, "numbers of times")
+    shape = np.shape(x)
+    shape, counts = (1,) * (len(counts) - len(shape)) + shape, (1,) * (len(shape) - len(counts)) + counts
+    apart = [m for n in shape for m in (1, n)]
+    wide = [m for pair in zip(counts, shape, strict=True) for m in pair]
+    return reshape(broadcast_to(reshape(x, apart), wide), [k * n for k, n in zip(counts, shape, strict=True)])
+
+
+def tril(x: Array, k: int = 0) -> Array:
+    """x [..., m, n] with zeros above the diagonal k.
+
+    >>> tril(np.ones((2, 2)))
+    array([[1., 0.],
+           [1., 1.]])
+    """
+    return _triangle("tril", x, lambda m, n: np.tri(m, n, k, bool))
+
+
+def triu(x: Array, k: int = 0) -> Array:
+    """x [..., m, n] with zeros below the diagonal k."""
+    return _triangle("triu", x, lambda m, n: ~np.tri(m, n, k - 1, bool))
+
+
+def _triangle(where_: str, x: Array, mask: Any) -> Array:
+    shape = np.shape(x)
+    if len(shape) < 2:
+        raise located(expected(where_, "at least two axes", shape))
+    return where(mask(*shape[-2:]), x, zeros_like(x))
+
+
+def _axis(where_: str, axis: int, n: int) -> int:
+    if isinstance(axis, bool) or not isinstance(axis, int | np.integer) or not -n <= axis < n:
+        raise located(expected(where_, f"an axis in {-n}..{n - 1}", axis))
+    return int(axis) % n
