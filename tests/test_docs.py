@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 
+import fastmeta.array
+
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 RUNNABLE = [
@@ -29,3 +31,9 @@ def test_links_lead_somewhere(page: Path) -> None:
     for target in re.findall(r"\]\(([^)#]+)\)", page.read_text()):
         if not target.startswith("http"):
             assert (page.parent / target).exists(), target
+
+
+def test_every_array_function_is_listed() -> None:
+    listed = set(re.findall(r"`(\w+)`", (ROOT / "docs" / "language.md").read_text()))
+    there = {name for name in dir(fastmeta.array) if callable(getattr(fastmeta.array, name)) and name not in ("CALL", "getitem")}
+    assert not there - listed

@@ -134,7 +134,8 @@ def several(where: str, xs: Any) -> list[Any]:
 def integer_operand(where: str, indices: Any, what: str = "indices") -> Var:
     """An operand that must be an array of integers."""
     if not isinstance(indices, Var) or indices.dtype != "i32":
-        raise expected(where, f"integer {what}", shown(indices), TypeError)
+        masked = isinstance(indices, Var) and indices.dtype == "bool"
+        raise expected(where, f"integer {what}", shown(indices), TypeError, "Mask with fm.where(mask, x, 0)" if masked else None)
     return indices
 
 
