@@ -481,6 +481,26 @@ def test_map_tasks_axes_and_reductions(backend: str) -> None:
     assert fm.map_tasks(lambda u: 1)(x).tolist() == [1, 1, 1]
 
 
+def test_one_value_as_several_results(backend: str, real_loops: None) -> None:
+    """Each of equal results has memory of its own, or is added up on its own, also behind a loop."""
+    x = normal(3, 4, 5)
+
+    def looped(x: Any) -> Any:
+        z, _ = fm.scan(lambda c, s: (fm.tanh(c + 0.5 * s), c), x, fm.stack([x * 0.5, x * 0.6]), 2)
+        return z + 1.0
+
+    each = np.stack([np.tanh(np.tanh(x[k] * 1.25) + 0.3 * x[k]) + 1 for k in range(3)])
+    want = {None: each, "sum": each.sum(0), "mean": each.mean(0)}
+    for rules in (("sum", "sum", None), ("sum", "sum", "sum"), (None, None, "mean", "mean", "sum"), ("sum", "sum")):
+        got = fm.map_tasks(lambda x, n=len(rules): [looped(x)] * n, reduce=list(rules))(x)
+        turned = fm.map_tasks(lambda x, n=len(rules): [fm.permute_dims(looped(x), (1, 0))] * n, reduce=list(rules))(x)
+        for g, t, rule in zip(got, turned, rules, strict=True):
+            close(g, want[rule])
+            close(t, np.swapaxes(want[rule], -1, -2))
+    carries, _ = fm.scan(lambda c, _: ((c[1], c[1], c[0] * 2), None), (x, x + 1, x), length=3)
+    close(carries, (x + 1, x + 1, 2 * (x + 1)))
+
+
 def test_map_tasks_nested(backend: str, real_loops: None) -> None:
     x, w = normal(3, 4, 5), normal(5)
     inner = fm.map_tasks(lambda u, w: fm.tanh(fm.sum(u * w)), in_axes=(0, None), reduce="mean")

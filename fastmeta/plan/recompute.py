@@ -5,15 +5,16 @@ from __future__ import annotations
 from typing import Any
 
 from fastmeta.ops.shape import BROADCAST
-from fastmeta.ops.structure import LOOP, loop, rebuild
+from fastmeta.ops.structure import LOOP, Loop, loop, rebuild
 from fastmeta.plan.fuse import COMPARISONS, LARGE, LATER
+from fastmeta.plan.layout import results
 from fastmeta.program import CONST, Graph, Program, Var
 
 DEPTH = 4  # operations one after another, all on the same elements
 
 
-def recompute(p: Program) -> Program:
-    """The program with such values computed twice, its loops' bodies included."""
+def recompute(p: Program, of: Loop | None = None) -> Program:
+    """The program (the body ``of`` a loop) with such values computed twice, its loops' bodies included."""
     live = p.live()
     at = {v.id: k for k, v in enumerate(live)}
     last = {v.id: len(live) for v in p.outputs}
@@ -42,13 +43,13 @@ def recompute(p: Program) -> Program:
             env[u.id] = again(g, u, env, last[u.id], DEPTH)
         ins = tuple(env[i.id] for i in v.ins)
         if v.op is LOOP:
-            return loop(g, v.attrs[0]._replace(body=recompute(v.attrs[0].body)), ins)
+            return loop(g, v.attrs[0]._replace(body=recompute(v.attrs[0].body, v.attrs[0])), ins)
         return g.emit(v.op, ins, v.attrs) if at[v.id] in due else None
 
     if not due and not any(v.op is LOOP for v in live):
         return p
     g, env = rebuild(p, visit)
-    return Program([env[v.id] for v in p.inputs], [env[v.id] for v in p.outputs], g)
+    return Program([env[v.id] for v in p.inputs], results(g, [env[v.id] for v in p.outputs], of), g)
 
 
 class _Gaps:
