@@ -268,9 +268,8 @@ class Decoder {
         continue;
       }
       const int s = -1 - op.reg;
-      const bool direct = s < int(phase.stores.size()) && phase.stores[s].value == n_loads + k && phase.stores[s].mode == kStore &&
-                          phase.rank > 0 && phase.stores[s].target.stride[phase.rank - 1] == 1;
-      if (!direct) refuse(where("micro-op into store " + std::to_string(s)), "a plain store of this value with inner stride 1", "another");
+      const bool plain = s < int(phase.stores.size()) && phase.stores[s].value == n_loads + k && phase.stores[s].mode == kStore;
+      if (!plain) refuse(where("micro-op into store " + std::to_string(s)), "a plain store of this value", "another");
     }
     for (const Store& store : phase.stores) check_alive(store.value);
   }

@@ -53,7 +53,7 @@ struct MicroOp {
   int op;
   DType type;    // of the result, and of the arguments unless this is a cast
   DType source;  // of the arguments
-  int reg;       // register tile, or -1-s: straight to the memory of store s
+  int reg;       // register tile, or -1-s: straight to the memory of store s, or a tile of its own where that is strided
   int n_args;
   int args[3];  // value ids
 };

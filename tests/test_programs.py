@@ -366,7 +366,27 @@ def many_conditions(x: Any) -> list[Any]:
     return [y]
 
 
-@pytest.mark.parametrize("f", [many_results, many_values, many_conditions])
+def many_numbers(x: Any) -> list[Any]:
+    """Numbers that are stored, and behind them numbers that are all needed once more in the reverse order."""
+    stored, again = [fm.sum(x) * 0.1], []
+    for k in range(24):
+        stored.append(fm.tanh(stored[-1] * (1.0 + 0.1 * k)))
+    for k in range(14):
+        again.append(fm.sin((again or stored)[-1] + float(k)))
+    total = again[-1]
+    for a in again[::-1]:
+        total = fm.sin(total * 0.5 + a * a)
+    y = x * total
+    for a in stored:
+        y = y + fm.sin(x * a)
+    return [y]
+
+
+def many_columns(x: Any) -> list[Any]:
+    return [fm.stack([fm.tanh(x * float(k)) * x for k in range(45)], axis=-1)]
+
+
+@pytest.mark.parametrize("f", [many_results, many_values, many_conditions, many_numbers, many_columns])
 def test_more_than_one_pass_can_hold(f: Any) -> None:
     """Results, values and conditions of one space are spread over passes that the core takes."""
     x = np.random.default_rng(0).normal(size=(11, 7))

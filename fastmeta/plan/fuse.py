@@ -20,6 +20,7 @@ from fastmeta.ops.reduce import MAX, MIN, SUM
 from fastmeta.ops.shape import PAD, RESHAPE, STOP_GRADIENT
 from fastmeta.ops.structure import PROJECT
 from fastmeta.plan.layout import PRODUCTS
+from fastmeta.plan.phases import REGISTERS
 from fastmeta.program import ARRAY, CONST, INPUT, Program, Shape, Var
 
 REDUCTIONS = (SUM, MAX, MIN)
@@ -31,7 +32,7 @@ MAX_OPERATIONS, MAX_LOADS, MAX_STORES, MAX_PHASES = 200, 60, 32, 60  # of a phas
 LARGE, LATER = 1 << 20, 128  # elements; equations
 SMALL = 1 << 17  # elements: what is smaller may be held a little longer
 MAX_REPLACED = 8  # values that a phase writes over values it reads: what is read once more has to wait in a register
-MAX_REGISTERS = 32 - MAX_REPLACED - 2  # values at once in a phase, two being left for conversions
+MAX_REGISTERS = REGISTERS - MAX_REPLACED - 2  # values at once in a phase, two being left for conversions
 
 
 class Phase:

@@ -11,6 +11,7 @@ from fastmeta.ops.reduce import MAX, MIN, SUM
 from fastmeta.ops.shape import CAST, COPY
 from fastmeta.program import CONST, Shape, Var
 
+REGISTERS = 32
 STORE, REDUCE_SUM, REDUCE_MAX, REDUCE_MIN = range(4)
 REDUCE = {SUM: REDUCE_SUM, MAX: REDUCE_MAX, MIN: REDUCE_MIN}
 CODES = {"f32": 0, "f64": 1, "i32": 2, "bool": 3}
@@ -177,9 +178,12 @@ class PhaseCode:
     def words(self, rowwise: bool) -> list[int]:
         self.stores.sort(key=lambda s: s.mode == STORE)  # a sum may read what a value is then stored over
         self._prune()
+        plain = [Op(op.name, op.ctype, list(op.args)) for op in self.ops], self.stores, self.loads
         self._contract()
         self._compare()
-        self._registers()
+        if self._registers() > REGISTERS:  # joined operations hold their operands for longer
+            self.ops, self.stores, self.loads = plain
+            self._registers()
         n = len(self.loads)
 
         def number(k: int) -> int:
@@ -277,8 +281,8 @@ class PhaseCode:
         if not all(need):
             self._keep(need)
 
-    def _registers(self) -> None:
-        """Registers by last use; a value that is only stored densely is computed in its place in memory."""
+    def _registers(self) -> int:
+        """Registers by last use, and how many; what is stored as it is needs none: it is computed in its place in memory."""
         last = {}
         for k, op in enumerate(self.ops):
             for a in self._args(op):
@@ -288,7 +292,7 @@ class PhaseCode:
         for s, (value, mode, place) in enumerate(self.stores):
             if value >= 0:
                 last[value] = max(last.get(value, 0), len(self.ops))
-                if mode == STORE and value not in direct and place.strides[-1:] == (1,) and not self._overwrites(value, place):
+                if mode == STORE and value not in direct and not self._overwrites(value, place):
                     direct[value] = s
         free: list[int] = []
         top = 0
@@ -315,6 +319,7 @@ class PhaseCode:
                     op.reg = other
             else:
                 op.reg, top = top, top + 1
+        return top
 
     def _overwrites(self, value: int, place: Place) -> bool:
         """A later operation or store still reads the memory that writing ``value`` at once would overwrite."""
