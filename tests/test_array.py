@@ -147,6 +147,21 @@ def test_operators_of_tracers() -> None:
     np.testing.assert_array_equal(fm.jit(lambda x: fm.stack([r * 2.0 for r in x]))(x), x * 2)
 
 
+def test_parameters_by_place() -> None:
+    x = normal((3, 4))
+    check(lambda v: fm.sum(v, 0), x.sum(0), x)
+    check(lambda v: fm.sum(v, (0, 1), True), x.sum(keepdims=True), x)
+    check(lambda v: fm.mean(v, -1, keepdims=True), x.mean(-1, keepdims=True), x)
+    check(lambda v: fm.concat([v, v], 1), np.concatenate([x, x], 1), x)
+    check(lambda v: fm.take(v, np.array([2, 0]), 1), x[:, [2, 0]], x)
+    check(lambda v: fm.expand_dims(v, 1), x[:, None], x)
+    check(lambda v: fm.nn.max_pool2d(v, (2, 1)), np.maximum(x[None, :1], x[None, 1:2])[..., None], x[None, :2, :, None])
+    np.testing.assert_array_equal(fm.jit(lambda v: v.sum(1))(x), fm.sum(x, axis=1))
+    for wrong in (lambda: fm.sum(x, 0, True, 1), lambda: fm.sum(x, 0, axis=1), lambda: fm.exp(x, 0)):
+        with pytest.raises(TypeError, match="expected"):
+            wrong()
+
+
 # -- dtypes
 
 

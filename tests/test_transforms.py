@@ -492,8 +492,8 @@ def test_one_value_as_several_results(backend: str, real_loops: None) -> None:
     each = np.stack([np.tanh(np.tanh(x[k] * 1.25) + 0.3 * x[k]) + 1 for k in range(3)])
     want = {None: each, "sum": each.sum(0), "mean": each.mean(0)}
     for rules in (("sum", "sum", None), ("sum", "sum", "sum"), (None, None, "mean", "mean", "sum"), ("sum", "sum")):
-        got = fm.map_tasks(lambda x, n=len(rules): [looped(x)] * n, reduce=list(rules))(x)
-        turned = fm.map_tasks(lambda x, n=len(rules): [fm.permute_dims(looped(x), (1, 0))] * n, reduce=list(rules))(x)
+        got = fm.map_tasks(lambda x, rules=rules: [looped(x) for _ in rules], reduce=list(rules))(x)
+        turned = fm.map_tasks(lambda x, rules=rules: [fm.permute_dims(looped(x), (1, 0)) for _ in rules], reduce=list(rules))(x)
         for g, t, rule in zip(got, turned, rules, strict=True):
             close(g, want[rule])
             close(t, np.swapaxes(want[rule], -1, -2))

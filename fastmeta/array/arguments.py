@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import functools
+import inspect
 import operator
+import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -19,11 +21,22 @@ Axis = int | tuple[int, ...] | None
 
 
 def array_function(f: Callable[..., Var]) -> Callable[..., Array]:
-    """Makes a public function of one that works on Vars: arrays are positional, static parameters keywords."""
+    """Makes a public function of one that works on Vars: its positional parameters are arrays, its keywords static parameters.
+
+    A caller may give these by position too, behind the arrays: ``sum(x, 0)``.
+    """
+    parameters = inspect.signature(f).parameters.values()
+    names = [p.name for p in parameters if p.kind is p.KEYWORD_ONLY]
+    arrays = sys.maxsize if any(p.kind is p.VAR_POSITIONAL for p in parameters) else len(parameters) - len(names)
 
     @functools.wraps(f)
     def call(*args: Array, **static: Any) -> Array:
         t = running.trace
+        if len(args) > arrays:
+            more = dict(zip(names, args[arrays:], strict=False))
+            if len(args) - arrays > len(names) or more.keys() & static:
+                raise located(TypeError(f"[{f.__name__}] expected at most {arrays + len(names)} arguments, each once, got {len(args)} and {list(static)}"))
+            args, static = args[:arrays], static | more
         try:
             if t is None:
                 return _eager(f, args, static)

@@ -94,22 +94,22 @@ def isfinite(x: Array) -> Array:
 # -- reductions
 
 
-def any(x: Array, *, axis: Axis = None, keepdims: bool = False) -> Array:
+def any(x: Array, axis: Axis = None, *, keepdims: bool = False) -> Array:
     """Some element over ``axis`` (all axes if None) is not 0, as bool; False of none."""
     return greater(sum(not_equal(x, zeros_like(x)), axis=axis, keepdims=keepdims), 0)
 
 
-def all(x: Array, *, axis: Axis = None, keepdims: bool = False) -> Array:
+def all(x: Array, axis: Axis = None, *, keepdims: bool = False) -> Array:
     """No element over ``axis`` (all axes if None) is 0, as bool; True of none."""
     return logical_not(any(equal(x, zeros_like(x)), axis=axis, keepdims=keepdims))
 
 
-def std(x: Array, *, axis: Axis = None, keepdims: bool = False) -> Array:
+def std(x: Array, axis: Axis = None, *, keepdims: bool = False) -> Array:
     """The standard deviation over ``axis``, the root of `var`; its derivative is infinite where that is 0."""
     return sqrt(var(x, axis=axis, keepdims=keepdims))
 
 
-def vecdot(x: Array, y: Array, *, axis: int = -1) -> Array:
+def vecdot(x: Array, y: Array, axis: int = -1) -> Array:
     """The sum of products along an axis, the others broadcast.
 
     >>> vecdot(np.array([[1.0, 2.0], [3.0, 4.0]]), np.array([1.0, 10.0]))
@@ -135,12 +135,12 @@ def moveaxis(x: Array, source: int, destination: int) -> Array:
     return permute_dims(x, axes)
 
 
-def unstack(x: Array, *, axis: int = 0) -> tuple[Array, ...]:
+def unstack(x: Array, axis: int = 0) -> tuple[Array, ...]:
     """The arrays that `stack` joined along ``axis``."""
     return tuple(moveaxis(x, axis, 0))
 
 
-def roll(x: Array, shift: int, *, axis: int) -> Array:
+def roll(x: Array, shift: int, axis: int) -> Array:
     """x shifted along an axis by a number of places that is known while tracing; what leaves at the end enters at the start.
 
     >>> roll(np.array([0, 1, 2, 3]), 1, axis=0)
@@ -154,7 +154,7 @@ def roll(x: Array, shift: int, *, axis: int) -> Array:
     return concat([x[(*before, slice(at, None))], x[(*before, slice(None, at))]], axis=a)
 
 
-def repeat(x: Array, times: int, *, axis: int) -> Array:
+def repeat(x: Array, times: int, axis: int) -> Array:
     """Each element along an axis ``times`` times in a row.
 
     >>> repeat(np.array([1, 2]), 2, axis=0)

@@ -66,7 +66,7 @@ def _broadcast_to(x: Any, *, shape: Shape) -> Var:
     return sh.broadcast_to(array_operand("broadcast_to", x), shape)
 
 
-def expand_dims(x: Array, *, axis: int = 0) -> Array:
+def expand_dims(x: Array, axis: int = 0) -> Array:
     """x with a new axis of length 1 at ``axis``."""
     n = np.ndim(x)
     if not isinstance(axis, int | np.integer) or not -n - 1 <= axis <= n:
