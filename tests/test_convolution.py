@@ -60,6 +60,24 @@ def test_conv2d_and_its_gradients_are_torchs(shape: Any, kernel: Any, stride: An
     leaves_close(back(ct), (nhwc(gx), np.transpose(gw.numpy(), (2, 3, 1, 0))), 1e-9)
 
 
+@pytest.mark.parametrize("stride", [1, 2, 3])
+@pytest.mark.parametrize("kernel", [1, 2, 3])
+def test_two_convolutions_of_one_small_map(kernel: int, stride: int, backend: str) -> None:
+    """Their gradients meet in one instruction, also where a map is smaller than the stride and some taps meet no pixel."""
+    rng = RNG(kernel * 10 + stride)
+    for h, w in ((1, 1), (1, 4), (2, 1), (2, 3), (5, 1)):
+        x, (a, b) = rng.normal(size=(3, h, w, 2)), rng.normal(size=(2, kernel, kernel, 2, 4))
+
+        def f(x: Any, *weights: Any) -> Any:
+            return sum(fm.sum(fm.nn.conv2d(x, k, stride=stride) * (n + 1.0)) for n, k in enumerate(weights))
+
+        def alone(x: Any, k: Any, scale: float) -> Any:
+            return fm.sum(fm.nn.conv2d(x, k, stride=stride)) * scale
+
+        want = fm.grad(alone)(x, a, 1.0) + fm.grad(alone)(x, b, 2.0)
+        np.testing.assert_allclose(fm.grad(f)(x, a, b), want, rtol=1e-12, atol=1e-12)
+
+
 @pytest.mark.parametrize("n, k, s", [(28, 3, 2), (7, 3, 2), (7, 2, 1), (5, 4, 3), (6, 1, 4), (4, 5, 1)])
 def test_same_padding_is_tensorflows(n: int, k: int, s: int) -> None:
     """Output ceil(n / s), the odd zero at the end."""

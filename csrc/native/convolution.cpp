@@ -42,7 +42,6 @@ Convolution<T>::Convolution(int tag, const ConvSpec& spec, const Kernels& kernel
   copy_ = {axes[0], axes[1], extent[1], depth_ * int64_t(sizeof(T))};
   single_ = spec.kind != 2 && spec.taps[1] * depth_ < kShortRow;
   row_size_ = extent[1] * depth_;
-  int64_t weights = 0;
   for (int64_t k = 0; k < classes[0] * classes[1]; ++k) {
     Class one;
     const int64_t number[2] = {k / classes[1], k % classes[1]};
@@ -50,8 +49,8 @@ Convolution<T>::Convolution(int tag, const ConvSpec& spec, const Kernels& kernel
       one.residue[d] = transposed ? (spec.pad[d] + number[d]) % spec.stride[d] : 0;
       one.taps[d] = !transposed ? spec.taps[d] : one.residue[d] < spec.taps[d] ? ceil_div(spec.taps[d] - one.residue[d], spec.stride[d]) : 0;
     }
-    one.weights = weights;
-    weights += one.taps[0] * one.taps[1] * depth_ * width_;
+    one.weights = turned_size_;
+    turned_size_ += one.taps[0] * one.taps[1] * depth_ * width_;
     classes_.push_back(one);
   }
   long_ = multiply_adds(spec) > kSplitWork;
@@ -82,7 +81,7 @@ void Convolution<T>::lay_out_scratch() {
   scratch_.maps = scratch_.sources + round_up(n_products * sources * int64_t(sizeof(ConvSource<T>)));
   scratch_.weights = scratch_.maps + round_up(n_products * map_size_ * item);
   scratch_.joints = scratch_.weights;
-  if (spec_.kind == 1) scratch_.joints += round_up(n_products * spec_.taps[0] * spec_.taps[1] * spec_.c * spec_.o * item);
+  if (spec_.kind == 1) scratch_.joints += round_up(n_products * turned_size_ * item);
   scratch_.end = scratch_.joints + parts_ * phases_.joint_bytes();
 }
 
@@ -143,11 +142,11 @@ void Convolution<T>::sum_pixels(Worker& worker, const T* weights, const Unit& un
         y_at[m] = (((unit.image + k) * maps_[0] + p) * maps_[1] + q) * width_;
       }
   ConvSource<T>* const sources = scratch<ConvSource<T>>(worker, scratch_.sources);
-  const int64_t n_products = int64_t(spec_.products.size()), all = spec_.taps[0] * spec_.taps[1] * spec_.c * spec_.o;
+  const int64_t n_products = int64_t(spec_.products.size());
   const int64_t row_of_taps = one.taps[1] * depth_, elements = single_ ? 1 : row_of_taps;
   int64_t n = 0;
   for (int64_t p = 0; p < n_products; ++p) {
-    const T* w = transposed ? weights + p * all + one.weights : worker.at<T>(spec_.products[size_t(p)].second);
+    const T* w = transposed ? weights + p * turned_size_ + one.weights : worker.at<T>(spec_.products[size_t(p)].second);
     for (int64_t i = 0; i < one.taps[0]; ++i)
       for (int64_t k = 0; k < row_of_taps; k += elements, w += elements * width_) sources[n++] = {p * map_size_ + i * row_size_ + k, w};
   }

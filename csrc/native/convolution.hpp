@@ -41,7 +41,8 @@ class Convolution final : public Instruction {
   Units units_;
   bool single_;                   // few elements follow each other in a row of taps: each is a source of its own
   int64_t row_size_, image_size_, map_size_;  // of the padded copy: elements of a row, an image, all images of a unit
-  std::vector<Class> classes_;
+  std::vector<Class> classes_;    // those that pixels are in: not all, where a map is smaller than the stride
+  int64_t turned_size_ = 0;       // of a product's turned weights
   int64_t parts_ = 1;             // of the units, for a team
   bool long_ = false;
   UnitPhases phases_;
