@@ -63,9 +63,10 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Each backend in turn; one that is missing is a failure, not a skip."""
-    if "backend" in metafunc.fixturenames:
-        chosen = metafunc.config.getoption("--backend")
-        metafunc.parametrize("backend", [chosen] if chosen else BACKENDS, indirect=True)
+    chosen = metafunc.config.getoption("--backend")
+    for name, all_of_them in (("backend", BACKENDS), ("engine", ENGINES)):
+        if name in metafunc.fixturenames:
+            metafunc.parametrize(name, [chosen] if chosen else all_of_them, indirect=True)
 
 
 @pytest.fixture
@@ -75,7 +76,7 @@ def backend(request: pytest.FixtureRequest) -> Iterator[str]:
         yield request.param
 
 
-@pytest.fixture(params=ENGINES)
+@pytest.fixture
 def engine(request: pytest.FixtureRequest) -> Iterator[str]:
     """Each backend that runs plans in turn."""
     with fm.set_backend(request.param):
