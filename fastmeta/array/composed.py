@@ -196,14 +196,14 @@ def triu(x: Array, k: int = 0) -> Array:
     return _triangle("triu", x, lambda m, n: ~np.tri(m, n, k - 1, bool))
 
 
-def _triangle(where_: str, x: Array, mask: Any) -> Array:
+def _triangle(name: str, x: Array, mask: Any) -> Array:
     shape = np.shape(x)
     if len(shape) < 2:
-        raise located(expected(where_, "at least two axes", shape))
+        raise located(expected(name, "at least two axes", shape))
     return where(mask(*shape[-2:]), x, zeros_like(x))
 
 
-def _axis(where_: str, axis: int, n: int) -> int:
+def _axis(name: str, axis: int, n: int) -> int:
     if isinstance(axis, bool) or not isinstance(axis, int | np.integer) or not -n <= axis < n:
-        raise located(expected(where_, f"an axis in {-n}..{n - 1}", axis))
+        raise located(expected(name, f"an axis in {-n}..{n - 1}", axis))
     return int(axis) % n

@@ -161,7 +161,6 @@ MULTIPLY = _row(
     "multiply", 2, NUMBERS, "x * y", np.multiply, lambda t, i, o: multiply(t, i[1]), lambda t, i, o: multiply(t, i[0]),
     samples=("i(3,) i(3,)",), commutative=True,
 )  # fmt: skip
-
 DIVIDE = _row(
     "divide", 2, FLOATS, "x / y", np.divide,
     lambda t, i, o: divide(t, i[1]), _divide_y, samples=("f(3,) p(3,)",),
