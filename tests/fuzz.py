@@ -2,6 +2,8 @@
 
 `test_programs.py` and `test_networks.py` run a few of these; programs have larger values here, which other kernels take.
 What fails is printed with its seed.  Values beyond 1e5 are not compared: their rounding may be larger than any tolerance.
+A few in a thousand are no mistakes: a tie that rounding decides, the sine of a large number.  Inputs changed by one rounding,
+or another backend, tell.
 """
 
 from __future__ import annotations

@@ -60,7 +60,9 @@ class Maker:
         stride = None if self.rng.random() < 0.6 else (1, self.one(1, 2))
         return None if h < window[0] or w < window[1] else lambda p, x: kind(x, window=window, stride=stride)
 
-    def image_norm(self, h: int, w: int, c: int) -> Apply:
+    def image_norm(self, h: int, w: int, c: int) -> Apply | None:
+        if self.batch * h * w == 1:  # no statistics of one pixel
+            return None
         if c % 2 == 0 and self.rng.random() < 0.4:
             return lambda p, x: nn.group_norm(x, groups=2)
         g, b = self.param(c), self.param(c)
