@@ -22,6 +22,23 @@ def pin(threads: int) -> None:
     os.environ.update(dict.fromkeys(POOLS, str(threads)))
 
 
+def begin(parser: argparse.ArgumentParser) -> tuple[argparse.Namespace, dict[str, Any]]:
+    """The options of a script, with those that all scripts have; threads are pinned, and where the figures come from is printed and returned."""
+    parser.add_argument("--rounds", type=int, default=6)
+    parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
+    parser.add_argument("--out", type=Path, help="JSON (default: none)")
+    options = parser.parse_args()
+    pin(options.threads)
+    import torch
+
+    torch.set_num_threads(options.threads)
+    from bench import measure
+
+    origin = measure.provenance()
+    print(" | ".join(f"{k} {v}" for k, v in origin.items()), end="\n\n")
+    return options, origin
+
+
 def show(title: str, rows: dict[str, dict[str, Any]]) -> None:
     """One line per contestant; a spread prints as median (min-max)."""
 

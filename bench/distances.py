@@ -9,15 +9,13 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from bench.__main__ import pin, show
+from bench.__main__ import begin, show
 
 Thunk = Callable[[], Any]
 BANDWIDTH = 8.0
@@ -290,20 +288,12 @@ def agree(title: str, results: dict[str, Any]) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m bench.distances", description=__doc__)
     parser.add_argument("names", nargs="*", help="workloads whose title contains one of these (default all)")
-    parser.add_argument("--rounds", type=int, default=6)
-    parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
-    parser.add_argument("--out", type=Path, help="JSON (default: none)")
-    options = parser.parse_args()
-    pin(options.threads)
-    import torch
-
-    torch.set_num_threads(options.threads)
+    options, origin = begin(parser)
     from bench import measure
 
     found: dict[str, Any] = {**workloads(), "nearest (500 x 5000, D 64, k 5)": None}
     wanted = [t for t in found if not options.names or any(n in t for n in options.names)]
-    origin = measure.provenance()
-    print(" | ".join(f"{k} {v}" for k, v in origin.items()), f"| copy {copy_bandwidth():.1f} GB/s", end="\n\n")
+    print(f"copy {copy_bandwidth():.1f} GB/s", end="\n\n")
     sizes = {str(e): e for e in SIZES}
     reports: dict[str, Any] = {}
     for title in wanted:

@@ -8,15 +8,13 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from bench.__main__ import pin, show
+from bench.__main__ import begin, show
 from bench.images import OMNIGLOT, ImageWorkload, embed
 from bench.workloads import Params
 
@@ -115,14 +113,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m bench.proto_train", description=__doc__)
     parser.add_argument("--ways", type=int, default=60)
     parser.add_argument("--queries", type=int, default=5, help="per class")
-    parser.add_argument("--rounds", type=int, default=6)
-    parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
-    parser.add_argument("--out", type=Path, help="JSON (default: none)")
-    options = parser.parse_args()
-    pin(options.threads)
-    import torch as pytorch
-
-    pytorch.set_num_threads(options.threads)
+    options, origin = begin(parser)
     from bench import measure
 
     workload = replace(ImageWorkload("proto-train", **OMNIGLOT), tasks=1)
@@ -138,8 +129,6 @@ def main() -> None:
     strays = {name: stray(new, results["fastmeta"][1]) for name, (_, new) in results.items()}
     if max(losses.values()) - min(losses.values()) > 1e-3 * losses["fastmeta"] or max(strays.values()) > 0.02:
         raise SystemExit(f"proto-train: losses {losses}, parameters that moved otherwise {strays}; no timing")
-    origin = measure.provenance()
-    print(" | ".join(f"{k} {v}" for k, v in origin.items()), end="\n\n")
     rows = measure.rows(measure.interleave(thunks, options.rounds), "ms", 1e3)
     title = f"proto-train {options.ways}-way, {options.queries} queries a class"
     show(title, rows)

@@ -8,14 +8,12 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from bench.__main__ import pin, show
+from bench.__main__ import begin, show
 from bench.distances import agree
 
 RATE = 0.1
@@ -135,18 +133,9 @@ def workloads() -> dict[str, dict[str, Callable[[], Thunk]]]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m bench.recurrent", description=__doc__)
-    parser.add_argument("--rounds", type=int, default=6)
-    parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
-    parser.add_argument("--out", type=Path, help="JSON (default: none)")
-    options = parser.parse_args()
-    pin(options.threads)
-    import torch as pytorch
-
-    pytorch.set_num_threads(options.threads)
+    options, origin = begin(parser)
     from bench import measure
 
-    origin = measure.provenance()
-    print(" | ".join(f"{k} {v}" for k, v in origin.items()), end="\n\n")
     reports: dict[str, Any] = {}
     for title, makers in workloads().items():
         thunks = {name: make() for name, make in makers.items()}

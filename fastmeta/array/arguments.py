@@ -148,7 +148,7 @@ def integer_operand(where: str, indices: Any, what: str = "indices") -> Var:
     """An operand that must be an array of integers."""
     if not isinstance(indices, Var) or indices.dtype != "i32":
         masked = isinstance(indices, Var) and indices.dtype == "bool"
-        raise expected(where, f"integer {what}", shown(indices), TypeError, "Mask with fm.where(mask, x, 0)" if masked else "")
+        raise expected(where, f"integer {what}", shown(indices), TypeError, "Mask with fm.where(mask, x, 0), or convert with fm.astype" if masked else "")
     return indices
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from fastmeta.array.arguments import Axis, static_integers
+from fastmeta.array.arguments import Axis, array_function, axis_of, static_integers
 from fastmeta.array.numeric import (
     abs,
     add,
@@ -33,8 +33,10 @@ from fastmeta.array.numeric import (
     zeros_like,
 )
 from fastmeta.array.reduction import sum, var
-from fastmeta.array.shaping import broadcast_to, concat, expand_dims, permute_dims, reshape
+from fastmeta.array.shaping import broadcast_to, reshape
 from fastmeta.errors import expected
+from fastmeta.ops import shape as sh
+from fastmeta.program import Var
 from fastmeta.trace import Array, located
 
 # -- elementwise
@@ -126,13 +128,13 @@ def matrix_transpose(x: Array) -> Array:
     return moveaxis(x, -1, -2)
 
 
-def moveaxis(x: Array, source: int, destination: int) -> Array:
+@array_function
+def moveaxis(x: Any, *, source: int, destination: int) -> Var:
     """x with one axis at another place, the others in their order."""
-    n = len(np.shape(x))
-    a, b = _axis("moveaxis", source, n), _axis("moveaxis", destination, n)
-    axes = [k for k in range(n) if k != a]
+    a, b = axis_of("moveaxis", x, source), axis_of("moveaxis", x, destination)
+    axes = [k for k in range(len(x.shape)) if k != a]
     axes.insert(b, a)
-    return permute_dims(x, axes)
+    return sh.permute(x, tuple(axes))
 
 
 def unstack(x: Array, axis: int = 0) -> tuple[Array, ...]:
@@ -140,31 +142,37 @@ def unstack(x: Array, axis: int = 0) -> tuple[Array, ...]:
     return tuple(moveaxis(x, axis, 0))
 
 
-def roll(x: Array, shift: int, axis: int) -> Array:
+@array_function
+def roll(x: Any, *, shift: int, axis: int) -> Var:
     """x shifted along an axis by a number of places that is known while tracing; what leaves at the end enters at the start.
 
     >>> roll(np.array([0, 1, 2, 3]), 1, axis=0)
     array([3, 0, 1, 2], dtype=int32)
     """
-    shape = np.shape(x)
-    a = _axis("roll", axis, len(shape))
+    a = axis_of("roll", x, axis)
     (by,) = static_integers("roll", shift, "a shift")
-    at = shape[a] - by % shape[a] if shape[a] else 0
-    before = (slice(None),) * a
-    return concat([x[(*before, slice(at, None))], x[(*before, slice(None, at))]], axis=a)
+    n = x.shape[a]
+    at = n - by % n if n else 0
+
+    def piece(start: int, stop: int) -> Var:
+        whole, step = (0,) * len(x.shape), (1,) * len(x.shape)
+        return sh.cut(x, (*whole[:a], start, *whole[a + 1 :]), (*x.shape[:a], stop, *x.shape[a + 1 :]), step)
+
+    return sh.concat((piece(at, n), piece(0, at)), a)
 
 
-def repeat(x: Array, times: int, axis: int) -> Array:
+@array_function
+def repeat(x: Any, *, times: int, axis: int) -> Var:
     """Each element along an axis ``times`` times in a row.
 
     >>> repeat(np.array([1, 2]), 2, axis=0)
     array([1, 1, 2, 2], dtype=int32)
     """
-    shape = list(np.shape(x))
-    a = _axis("repeat", axis, len(shape))
+    a = axis_of("repeat", x, axis)
     (n,) = static_integers("repeat", times, "a number of times")
-    wide = [*shape[: a + 1], n, *shape[a + 1 :]]
-    return reshape(broadcast_to(expand_dims(x, axis=a + 1), wide), [*shape[:a], shape[a] * n, *shape[a + 1 :]])
+    before, after = x.shape[: a + 1], x.shape[a + 1 :]
+    each = sh.broadcast_to(sh.reshape(x, (*before, 1, *after)), (*before, n, *after))
+    return sh.reshape(each, (*x.shape[:a], x.shape[a] * n, *after))
 
 
 def tile(x: Array, times: int | Sequence[int]) -> Array:
@@ -201,9 +209,3 @@ def _triangle(name: str, x: Array, mask: Any) -> Array:
     if len(shape) < 2:
         raise located(expected(name, "at least two axes", shape))
     return where(mask(*shape[-2:]), x, zeros_like(x))
-
-
-def _axis(name: str, axis: int, n: int) -> int:
-    if isinstance(axis, bool) or not isinstance(axis, int | np.integer) or not -n <= axis < n:
-        raise located(expected(name, f"an axis in {-n}..{n - 1}", axis))
-    return int(axis) % n

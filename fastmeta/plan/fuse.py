@@ -90,6 +90,13 @@ def root(v: Var) -> Var:
     return v
 
 
+def reshaped_from(v: Var) -> Var:
+    """The value behind reshapes."""
+    while v.op in (RESHAPE, STOP_GRADIENT):
+        v = v.ins[0]
+    return v
+
+
 def splits(old: Shape, new: Shape) -> bool:
     """Each axis of ``new`` is an axis of ``old`` or a part of one: any array of shape ``old`` can be seen so without a copy."""
     rest = iter(squeezed(new))
@@ -160,9 +167,7 @@ class _Fuser:
 
     def padded(self, v: Var) -> bool:
         """A pass whose result only a pad reads writes it into the middle of the padded array."""
-        x = v.ins[0]
-        while x.op in (RESHAPE, STOP_GRADIENT):
-            x = x.ins[0]
+        x = reshaped_from(v.ins[0])
         g = self.of.get(x.id)
         if g is None or not self.lone_pass(g) or g.readers or not self.alone(x):
             return False

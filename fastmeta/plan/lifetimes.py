@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from fastmeta.ops import elementwise as ew
-from fastmeta.ops.shape import CONCAT, RESHAPE, STOP_GRADIENT
+from fastmeta.ops.shape import CONCAT
 from fastmeta.ops.structure import PROJECT
-from fastmeta.plan.fuse import MAX_REPLACED, Group, root, squeezed, through
+from fastmeta.plan.fuse import MAX_REPLACED, Group, reshaped_from, root, squeezed, through
 from fastmeta.plan.layout import PRODUCTS, View, dense, in_order, parts, restride, view_of
 from fastmeta.program import ARRAY, CONST, INPUT, Program, Shape, Var
 
@@ -80,10 +80,7 @@ class Lifetimes:
         whole = readers[0]
         strides = dense(whole.shape)
         x, offset = next((part for part in parts(whole) if root(part[0]) is v), (v, 0))
-        y = x
-        while y.op in (RESHAPE, STOP_GRADIENT):
-            y = y.ins[0]
-        into = restride(x.shape, strides, v.shape) if y is v else None
+        into = restride(x.shape, strides, v.shape) if reshaped_from(x) is v else None
         return None if into is None else View(whole, offset, into)
 
     def inherit(self, v: Var, old: Var) -> None:

@@ -11,7 +11,7 @@ from fastmeta.ops.reduce import MAX, MIN, SUM
 from fastmeta.ops.shape import CAST, COPY
 from fastmeta.program import CONST, Shape, Var
 
-REGISTERS = 32
+REGISTERS = 32  # of a phase: what the core takes
 STORE, REDUCE_SUM, REDUCE_MAX, REDUCE_MIN = range(4)
 REDUCE = {SUM: REDUCE_SUM, MAX: REDUCE_MAX, MIN: REDUCE_MIN}
 CODES = {"f32": 0, "f64": 1, "i32": 2, "bool": 3}
