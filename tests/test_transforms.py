@@ -1,9 +1,7 @@
-"""The public transforms against torch.func, and what they promise: caching, captured values, threads, loops."""
+"""The public transforms against torch.func: derivatives, loops, tasks and threads."""
 
 from __future__ import annotations
 
-import gc
-import weakref
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -313,6 +311,37 @@ def test_independent_and_integer_results(backend: str) -> None:
     close(back((x, n))[0], 2 * x)
 
 
+def test_derivatives_of_slices(backend: str) -> None:
+    """Slices that leave gaps, touch, overlap, repeat and go along several axes: their derivatives join where they can."""
+    x, w, v = normal(6, 8), normal(6, 8, seed=1), normal(6, 8, seed=2)
+    cases: list[tuple[Any, ...]] = [
+        (np.s_[:, :3], np.s_[:, 5:]), (np.s_[:, 5:], np.s_[:, :3], np.s_[:, 3:5]), (np.s_[:4], np.s_[2:]), (np.s_[1:2], np.s_[1:2], np.s_[4]),
+        (np.s_[:, ::2], np.s_[:, 1::2]), (np.s_[:2, :3], np.s_[2:, 3:], np.s_[:, 1:2]), (np.s_[0], np.s_[2], np.s_[5], np.s_[1], np.s_[3], np.s_[4]),
+        (np.s_[3:3], np.s_[2:3], np.s_[:0]), (np.s_[:, 0], np.s_[1:3], np.s_[:, 7]), (np.s_[:3], np.s_[3:, ::-1]), (np.s_[3:], np.s_[:3]),
+    ]  # fmt: skip
+    for keys in cases:
+
+        def loss(x: Any, keys: tuple[Any, ...] = keys) -> Any:
+            return sum((fm.tanh(x[k] * (n + 1)) * w[k]).sum() for n, k in enumerate(keys))
+
+        slope, curve = np.zeros_like(x), np.zeros_like(x)
+        for n, k in enumerate(keys):
+            t = np.tanh(x[k] * (n + 1))
+            slope[k] += (n + 1) * (1 - t * t) * w[k]
+            curve[k] += (n + 1) ** 2 * -2 * t * (1 - t * t) * w[k]
+        close(fm.jit(fm.grad(loss))(x), slope)
+        close(fm.jit(fm.hvp(loss))(x, v), curve * v)
+    x = normal(500, 64)
+    close(fm.jit(fm.grad(lambda x: (2 * x[::2, ::3]).sum()))(x), 2.0 * (np.arange(500)[:, None] % 2 == 0) * (np.arange(64) % 3 == 0))
+
+
+def test_extreme_constants_do_not_merge_into_infinity(backend):
+    f = fm.jit(lambda x: (x * 1e30) * 1e30)
+    np.testing.assert_array_equal(f(np.array([0.0, 1e-30], np.float32)), np.array([0.0, np.float32(1e-30) * np.float32(1e30) * np.float32(1e30)], np.float32))
+    g = fm.jit(lambda x: (x * 1e-30) * 1e-30)
+    np.testing.assert_allclose(g(np.array([1e30], np.float32)), np.array([1e-30], np.float32), rtol=1e-6)
+
+
 # -- scan
 
 
@@ -393,30 +422,6 @@ def test_scan_derivatives(length: int, backend: str, monkeypatch: pytest.MonkeyP
         their_g = torch.func.grad(theirs, (0, 1, 2))
         close(fm.jvp(g, args, vs)[1], torch.func.jvp(their_g, tensors(args), tensors(vs))[1], 1e-9)
         close(fm.vjp(g, *args)[1](vs), torch.func.vjp(their_g, *tensors(args))[1](tensors(vs)), 1e-9)
-
-
-def test_derivatives_of_slices(backend: str) -> None:
-    """Slices that leave gaps, touch, overlap, repeat and go along several axes: their derivatives join where they can."""
-    x, w, v = normal(6, 8), normal(6, 8, seed=1), normal(6, 8, seed=2)
-    cases: list[tuple[Any, ...]] = [
-        (np.s_[:, :3], np.s_[:, 5:]), (np.s_[:, 5:], np.s_[:, :3], np.s_[:, 3:5]), (np.s_[:4], np.s_[2:]), (np.s_[1:2], np.s_[1:2], np.s_[4]),
-        (np.s_[:, ::2], np.s_[:, 1::2]), (np.s_[:2, :3], np.s_[2:, 3:], np.s_[:, 1:2]), (np.s_[0], np.s_[2], np.s_[5], np.s_[1], np.s_[3], np.s_[4]),
-        (np.s_[3:3], np.s_[2:3], np.s_[:0]), (np.s_[:, 0], np.s_[1:3], np.s_[:, 7]), (np.s_[:3], np.s_[3:, ::-1]), (np.s_[3:], np.s_[:3]),
-    ]  # fmt: skip
-    for keys in cases:
-
-        def loss(x: Any, keys: tuple[Any, ...] = keys) -> Any:
-            return sum((fm.tanh(x[k] * (n + 1)) * w[k]).sum() for n, k in enumerate(keys))
-
-        slope, curve = np.zeros_like(x), np.zeros_like(x)
-        for n, k in enumerate(keys):
-            t = np.tanh(x[k] * (n + 1))
-            slope[k] += (n + 1) * (1 - t * t) * w[k]
-            curve[k] += (n + 1) ** 2 * -2 * t * (1 - t * t) * w[k]
-        close(fm.jit(fm.grad(loss))(x), slope)
-        close(fm.jit(fm.hvp(loss))(x, v), curve * v)
-    x = normal(500, 64)
-    close(fm.jit(fm.grad(lambda x: (2 * x[::2, ::3]).sum()))(x), 2.0 * (np.arange(500)[:, None] % 2 == 0) * (np.arange(64) % 3 == 0))
 
 
 def test_a_big_loop_stays_a_loop(real_loops: None) -> None:
@@ -543,151 +548,3 @@ def test_same_bits_on_any_number_of_threads(loops: str, threads: None) -> None:
             out = step(params, *batch)
             first = out if first is None else first
             same_bits(out, first)
-
-
-# -- compiling
-
-
-def counting(f: Callable[..., Any]) -> tuple[Callable[..., Any], list[int]]:
-    calls: list[int] = []
-
-    def counted(*args: Any) -> Any:
-        calls.append(1)
-        return f(*args)
-
-    return counted, calls
-
-
-def test_tracing_happens_once_per_shape() -> None:
-    f, calls = counting(lambda x, s: x * s + 1.0)
-    j = fm.jit(f)
-    for _ in range(3):
-        close(j(np.ones(3), 2.0), np.full(3, 3.0))
-        close(fm.jit(f)(np.ones(3), 5.0), np.full(3, 6.0))  # numbers are inputs, and jit(f) is one object
-    assert len(calls) == 1
-    j(np.ones(4), 2.0)
-    j(np.ones(3, np.float32), 2.0)
-    j(np.ones(3), np.ones(3))
-    assert len(calls) == 4
-    j(np.ones(3), 2.0)
-    j(np.ones(4), 2.0)
-    assert len(calls) == 4 and len(j.cache) == 4
-
-
-def test_the_number_of_tasks_is_no_key() -> None:
-    f, calls = counting(lambda p, x: fm.sum(p * fm.sin(x)))
-    step = fm.map_tasks(fm.value_and_grad(f), in_axes=(None, 0), reduce="mean")
-    p = normal(3)
-    for n in (4, 1, 33, 4, 100):
-        x = normal(n, 3)
-        close(step(p, x), (np.mean(np.sin(x) @ p), np.mean(np.sin(x), 0)))
-    assert len(calls) == 1 and len(step.cache) == 1
-
-
-def test_static_leaves_are_keys() -> None:
-    f, calls = counting(lambda mode, x, opt: x * 2.0 if mode == "double" else x + (1.0 if opt is None else 3.0))
-    j, x = fm.jit(f), np.ones(2)
-    for mode, opt, want in (("double", None, 2.0), ("plain", None, 2.0), ("plain", "o", 4.0), ("double", None, 2.0), ("plain", None, 2.0)):
-        close(j(mode, x, opt), np.full(2, want))
-    assert len(calls) == 3
-
-
-def test_a_call_inside_a_trace_joins_it() -> None:
-    inner = fm.jit(lambda x: fm.sin(x) * 2.0)
-    x = normal(3)
-    close(fm.jit(lambda x: inner(x) + inner(x))(x), 4 * np.sin(x))
-    assert not inner.cache
-    close(fm.grad(lambda x: fm.sum(inner(x)))(x), 2 * np.cos(x))
-
-
-@pytest.mark.parametrize("size", [2, 5000])
-def test_captured_arrays(size: int, backend: str) -> None:
-    w, count = normal(size), np.arange(size)
-    f = lambda x: fm.sum(x * w * fm.grad(lambda v: fm.sum(v * v * w * count))(x))
-    x = normal(size, seed=1)
-    close(fm.jit(f)(x), np.asarray(np.sum(2 * x * x * w * w * count)), 1e-10)
-    close(fm.grad(f)(x), 4 * x * w * w * count, 1e-10)
-    close(fm.map_tasks(f)(np.stack([x, 2 * x])), np.sum(2 * x * x * w * w * count) * np.array([1.0, 4.0]), 1e-10)
-    close(fm.scan(lambda c, u: (c + fm.sum(u * w), w[0] * c), np.asarray(0.0), np.stack([x, x])), (2 * x @ w, np.array([0, w[0] * (x @ w)])), 1e-9)
-
-
-def test_large_captured_arrays_are_references() -> None:
-    w = np.ones(5000)
-    j = fm.jit(lambda x: fm.sum(x * w))
-    assert j(np.asarray(2.0)) == 10000.0
-    w *= 3.0
-    assert j(np.asarray(2.0)) == 30000.0
-    assert str(j.program(np.asarray(1.0))).count("f64[5000]") >= 1
-
-
-def test_numbers_take_the_dtype_they_meet(backend: str) -> None:
-    for dtype in (np.float32, np.float64):
-        x = np.ones(2, dtype)
-        for f in (lambda x: x * 2, lambda x: 2.5 * x, lambda x: x + True, lambda x: 1 - x, lambda x: x**2, lambda x: fm.where(x > 0, x, 0), lambda x: fm.maximum(x, 0)):
-            assert fm.jit(f)(x).dtype == dtype and fm.grad(lambda v, f=f: fm.sum(f(v)))(x).dtype == dtype
-        assert fm.jit(lambda x, s: x * s)(x, 0.1).dtype == dtype
-        assert fm.jit(lambda x: x * np.arange(2))(x).dtype == dtype
-        assert fm.jit(lambda x: x * np.array([True, False]))(x).dtype == dtype
-    scale = fm.jit(lambda x, s: x * s)
-    for s in (1 / 3, 1 / 7, 2, 1 / 9):  # a number beside float64 keeps its 53 bits
-        assert scale(np.ones(1), s)[0] == s
-    assert fm.jit(lambda x: x * 2)(np.arange(3)).dtype == np.int32
-    assert fm.jit(lambda x: x + 0.5)(np.arange(3)).dtype == np.float32
-    assert fm.jit(lambda x: x * 2)(np.float64(3)).dtype == np.float64
-    assert fm.jit(lambda x: x * np.float64(1 / 3))(np.ones(1))[0] == 1 / 3
-    run = lambda x: fm.scan(lambda c, u: (c + fm.sum(u), c), 0.25, x)
-    for f in (run, fm.jit(run)):
-        assert f(np.ones((3, 2)))[0] == 6.25 and f(np.ones((3, 2)))[1].dtype == np.float64
-    with pytest.raises(TypeError, match="float"):
-        fm.jit(lambda x, y: x * y)(np.ones(2), np.ones(2, np.float32))
-
-
-class Model:
-    def __init__(self) -> None:
-        self.w = np.ones(1000)
-
-
-def test_compiled_functions_die_with_their_function() -> None:
-    def use() -> weakref.ref[Model]:
-        m = Model()
-        close(fm.grad(lambda x: fm.sum(m.w * x))(np.asarray(2.0)), np.asarray(1000.0))
-        return weakref.ref(m)
-
-    gone = use()
-    gc.collect()
-    assert gone() is None
-
-
-def test_pytrees() -> None:
-    class Pair(NamedTuple):
-        a: Any
-        b: Any
-
-    tree = {"list": [normal(2), normal(3)], "pair": Pair(normal(1), (normal(2, 2), None)), "empty": ()}
-    out = fm.jit(lambda t: fm.tree_map(lambda x: x * 2.0, t))(tree)
-    close(out, fm.tree_map(lambda x: x * 2, tree))
-    assert type(out["pair"]) is Pair and out["empty"] == () and out["pair"].b[1] is None
-    square = lambda t: sum((fm.sum(x * x) for x in optree.tree_leaves(t)), start=0.0)
-    g = fm.grad(square)({k: tree[k] for k in ("list", "empty")})
-    close(g, {"list": [2 * x for x in tree["list"]], "empty": ()})
-
-
-def test_results_are_fresh_arrays() -> None:
-    x = normal(3)
-    f = fm.jit(lambda x: (x, x, x * 1.0, x[::-1], np.float64(1.0)))
-    a, b, c, d, one = f(x)
-    for out in (a, b, c, d):
-        assert not np.shares_memory(out, x) and out.flags.writeable and out.flags.c_contiguous
-    assert not np.shares_memory(a, b) and one == 1.0
-    a[:] = 7
-    close(f(x)[0], x)
-    strided = normal(6, 4)[::2, ::-1]
-    close(fm.jit(lambda x: x + 0.0)(strided), strided)
-
-
-
-def test_extreme_constants_do_not_merge_into_infinity(backend):
-    f = fm.jit(lambda x: (x * 1e30) * 1e30)
-    np.testing.assert_array_equal(f(np.array([0.0, 1e-30], np.float32)), np.array([0.0, np.float32(1e-30) * np.float32(1e30) * np.float32(1e30)], np.float32))
-    g = fm.jit(lambda x: (x * 1e-30) * 1e-30)
-    np.testing.assert_allclose(g(np.array([1e30], np.float32)), np.array([1e-30], np.float32), rtol=1e-6)
