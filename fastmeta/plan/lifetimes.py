@@ -27,6 +27,7 @@ class Lifetimes:
         self.outputs = {v.id for v in p.outputs}
         self.held: dict[int, int] = {}  # value -> its address in the arena
         self.ends: dict[int, list[int]] = {}  # group -> values whose last reader it is
+        self.parts: dict[int, dict[int, tuple[Var, int]]] = {}  # concat -> what owns an operand's memory -> the operand, where it begins
         for k, g in enumerate(block.groups):
             for v in [*g.products, *g.members, *g.twins, *[v for v in (g.single, g.core) if v is not None]]:
                 self.group_of[v.id] = k
@@ -78,9 +79,10 @@ class Lifetimes:
         if len(readers) != 1 or readers[0].op is not CONCAT or v.id in self.outputs or g.products or g.single is not None:
             return None
         whole = readers[0]
-        strides = dense(whole.shape)
-        x, offset = next((part for part in parts(whole) if root(part[0]) is v), (v, 0))
-        into = restride(x.shape, strides, v.shape) if reshaped_from(x) is v else None
+        if whole.id not in self.parts:
+            self.parts[whole.id] = {root(x).id: (x, offset) for x, offset in parts(whole)}
+        x, offset = self.parts[whole.id].get(v.id, (v, 0))
+        into = restride(x.shape, dense(whole.shape), v.shape) if reshaped_from(x) is v else None
         return None if into is None else View(whole, offset, into)
 
     def inherit(self, v: Var, old: Var) -> None:
