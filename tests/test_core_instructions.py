@@ -293,6 +293,42 @@ def test_gemm_products_cin_alpha_and_phases(isa, dtype, m, n, form_c):
             np.testing.assert_array_equal(one, many)
 
 
+@pytest.mark.parametrize("dtype", FLOATS)
+@pytest.mark.parametrize("op", ["relu", "gate"])
+@pytest.mark.parametrize("batch, m, n, ks", [((), 10, 40, [1]), ((), 10, 37, [1, 1]), ((), 9, 5, [2]), ((2,), 10, 33, [12, 3]), ((), 300, 70, [40]), ((), 70, 20, [3000]), ((), 6, 1, [8]), ((), 1, 9, [4])])
+def test_relu_and_gate_of_a_product_in_its_kernel(isa, dtype, op, batch, m, n, ks):
+    """The same bits as an instruction of its own gives, and what follows sees them."""
+    dims = (*batch, m, n)
+    arrays = [sample(shape, dtype, seed) for seed, k in enumerate(ks) for shape in ((*batch, m, k), (*batch, k, n))]
+    arrays[0][..., m // 2, 0] = np.nan  # a row of them
+    gate = sample((*batch, m, n + 3), dtype, 9)
+    gate[..., 0, 0] = np.nan
+    gate[..., 0, n - 1] = 0
+
+    def built(apart: bool) -> list[np.ndarray]:
+        b = Builder([(dtype, x.shape) for x in (*arrays, gate)], [(dtype, dims), (dtype, (*batch, m))])
+        operands = [view(b.input(k), x.shape, dtype) for k, x in enumerate(arrays)]
+        products = [(k, operands[2 * p], operands[2 * p + 1]) for p, k in enumerate(ks)]
+        c = view(b.output(0), dims, dtype)
+        loads = [c] if op == "relu" else [c, view(b.input(len(arrays)), gate.shape, dtype, make=lambda a: a[..., :n])]
+        after = phase(dims, loads, [(op, dtype, -1, *range(len(loads)))], [(len(loads), STORE, c)], rowwise=not apart)
+        rows = view(b.output(1), (*batch, m), dtype)
+        largest = phase(dims, [c], [], [(0, MAX, rows._replace(strides=(*rows.strides, 0)))])
+        b.gemm(dtype, batch, m, n, products, c, alpha=-0.5, phases=[] if apart else [after, largest])
+        if apart:
+            b.phases(after)
+            b.phases(largest)
+        return b.run(*arrays, gate)
+
+    got, want = built(False), built(True)
+    for one, other in zip(got, want, strict=True):
+        np.testing.assert_array_equal(one, other)
+    value = -0.5 * sum(np.matmul(arrays[2 * p], arrays[2 * p + 1], dtype=np.float64) for p in range(len(ks)))
+    value = np.where(value < 0, 0, value) if op == "relu" else np.where(gate[..., :n] > 0, value, 0)
+    tolerance = 1e-4 if dtype == f32 else 1e-11
+    np.testing.assert_allclose(got[0], value, tolerance, tolerance * max(1, sum(ks) ** 0.5 / 10))
+
+
 def test_gemm_adds_to_itself():
     b = Builder([(f32, (50, 6)), (f32, (6, 20))], [(f32, (50, 20))], consts=np.array([1], f32).tobytes())
     out = view(b.output(0), (50, 20))

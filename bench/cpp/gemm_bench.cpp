@@ -15,6 +15,7 @@
 namespace fastmeta {
 namespace target {
 #include "simd.hpp"
+#include "vmath.hpp"
 #include "gemm.hpp"
 }  // namespace target
 }  // namespace fastmeta
@@ -51,8 +52,8 @@ struct Case {
   int products;
   int cin;  // 0 none, 1 row, 2 dense
   std::vector<float> data;
-  Product<float> factors[kMaxProducts];
   GemmArgs<float> g{};
+  GemmData<float> d{};
   double best = 1e30;
   std::vector<double> of_peak;
 
@@ -62,23 +63,24 @@ struct Case {
     data.resize(size_t(products * (whole(m * k) + whole(k * n)) + 2 * whole(m * n) + 16));
     for (size_t i = 0; i < data.size(); i++) data[i] = float(int(i * 7919 % 2001) - 1000) / 1000;
     float* p = (float*)((uintptr_t(data.data()) + 63) / 64 * 64);
-    g.m = m, g.n = n, g.n_products = products, g.products = factors, g.alpha = cin == 2 ? -.01f : 1;
+    g.m = m, g.n = n, g.n_products = products, g.alpha = cin == 2 ? -.01f : 1;
     for (int i = 0; i < products; i++) {
-      factors[i] = {p, p + whole(m * k), k, k, 1, n, 1};
-      if (form == 'A') factors[i].a_m = 1, factors[i].a_k = m;
-      if (form == 'B') factors[i].b_k = 1, factors[i].b_n = k;
+      d.factors[2 * i] = p, d.factors[2 * i + 1] = p + whole(m * k);
+      g.products[i] = {k, k, 1, n, 1};
+      if (form == 'A') g.products[i].a_m = 1, g.products[i].a_k = m;
+      if (form == 'B') g.products[i].b_k = 1, g.products[i].b_n = k;
       p += whole(m * k) + whole(k * n);
     }
-    g.c = p, g.c_m = n;
-    if (cin) g.cin = p + whole(m * n), g.cin_m = cin == 1 ? 0 : n, g.cin_n = 1;
+    d.c = p, g.c_m = n;
+    if (cin) d.cin = p + whole(m * n), g.cin_m = cin == 1 ? 0 : n, g.cin_n = 1;
   }
   double flops() const { return 2. * double(m * n * k) * products; }
   void round() {
     int repeats = int(4e4 / (flops() / 32 + 100)) + 1;
-    for (int i = 0; i < (repeats > 20 ? 3 : 1); i++) target::gemm(g);
+    for (int i = 0; i < (repeats > 20 ? 3 : 1); i++) target::gemm(g, d);
     const double before = peak();
     const uint64_t start = __rdtsc();
-    for (int i = 0; i < repeats; i++) target::gemm(g);
+    for (int i = 0; i < repeats; i++) target::gemm(g, d);
     const double cycles = double(__rdtsc() - start) / repeats;
     const double after = peak();
     of_peak.push_back(100 * flops() / cycles / (before > after ? before : after));

@@ -28,23 +28,23 @@ struct TileRowOf {
   }
 };
 
-// C = alpha * acc + CIN at (m0, n0).
+// C = after(alpha * acc + CIN) at (m0, n0).
 template <class T, int MR, int NV, int Last>
-FASTMETA_INLINE void finish(const GemmArgs<T>& g, typename Simd<T>::V (&acc)[MR][NV], int64_t m0, int64_t n0, int tail,
+FASTMETA_INLINE void finish(const GemmArgs<T>& g, const GemmData<T>& d, typename Simd<T>::V (&acc)[MR][NV], int64_t m0, int64_t n0, int tail,
                             const TileRowOf<T, NV, Last>& row) {
   using S = Simd<T>;
   using V = typename S::V;
   constexpr int L = S::lanes;
   const V alpha = S::splat(g.alpha);
-  if (g.cin && g.cin_n == 0) {  // a number for each row
-    const T* cin = g.cin + m0 * g.cin_m;
+  if (d.cin && g.cin_n == 0) {  // a number for each row
+    const T* cin = d.cin + m0 * g.cin_m;
     FASTMETA_UNROLL
     for (int i = 0; i < MR; i++, cin += g.cin_m) {
       FASTMETA_UNROLL
       for (int j = 0; j < NV; j++) acc[i][j] = S::fma(alpha, acc[i][j], S::splat(*cin));
     }
-  } else if (g.cin) {
-    const T* cin = g.cin + m0 * g.cin_m + n0 * g.cin_n;
+  } else if (d.cin) {
+    const T* cin = d.cin + m0 * g.cin_m + n0 * g.cin_n;
     int64_t cin_m = g.cin_m;
     T dense[MR * NV * L];
     if (g.cin_n != 1) {
@@ -68,8 +68,22 @@ FASTMETA_INLINE void finish(const GemmArgs<T>& g, typename Simd<T>::V (&acc)[MR]
       for (int j = 0; j < NV; j++) acc[i][j] *= alpha;
     }
   }
+  if (g.after == After::kRelu) {
+    FASTMETA_UNROLL
+    for (int i = 0; i < MR; i++) {
+      FASTMETA_UNROLL
+      for (int j = 0; j < NV; j++) acc[i][j] = greater_of(V{}, acc[i][j]);
+    }
+  } else if (g.after == After::kGate) {
+    const T* gate = d.gate + m0 * g.gate_m + n0;
+    FASTMETA_UNROLL
+    for (int i = 0; i < MR; i++, gate += g.gate_m) {
+      FASTMETA_UNROLL
+      for (int j = 0; j < NV; j++) acc[i][j] = row.load(gate, j) > V{} ? acc[i][j] : V{};
+    }
+  }
   const int64_t c_m = g.c_m;
-  T* c = g.c + m0 * c_m + n0;
+  T* c = d.c + m0 * c_m + n0;
   FASTMETA_UNROLL
   for (int i = 0; i < MR; i++, c += c_m) {
     FASTMETA_UNROLL
@@ -79,7 +93,7 @@ FASTMETA_INLINE void finish(const GemmArgs<T>& g, typename Simd<T>::V (&acc)[MR]
 
 // Rows m0 .. m1 (a multiple of MR of them), columns n0 .. n0 + (NV - 1) * lanes + tail.  B has unit stride along n.
 template <class T, int MR, int NV, int Last>
-__attribute__((noinline)) void chain(const GemmArgs<T>& g, int64_t m0, int64_t m1, int64_t n0, int tail) {
+__attribute__((noinline)) void chain(const GemmArgs<T>& g, const GemmData<T>& d, int64_t m0, int64_t m1, int64_t n0, int tail) {
   using S = Simd<T>;
   using V = typename S::V;
   const TileRowOf<T, NV, Last> row(tail);
@@ -91,12 +105,12 @@ __attribute__((noinline)) void chain(const GemmArgs<T>& g, int64_t m0, int64_t m
       for (int j = 0; j < NV; j++) acc[i][j] = V{};
     }
     for (int p = 0; p < g.n_products; p++) {
-      const Product<T>& f = g.products[p];
+      const Product& f = g.products[p];
       const int64_t a_k = f.a_k, b_k = f.b_k, a_m = f.a_m;
-      const T* b = f.b + n0;
+      const T* b = d.factors[2 * p + 1] + n0;
       const T* a[MR];
       FASTMETA_UNROLL
-      for (int i = 0; i < MR; i++) a[i] = i ? a[i - 1] + a_m : f.a + m0 * a_m;
+      for (int i = 0; i < MR; i++) a[i] = i ? a[i - 1] + a_m : d.factors[2 * p] + m0 * a_m;
       int64_t at = 0;
       FASTMETA_UNROLL_4
       for (int64_t k = f.k; k > 0; k--, at += a_k, b += b_k) {
@@ -132,7 +146,51 @@ __attribute__((noinline)) void chain(const GemmArgs<T>& g, int64_t m0, int64_t m
         }
       }
     }
-    finish(g, acc, m0, n0, tail, row);
+    finish(g, d, acc, m0, n0, tail, row);
+  }
+}
+
+// Products of columns and rows: the K of all products together is Terms.  The rows of B stay in registers, the rows of C pass
+// by, and every element is the chain that it is above.
+template <class T, int Terms, int NV, int Last>
+__attribute__((noinline)) void outer(const GemmArgs<T>& given, const GemmData<T>& data, int64_t m0, int64_t m1, int64_t n0, int tail) {
+  using S = Simd<T>;
+  using V = typename S::V;
+  const GemmArgs<T> g = given;  // as far as the compiler knows, a store could change what is behind a reference
+  const GemmData<T> d = data;
+  const TileRowOf<T, NV, Last> row(tail);
+  const T *a[Terms], *b[Terms];
+  int64_t a_m[Terms];
+  int found = 0;
+  for (int p = 0; p < g.n_products; p++) {
+    const Product& f = g.products[p];
+    for (int64_t k = 0; k < f.k; k++, found++) {
+      a[found] = d.factors[2 * p] + m0 * f.a_m + k * f.a_k;
+      b[found] = d.factors[2 * p + 1] + k * f.b_k + n0;
+      a_m[found] = f.a_m;
+    }
+  }
+  V y[Terms][NV];
+  FASTMETA_UNROLL
+  for (int t = 0; t < Terms; t++) {
+    FASTMETA_UNROLL
+    for (int j = 0; j < NV; j++) {
+      y[t][j] = row.load(b[t], j);
+      FASTMETA_PIN(y[t][j]);
+    }
+  }
+  for (; m0 < m1; m0++) {
+    V acc[1][NV];
+    FASTMETA_UNROLL
+    for (int j = 0; j < NV; j++) acc[0][j] = V{};
+    FASTMETA_UNROLL
+    for (int t = 0; t < Terms; t++, a[t - 1] += a_m[t - 1]) {
+      V x = S::splat(*a[t]);
+      FASTMETA_PIN(x);
+      FASTMETA_UNROLL
+      for (int j = 0; j < NV; j++) acc[0][j] = S::fma(x, y[t][j], acc[0][j]);
+    }
+    finish(g, d, acc, m0, n0, tail, row);
   }
 }
 
@@ -149,7 +207,7 @@ FASTMETA_INLINE typename Simd<T>::V every_other(typename Simd<T>::V x, Lanes<I..
 
 // A has unit stride along k: even and odd k in chains of their own, added at the end.
 template <class T, int MR, int Last>
-__attribute__((noinline)) void chain_of_two_k(const GemmArgs<T>& g, int64_t m0, int64_t m1, int64_t n0, int tail) {
+__attribute__((noinline)) void chain_of_two_k(const GemmArgs<T>& g, const GemmData<T>& d, int64_t m0, int64_t m1, int64_t n0, int tail) {
   using S = Simd<T>;
   using V = typename S::V;
   using All = typename FirstLanes<S::lanes>::type;
@@ -159,12 +217,12 @@ __attribute__((noinline)) void chain_of_two_k(const GemmArgs<T>& g, int64_t m0, 
     FASTMETA_UNROLL
     for (int i = 0; i < MR; i++) acc[i][0] = V{};
     for (int p = 0; p < g.n_products; p++) {
-      const Product<T>& f = g.products[p];
+      const Product& f = g.products[p];
       const int64_t b_k = f.b_k, a_m = f.a_m, pairs = f.k / 2 * 2;
-      const T* b = f.b + n0;
+      const T* b = d.factors[2 * p + 1] + n0;
       const T* a[MR];
       FASTMETA_UNROLL
-      for (int i = 0; i < MR; i++) a[i] = i ? a[i - 1] + a_m : f.a + m0 * a_m;
+      for (int i = 0; i < MR; i++) a[i] = i ? a[i - 1] + a_m : d.factors[2 * p] + m0 * a_m;
       FASTMETA_UNROLL_4
       for (int64_t k = 0; k < pairs; k += 2, b += 2 * b_k) {
         V y = in_turns<T>(row.load(b, 0), row.load(b + b_k, 0), All{});
@@ -189,13 +247,13 @@ __attribute__((noinline)) void chain_of_two_k(const GemmArgs<T>& g, int64_t m0, 
       const V v = acc[i][0];
       acc[i][0] = every_other<T, 0>(v, All{}) + every_other<T, 1>(v, All{});
     }
-    finish(g, acc, m0, n0, tail, row);
+    finish(g, d, acc, m0, n0, tail, row);
   }
 }
 
 // A has unit stride along m: rows m0 .. m1, a multiple of 2 * Pairs of them; the same chains as above.
 template <class T, int Pairs, int Last>
-__attribute__((noinline)) void chain_of_two_rows(const GemmArgs<T>& g, int64_t m0, int64_t m1, int64_t n0, int tail) {
+__attribute__((noinline)) void chain_of_two_rows(const GemmArgs<T>& g, const GemmData<T>& d, int64_t m0, int64_t m1, int64_t n0, int tail) {
   using S = Simd<T>;
   using V = typename S::V;
   using All = typename FirstLanes<S::lanes>::type;
@@ -205,9 +263,9 @@ __attribute__((noinline)) void chain_of_two_rows(const GemmArgs<T>& g, int64_t m
     FASTMETA_UNROLL
     for (int i = 0; i < Pairs; i++) acc[i] = V{};
     for (int p = 0; p < g.n_products; p++) {
-      const Product<T>& f = g.products[p];
+      const Product& f = g.products[p];
       const int64_t b_k = f.b_k, a_k = f.a_k;
-      const T *a = f.a + m0, *b = f.b + n0;
+      const T *a = d.factors[2 * p] + m0, *b = d.factors[2 * p + 1] + n0;
       FASTMETA_UNROLL_4
       for (int64_t k = f.k; k > 0; k--, a += a_k, b += b_k) {
         V y = row.load(b, 0);
@@ -227,7 +285,7 @@ __attribute__((noinline)) void chain_of_two_rows(const GemmArgs<T>& g, int64_t m
       rows[2 * i][0] = every_other<T, 0>(acc[i], All{});
       rows[2 * i + 1][0] = every_other<T, 1>(acc[i], All{});
     }
-    finish(g, rows, m0, n0, tail, row);
+    finish(g, d, rows, m0, n0, tail, row);
   }
 }
 
@@ -245,11 +303,14 @@ struct Tiles {
   static constexpr int max_rows[max_nv + 1] = {0, 10, 6, 4, 3, 2, 2};
 #endif
   TileOfC<T> fn[kTails][max_nv + 1][13] = {};
+  static constexpr int max_terms = 2;
+  TileOfC<T> outer_fn[kTails][max_terms + 1][max_nv + 1] = {};
   static constexpr int max_two_k = 12, max_two_rows = 10;
   TileOfC<T> two_k[kTails][max_two_k + 1] = {}, two_rows[kTails][max_two_rows + 1] = {};
 
   constexpr Tiles() {
     fill<1, 1>();
+    fill_outer<1, 1>();
     if constexpr (Simd<T>::has_splat_pair) fill_twos<1>();
   }
 
@@ -263,6 +324,14 @@ struct Tiles {
       two_rows[kMasked][R] = chain_of_two_rows<T, R, kMasked>;
     }
     if constexpr (R < max_two_k) fill_twos<R + 1>();
+  }
+  template <int Terms, int NV>
+  constexpr void fill_outer() {
+    outer_fn[kWhole][Terms][NV] = outer<T, Terms, NV, kWhole>;
+    outer_fn[kHalf][Terms][NV] = outer<T, Terms, NV, kHalf>;
+    outer_fn[kMasked][Terms][NV] = outer<T, Terms, NV, kMasked>;
+    if constexpr (NV < max_nv) fill_outer<Terms, NV + 1>();
+    else if constexpr (Terms < max_terms) fill_outer<Terms + 1, 1>();
   }
   template <int MR, int NV>
   constexpr void fill() {

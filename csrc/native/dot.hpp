@@ -33,9 +33,18 @@ FASTMETA_INLINE void store_lane_sums(const typename Simd<T>::V* x, T* sum) {
   }
 }
 
-// A tile of MR x NR elements of C.  A and B have unit stride along k.
+// What becomes of element m, n of C.
+template <class T>
+FASTMETA_INLINE T after(const GemmArgs<T>& g, const GemmData<T>& d, T c, int64_t m, int64_t n) {
+  if (g.after == After::kRelu) return c < 0 ? 0 : c;
+  if (g.after == After::kGate) return d.gate[m * g.gate_m + n * g.gate_n] > 0 ? c : 0;
+  return c;
+}
+
+// A tile of MR x NR elements of C, or one row of at most kDotRow.  A and B have unit stride along k.
+constexpr int kDotRow = 12;
 template <class T, int MR, int NR>
-__attribute__((noinline)) void dot(const GemmArgs<T>& g, int64_t m0, int64_t m1, int64_t n0, int) {
+__attribute__((noinline)) void dot(const GemmArgs<T>& g, const GemmData<T>& d, int64_t m0, int64_t m1, int64_t n0, int columns) {
   using S = Simd<T>;
   using V = typename S::V;
   constexpr int L = S::lanes, padded = kLaneSums<T, NR>;
@@ -48,12 +57,12 @@ __attribute__((noinline)) void dot(const GemmArgs<T>& g, int64_t m0, int64_t m1,
       for (int j = 0; j < padded; j++) acc[i][j] = V{};
     }
     for (int p = 0; p < g.n_products; p++) {
-      const Product<T>& f = g.products[p];
+      const Product& f = g.products[p];
       const T *a[MR], *b[NR];
       FASTMETA_UNROLL
-      for (int i = 0; i < MR; i++) a[i] = f.a + (m0 + i) * f.a_m;
+      for (int i = 0; i < MR; i++) a[i] = d.factors[2 * p] + (m0 + i) * f.a_m;
       FASTMETA_UNROLL
-      for (int j = 0; j < NR; j++) b[j] = f.b + (n0 + j) * f.b_n;
+      for (int j = 0; j < NR; j++) b[j] = d.factors[2 * p + 1] + (n0 + (NR < kDotRow || j < columns ? j : 0)) * f.b_n;
       auto step = [&](auto load) __attribute__((always_inline)) {
         V x[MR];
         FASTMETA_UNROLL
@@ -77,18 +86,17 @@ __attribute__((noinline)) void dot(const GemmArgs<T>& g, int64_t m0, int64_t m1,
         step([k, &mask](const T* q) __attribute__((always_inline)) { return S::load(q + k, mask); });
       }
     }
+    const int there = NR < kDotRow ? NR : columns;
     FASTMETA_UNROLL
     for (int i = 0; i < MR; i++) {
       T sum[padded];
       store_lane_sums<T, NR>(acc[i], sum);
-      T* c = g.c + (m0 + i) * g.c_m + n0 * c_n;
-      if (g.cin) {
-        const T* cin = g.cin + (m0 + i) * g.cin_m + n0 * g.cin_n;
-        FASTMETA_UNROLL
-        for (int j = 0; j < NR; j++) c[j * c_n] = S::fma_scalar(g.alpha, sum[j], cin[j * g.cin_n]);
+      T* c = d.c + (m0 + i) * g.c_m + n0 * c_n;
+      if (d.cin) {
+        const T* cin = d.cin + (m0 + i) * g.cin_m + n0 * g.cin_n;
+        for (int j = 0; j < there; j++) c[j * c_n] = after(g, d, S::fma_scalar(g.alpha, sum[j], cin[j * g.cin_n]), m0 + i, n0 + j);
       } else {
-        FASTMETA_UNROLL
-        for (int j = 0; j < NR; j++) c[j * c_n] = g.alpha * sum[j];
+        for (int j = 0; j < there; j++) c[j * c_n] = after(g, d, g.alpha * sum[j], m0 + i, n0 + j);
       }
     }
   }
@@ -107,8 +115,12 @@ inline void dot_rows(int64_t m0, int64_t m1, int64_t n, Call call) {
 // Columns n .. n_end for the rows m0 .. m1.
 template <class T, class Call>
 inline void dot_columns(int64_t m0, int64_t m1, int64_t n, int64_t n_end, Call call) {
-  if (m1 - m0 == 1)  // two groups at once, to cover the latency of an FMA
-    for (; n + 8 <= n_end; n += 8) call(dot<T, 1, 8>, m0, m1, n, 8);
+  if (m1 - m0 == 1)  // many at once, to cover the latency of an FMA
+    for (; n_end - n > 4; n += kDotRow) {
+      const int columns = n_end - n < kDotRow ? int(n_end - n) : kDotRow;
+      call(dot<T, 1, kDotRow>, m0, m1, n, columns);
+      if (columns < kDotRow) return;
+    }
   for (; n + 4 <= n_end; n += 4) dot_rows<T, 4>(m0, m1, n, call);
   for (; n + 2 <= n_end; n += 2) dot_rows<T, 2>(m0, m1, n, call);
   if (n < n_end) dot_rows<T, 1>(m0, m1, n, call);

@@ -119,14 +119,17 @@ void run_parts(Worker& worker, int64_t parts, PartFn fn, const void* context) {
 }
 
 Program::Program(std::shared_ptr<const PlanSpec> plan, const char* consts, const Kernels* kernels, bool winograd)
-    : plan_(std::move(plan)), consts_(consts), kernels_(kernels), winograd_(winograd) {
+    : plan_(std::move(plan)), consts_(consts), kernels_(kernels), winograd_(winograd), tape_(*kernels, int(plan_->bases.size())) {
   for (size_t k = 0; k < plan_->bases.size(); ++k)
     if (plan_->bases[k].kind == BaseKind::Arena) arenas_.push_back(int(k));
   for (const Block& block : plan_->blocks) {
     auto& bound = blocks_.emplace_back();
     for (const Instr& instr : block.instrs) {
-      bound.push_back(bind(instr, *kernels, *this));
-      scratch_bytes_ = std::max(scratch_bytes_, bound.back()->scratch_bytes());
+      auto instruction = bind(instr, *kernels, *this);
+      scratch_bytes_ = std::max(scratch_bytes_, instruction->scratch_bytes());
+      const size_t begin = tape_.end();
+      if (instruction->write(tape_)) instruction.reset();
+      bound.push_back({std::move(instruction), begin, tape_.end()});
     }
   }
 }
@@ -134,17 +137,17 @@ Program::Program(std::shared_ptr<const PlanSpec> plan, const char* consts, const
 Program::~Program() = default;
 
 void Program::run_block(int block, Worker& worker) const {
-  const auto& instrs = blocks_[block];
+  const auto& steps = blocks_[block];
   if (!worker.profile) {
-    for (const auto& instr : instrs) {
-      instr->run(worker);
+    for (const Step& step : steps) {
+      run_step(step, worker);
       if (worker.stopped()) return;
     }
     return;
   }
-  for (size_t k = 0; k < instrs.size(); ++k) {
+  for (size_t k = 0; k < steps.size(); ++k) {
     const uint64_t start = ticks();
-    instrs[k]->run(worker);
+    run_step(steps[k], worker);
     double& least = worker.profile->nanoseconds[block][k];
     least = std::min(least, double(ticks() - start) * ns_per_tick());
     if (worker.stopped()) return;
@@ -178,10 +181,10 @@ void Program::run(Call& call, char* const* pointers, PoolLease& pool, Profile* p
   call.pool = &pool;
   call.n_bases = int64_t(bases.size());
   call.scratch_bytes = scratch_bytes_;
-  memory->bases.assign(bases.size(), nullptr);
+  memory->bases.assign(bases.size() + 1, nullptr);
   Worker worker;
   worker.bases = memory->bases.data();
-  worker.scratch = memory->scratch.reserve(scratch_bytes_);
+  worker.scratch = worker.bases[bases.size()] = memory->scratch.reserve(scratch_bytes_);
   worker.call = &call;
   worker.caller = true;
   worker.team = pool.helpers() > 0;

@@ -5,6 +5,7 @@
 
 #include "../plan.hpp"
 #include "kernels.hpp"
+#include "tape.hpp"
 #include "worker.hpp"
 
 namespace fastmeta {
@@ -41,7 +42,16 @@ class Program {
   const char* consts_;
   const Kernels* kernels_;
   bool winograd_;
-  std::vector<std::vector<std::unique_ptr<Instruction>>> blocks_;
+  struct Step {
+    std::unique_ptr<Instruction> instruction;  // nullptr: it is on the tape
+    size_t begin, end;                         // there
+  };
+  void run_step(const Step& step, Worker& worker) const {
+    if (step.instruction) step.instruction->run(worker);
+    else tape_.run(worker, step.begin, step.end);
+  }
+  std::vector<std::vector<Step>> blocks_;
+  Tape tape_;
   std::vector<int> arenas_;
   int64_t scratch_bytes_ = 0;
 };

@@ -1,8 +1,8 @@
-// C [M, N] = alpha * sum_p A_p B_p + CIN for small and middling matrices of any strides.
+// C [M, N] = after(alpha * sum_p A_p B_p + CIN) for small and middling matrices of any strides.
 //
-// Included INSIDE the target's namespace, after kernels.hpp and simd.hpp (see there) and, at file scope, <cstdlib>.
+// Included INSIDE the target's namespace, after kernels.hpp, simd.hpp (see there) and vmath.hpp and, at file scope, <cstdlib>.
 //
-// Two kernels do the arithmetic:
+// Two kernels do the arithmetic (and `outer`, the chain of one or two k):
 //   chain  vectors along n; one accumulator per element of C, a plain chain of FMAs, products in order, k ascending
 //          (two of them, of even and odd k, for the last columns where a vector takes two k).  Needs B with unit stride
 //          along n: a B that has not is packed (transposed) panel by panel.
@@ -126,7 +126,7 @@ FASTMETA_INLINE Twos twos_of(const GemmArgs<T>& g, int64_t k) {
   if (!Simd<T>::has_splat_pair || tail == 0 || tail > L / 2 || k * g.n >= kLargeBytes / int64_t(sizeof(T))) return Twos::kNone;
   bool of_k = true, of_rows = true;
   for (int p = 0; p < g.n_products; p++) {
-    const Product<T>& f = g.products[p];
+    const Product& f = g.products[p];
     of_k &= f.a_k == 1 && f.k >= 16;
     of_rows &= f.a_m == 1;
   }
@@ -136,14 +136,14 @@ FASTMETA_INLINE Twos twos_of(const GemmArgs<T>& g, int64_t k) {
 
 // Runs each tile as it is found.
 template <class T>
-FASTMETA_INLINE auto run_tile_of(const GemmArgs<T>& g) {
-  return [&g](TileOfC<T> tile, int64_t m0, int64_t m1, int64_t n0, int tail) { tile(g, m0, m1, n0, tail); };
+FASTMETA_INLINE auto run_tile_of(const GemmArgs<T>& g, const GemmData<T>& d) {
+  return [&g, &d](TileOfC<T> tile, int64_t m0, int64_t m1, int64_t n0, int tail) { tile(g, d, m0, m1, n0, tail); };
 }
 
 // Packs columns n0 .. n0 + width of B into rows of `padded` elements.
 template <class T>
-inline void pack_panel(const Product<T>& f, int64_t n0, int64_t width, T* to, int64_t padded) {
-  const T* b = f.b + n0 * f.b_n;
+inline void pack_panel(const Product& f, const T* all, int64_t n0, int64_t width, T* to, int64_t padded) {
+  const T* b = all + n0 * f.b_n;
   if (f.b_n == 1)
     for (int64_t k = 0; k < f.k; k++) __builtin_memcpy(to + k * padded, b + k * f.b_k, width * sizeof(T));
   else if (f.b_k == 1)
@@ -155,24 +155,24 @@ inline void pack_panel(const Product<T>& f, int64_t n0, int64_t width, T* to, in
 
 // The meaning, and the way out where there is no memory to pack: the same chain, one element at a time.
 template <class T>
-inline void gemm_plain(const GemmArgs<T>& g) {
+inline void gemm_plain(const GemmArgs<T>& g, const GemmData<T>& d) {
   for (int64_t m = 0; m < g.m; m++)
     for (int64_t n = 0; n < g.n; n++) {
       T sum = 0;
       for (int p = 0; p < g.n_products; p++) {
-        const Product<T>& f = g.products[p];
+        const Product& f = g.products[p];
         for (int64_t k = 0; k < f.k; k++)
-          sum = Simd<T>::fma_scalar(f.a[m * f.a_m + k * f.a_k], f.b[k * f.b_k + n * f.b_n], sum);
+          sum = Simd<T>::fma_scalar(d.factors[2 * p][m * f.a_m + k * f.a_k], d.factors[2 * p + 1][k * f.b_k + n * f.b_n], sum);
       }
-      const T* cin = g.cin + m * g.cin_m + n * g.cin_n;
-      g.c[m * g.c_m + n] = g.cin ? Simd<T>::fma_scalar(g.alpha, sum, *cin) : g.alpha * sum;
+      const T* cin = d.cin + m * g.cin_m + n * g.cin_n;
+      d.c[m * g.c_m + n] = after(g, d, d.cin ? Simd<T>::fma_scalar(g.alpha, sum, *cin) : g.alpha * sum, m, n);
     }
 }
 
 // Rows m0 .. m1 of A, row by row, with k contiguous and no row at a multiple of a page from another.
 template <class T>
-inline T* pack_rows(const Product<T>& f, int64_t m0, int64_t m1, T* to, Product<T>& packed) {
-  const T* a = f.a + m0 * f.a_m;
+inline T* pack_rows(const Product& f, const T* all, int64_t m0, int64_t m1, T* to, Product& packed, const T*& packed_a) {
+  const T* a = all + m0 * f.a_m;
   const int64_t padded = f.k + (f.k * sizeof(T) % 1024 ? 0 : 64 / sizeof(T));
   if (f.a_m == 1 && f.a_k != 1)
     transpose(a, f.a_k, to, padded, f.k, m1 - m0);
@@ -181,7 +181,7 @@ inline T* pack_rows(const Product<T>& f, int64_t m0, int64_t m1, T* to, Product<
   else
     for (int64_t m = 0; m < m1 - m0; m++)
       for (int64_t k = 0; k < f.k; k++) to[m * padded + k] = a[m * f.a_m + k * f.a_k];
-  packed.a = to - m0 * padded;
+  packed_a = to - m0 * padded;
   packed.a_m = padded;
   packed.a_k = 1;
   return to + (m1 - m0) * padded;
@@ -213,7 +213,7 @@ struct Panels {
 // B packed into panels, as many at a time as kChunkBytes hold; with `large` A too, a block of rows at a time, which
 // stays in the second-level cache while the panels pass by.
 template <class T>
-inline void chain_packed(const GemmArgs<T>& g, const Panels<T>& panels, int64_t k, bool large) {
+inline void chain_packed(const GemmArgs<T>& g, const GemmData<T>& d, const Panels<T>& panels, int64_t k, bool large) {
   constexpr int L = Simd<T>::lanes;
   static thread_local Scratch scratch;
   const int64_t most = kBlockBytes / int64_t(sizeof(T)) / (k + 1);
@@ -224,19 +224,17 @@ inline void chain_packed(const GemmArgs<T>& g, const Panels<T>& panels, int64_t 
   if (chunk > panels.count) chunk = panels.count;
   T* const packed_b = (T*)scratch.reserve(
       sizeof(T) * size_t(chunk * panel_size + (large ? block * (k + g.n_products * 64 / int64_t(sizeof(T))) : 0)));
-  if (!packed_b) return gemm_plain(g);
+  if (!packed_b) return gemm_plain(g, d);
   T* const packed_a = packed_b + chunk * panel_size;
-  Product<T> packed[kMaxProducts];
-  for (int p = 0; p < g.n_products; p++) packed[p] = g.products[p];
-  GemmArgs<T> h = g;
-  h.products = packed;
+  GemmArgs<T> packed = g;
+  GemmData<T> at = d;
   for (int64_t first = 0; first < panels.count; first += chunk) {
     const int64_t end = first + chunk < panels.count ? first + chunk : panels.count;
     T* to = packed_b;
     for (int64_t i = first; i < end; i++) {
       const int nv = panels.vectors(i);
       for (int p = 0; p < g.n_products; p++) {
-        pack_panel(g.products[p], panels.first(i), (nv - 1) * L + panels.tail(i), to, nv * L);
+        pack_panel(g.products[p], d.factors[2 * p + 1], panels.first(i), (nv - 1) * L + panels.tail(i), to, nv * L);
         to += g.products[p].k * nv * L;
       }
     }
@@ -244,24 +242,36 @@ inline void chain_packed(const GemmArgs<T>& g, const Panels<T>& panels, int64_t 
       const int64_t m1 = m0 + block < g.m ? m0 + block : g.m;
       to = packed_a;
       if (large)
-        for (int p = 0; p < g.n_products; p++) to = pack_rows(g.products[p], m0, m1, to, packed[p]);
+        for (int p = 0; p < g.n_products; p++) to = pack_rows(g.products[p], d.factors[2 * p], m0, m1, to, packed.products[p], at.factors[2 * p]);
       const T* b = packed_b;
       for (int64_t i = first; i < end; i++) {
         const int nv = panels.vectors(i);
         for (int p = 0; p < g.n_products; p++) {
-          packed[p].b = b - panels.first(i);
-          packed[p].b_k = nv * L;
+          at.factors[2 * p + 1] = b - panels.first(i);
+          packed.products[p].b_k = nv * L;
           b += g.products[p].k * nv * L;
         }
-        chain_rows<T>(m0, m1, panels.first(i), nv, panels.tail(i), run_tile_of(h));
+        chain_rows<T>(m0, m1, panels.first(i), nv, panels.tail(i), run_tile_of(packed, at));
       }
     }
+  }
+}
+
+// B has unit stride along n, and the K of all products together is `terms`.
+template <class T, class Call>
+inline void outer_tiles(const GemmArgs<T>& g, int64_t terms, Call call) {
+  constexpr int64_t width = Tiles<T>::max_nv * Simd<T>::lanes;
+  for (int64_t n = 0; n < g.n; n += width) {
+    const int64_t columns = g.n - n < width ? g.n - n : width, vectors = (columns + Simd<T>::lanes - 1) / Simd<T>::lanes;
+    const int tail = int(columns - (vectors - 1) * Simd<T>::lanes);
+    call(tiles<T>.outer_fn[tail_kind<T>(tail)][terms][vectors], 0, g.m, n, tail);
   }
 }
 
 // B has unit stride along n.
 template <class T, class Call>
 inline void chain_tiles(const GemmArgs<T>& g, Twos twos, int64_t k, Call call) {
+  if (k >= 1 && k <= Tiles<T>::max_terms) return outer_tiles(g, k, call);
   const int tail = twos == Twos::kNone ? 0 : int(g.n % Simd<T>::lanes);
   const Panels<T> panels(g.m, g.n - tail);
   // Blocks of rows whose part of A stays in the cache while the panels pass by.
@@ -289,12 +299,19 @@ inline void dot_tiles(const GemmArgs<T>& g, int64_t k, Call call) {
 
 // C^T = B^T A^T
 template <class T>
-inline GemmArgs<T> swap_roles(const GemmArgs<T>& g, Product<T>* products) {
+inline GemmArgs<T> swap_roles(const GemmArgs<T>& g) {
+  GemmArgs<T> out{g.n, g.m, g.n_products, g.alpha, g.cin_n, g.cin_m, g.c_n, g.c_m, g.after, g.gate_n, g.gate_m};
   for (int p = 0; p < g.n_products; p++) {
-    const Product<T>& f = g.products[p];
-    products[p] = {f.b, f.a, f.k, f.b_n, f.b_k, f.a_k, f.a_m};
+    const Product& f = g.products[p];
+    out.products[p] = {f.k, f.b_n, f.b_k, f.a_k, f.a_m};
   }
-  return {g.n, g.m, g.n_products, products, g.alpha, g.cin, g.cin_n, g.cin_m, g.c, g.c_n, g.c_m};
+  return out;
+}
+template <class T>
+inline GemmData<T> swap_roles(const GemmData<T>& d) {
+  GemmData<T> out = d;
+  for (int k = 0; k < 2 * kMaxProducts; k++) out.factors[k] = d.factors[k ^ 1];
+  return out;
 }
 
 // With unit strides along k: do the lane sums of `dot` cost less than transposing B and the lanes that `chain` leaves
@@ -316,7 +333,7 @@ struct Way {
   FASTMETA_INLINE explicit Way(const GemmArgs<T>& g) {
     bool b_rows = true, dots = true, a_columns = true;
     for (int p = 0; p < g.n_products; p++) {
-      const Product<T>& f = g.products[p];
+      const Product& f = g.products[p];
       b_rows &= f.b_n == 1;
       a_columns &= f.a_m == 1;
       dots &= f.a_k == 1 && f.b_k == 1;
@@ -333,16 +350,16 @@ struct Way {
 };
 
 template <class T>
-inline void gemm(const GemmArgs<T>& given) {
+inline void gemm(const GemmArgs<T>& given, const GemmData<T>& data) {
   if (given.m <= 0 || given.n <= 0) return;
   const Way<T> way(given);
-  Product<T> products[kMaxProducts];
-  GemmArgs<T> swapped;
-  if (way.swapped) swapped = swap_roles(given, products);
-  const GemmArgs<T>& g = way.swapped ? swapped : given;
-  if (way.kernel == way.kChain) chain_tiles(g, way.twos, way.k, run_tile_of(g));
-  else if (way.kernel == way.kDot) dot_tiles(g, way.k, run_tile_of(g));
-  else chain_packed(g, Panels<T>(g.m, g.n), way.k, way.large);
+  auto run = [&way](const GemmArgs<T>& g, const GemmData<T>& d) {
+    if (way.kernel == way.kChain) chain_tiles(g, way.twos, way.k, run_tile_of(g, d));
+    else if (way.kernel == way.kDot) dot_tiles(g, way.k, run_tile_of(g, d));
+    else chain_packed(g, d, Panels<T>(g.m, g.n), way.k, way.large);
+  };
+  if (way.swapped) run(swap_roles(given), swap_roles(data));
+  else run(given, data);
 }
 
 template <class T>
@@ -350,8 +367,7 @@ inline GemmTiles<T> gemm_tiles(const GemmArgs<T>& given) {
   GemmTiles<T> found{};
   if (given.m <= 0 || given.n <= 0) return found;
   const Way<T> way(given);
-  Product<T> products[kMaxProducts];
-  const GemmArgs<T> g = way.swapped ? swap_roles(given, products) : given;
+  const GemmArgs<T> g = way.swapped ? swap_roles(given) : given;
   int64_t count = 0;
   auto note = [&](TileOfC<T> tile, int64_t m0, int64_t m1, int64_t n0, int tail) {
     if (count < found.most) found.tile[count] = {tile, m0, m1, n0, tail};

@@ -1,20 +1,6 @@
-// The kernels of one target.  Compiled once per target with -DFASTMETA_TARGET=baseline, avx2 or avx512 and its flags.
-//
-// Everything below the includes lives in the target's namespace; no inline library function may be called there, or the
-// linker could take the copy of another target.
-#include <cstddef>
-#include <cstdint>
-#include <cstdlib>
+// The kernels of one target, in one table.
+#include "target.hpp"
 
-#if defined(__x86_64__)
-#include <immintrin.h>
-#endif
-
-#include "kernels.hpp"
-
-#ifndef FASTMETA_TARGET
-#define FASTMETA_TARGET baseline
-#endif
 #define FASTMETA_JOIN_NAMES_(a, b) a##b
 #define FASTMETA_JOIN_NAMES(a, b) FASTMETA_JOIN_NAMES_(a, b)
 #define FASTMETA_STRING_(a) #a
@@ -23,11 +9,8 @@
 namespace fastmeta {
 namespace FASTMETA_TARGET {
 
-#include "simd.hpp"
-#include "gemm.hpp"
 #include "conv.hpp"
 #include "winograd_tiles.hpp"
-#include "vmath.hpp"
 #include "distance_tiles.hpp"
 #include "distance_panels.hpp"
 #include "weighted_rows.hpp"
@@ -38,13 +21,10 @@ namespace FASTMETA_TARGET {
 #include "tiles.hpp"
 #include "../generated/elementwise.hpp"
 
-constexpr Kernels make_kernels() {
+__attribute__((noinline)) static Kernels make_kernels() {
   Kernels k{};
   k.name = FASTMETA_STRING(FASTMETA_TARGET);
-  k.gemm_f32 = gemm<float>;
-  k.gemm_f64 = gemm<double>;
-  k.gemm_tiles_f32 = gemm_tiles<float>;
-  k.gemm_tiles_f64 = gemm_tiles<double>;
+  fill_gemm(k);
   k.conv_f32 = conv<float>;
   k.conv_f64 = conv<double>;
   fill_winograd(k);
@@ -57,7 +37,6 @@ constexpr Kernels make_kernels() {
   fill_tiles(k);
   return k;
 }
-static constexpr Kernels table = make_kernels();
 
 // Whether this machine runs what this build of the file contains, and the file contains what its name says.
 static bool available(const char* name) {
@@ -79,8 +58,11 @@ static bool available(const char* name) {
 
 }  // namespace FASTMETA_TARGET
 
+// Made when it is asked for, and never where it could not run: this file's instructions are the target's.
 const Kernels* FASTMETA_JOIN_NAMES(kernels_, FASTMETA_TARGET)() {
-  return FASTMETA_TARGET::available(FASTMETA_TARGET::table.name) ? &FASTMETA_TARGET::table : nullptr;
+  if (!FASTMETA_TARGET::available(FASTMETA_STRING(FASTMETA_TARGET))) return nullptr;
+  static const Kernels table = FASTMETA_TARGET::make_kernels();
+  return &table;
 }
 
 }  // namespace fastmeta

@@ -10,34 +10,43 @@ namespace fastmeta {
 enum DType : int { F32 = 0, F64 = 1, I32 = 2, BOOL = 3 };
 
 // One factor pair of a sum of products, A [M, K] times B [K, N].  Strides in elements.
-template <class T>
 struct Product {
-  const T* a;
-  const T* b;
   int64_t k, a_m, a_k, b_k, b_n;
 };
 
 constexpr int kMaxProducts = 4;
 
-// C [M, N] = alpha * sum_p A_p B_p (+ CIN).  C has unit column stride, but where it is one row; CIN may be C itself.
+// What becomes of an element of C while it is in a register.
+enum class After : int64_t { kNothing, kRelu, kGate };
+
+// C [M, N] = after(alpha * sum_p A_p B_p (+ CIN)).  C has unit column stride, but where it is one row; CIN may be C itself.
+// What of it is known before it runs:
 template <class T>
 struct GemmArgs {
   int64_t m, n;
-  int n_products;
-  const Product<T>* products;
+  int64_t n_products;
   T alpha;
-  const T* cin;  // nullptr: nothing is added
-  int64_t cin_m, cin_n;
-  T* c;
-  int64_t c_m, c_n = 1;
+  int64_t cin_m = 0, cin_n = 0;
+  int64_t c_m = 0, c_n = 1;
+  After after = After::kNothing;
+  int64_t gate_m = 0, gate_n = 1;
   int64_t rows = 0;  // of the whole product, where these are a part of it: may decide the order of sums, as m may not
+  Product products[kMaxProducts] = {};  // last: behind those that there are nobody looks
+};
+// And its memory:
+template <class T>
+struct GemmData {
+  T* c;
+  const T* cin;   // nullptr: nothing is added
+  const T* gate;  // kGate: C is 0 where this is not above 0; unit column stride (unit row stride where C is one column)
+  const T* factors[2 * kMaxProducts];  // A and B of each product in turn
 };
 
 // What a product comes to that needs no packing: calls of tiles of C, rows m0 .. m1 from column n0 on; of the last vector's
 // columns there are `tail`.  Sizes and strides decide, so that they are found once, not at every run.
 template <class T>
 struct GemmTile {
-  void (*run)(const GemmArgs<T>&, int64_t m0, int64_t m1, int64_t n0, int tail);
+  void (*run)(const GemmArgs<T>&, const GemmData<T>&, int64_t m0, int64_t m1, int64_t n0, int tail);
   int64_t m0, m1, n0;
   int tail;
 };
@@ -171,12 +180,13 @@ constexpr int kVariants = 8;
 constexpr int kMaxOps = 64;
 
 // Reduces or stores a tile into a target whose strides may be 0.  `x` has unit column stride.
-//   mode 1 sum, 2 max, 3 min (accumulating into dst); column stride of dst is 0 or 1, row stride is any.
+//   mode 1 sum, 2 max, 3 min (accumulating into dst, unless it is fresh); column stride of dst is 0 or 1, row stride is any.
 struct ReduceArgs {
   void* dst;
   const void* x;
   int64_t dst_row, dst_col, x_row;
   int64_t rows, cols;
+  bool fresh = false;  // dst holds nothing yet
 };
 using ReduceFn = void (*)(const ReduceArgs&);
 
@@ -193,9 +203,9 @@ using RowsFn = int64_t (*)(const RowsArgs&);
 
 struct Kernels {
   const char* name;    // "baseline", "avx2", "avx512"
-  void (*gemm_f32)(const GemmArgs<float>&);
-  void (*gemm_f64)(const GemmArgs<double>&);
-  GemmTiles<float> (*gemm_tiles_f32)(const GemmArgs<float>&);  // whatever its pointers
+  void (*gemm_f32)(const GemmArgs<float>&, const GemmData<float>&);
+  void (*gemm_f64)(const GemmArgs<double>&, const GemmData<double>&);
+  GemmTiles<float> (*gemm_tiles_f32)(const GemmArgs<float>&);
   GemmTiles<double> (*gemm_tiles_f64)(const GemmArgs<double>&);
   void (*conv_f32)(const ConvArgs<float>&);
   void (*conv_f64)(const ConvArgs<double>&);

@@ -225,7 +225,6 @@ void BoundPhase::size_tiles() {
     slots_[n_memory_ + t].row = tile_cols_ * slots_[n_memory_ + t].item;
     places_.push_back({kNone, t * tile_bytes_});
   }
-  single_ = !empty_ && outer_rank_ == 0 && rows_ <= tile_rows_ && cols_ <= tile_cols_;
 }
 
 bool BoundPhase::is_dense(int slot) const {
@@ -298,12 +297,37 @@ inline void BoundPhase::place(Worker& worker, char** at, char* joints) const {
 
 void BoundPhase::run(Worker& worker) const {
   if (!fills_.empty()) fill(worker);
-  if (single_) {
-    char* at[kMaxSlots];
-    place(worker, at);
-    return run_tile(at, rows_, cols_);
-  }
   if (!empty_) run_tiles(worker);
+}
+
+bool BoundPhase::is_short() const {
+  const bool one_tile = outer_rank_ == 0 && rows_ <= tile_rows_ && cols_ <= tile_cols_;
+  return one_tile && !empty_ &&
+         std::none_of(steps_.begin(), steps_.end(), [](const Step& step) { return step.kind == Kind::ReduceAny; });
+}
+
+void BoundPhase::write(Tape& tape) const {
+  auto spot = [&](int slot) {
+    if (slot == kNone) return Spot();
+    const Place& p = places_[slot];
+    return p.base == kNone ? tape.scratch(p.offset) : Spot(int(p.base), p.offset);
+  };
+  for (const Step& step : steps_) {
+    const auto [r, c] = extent(step, rows_, cols_);
+    const Spot dst = spot(step.dst), x = spot(step.x);
+    switch (step.kind) {
+      case Kind::Op: tape.tile(step.fn, tile_args(step, r, c), dst, x, spot(step.y), spot(step.z)); break;
+      case Kind::Copy: tape.copy(plane_copy(step, r, c), dst, x); break;
+      case Kind::Reduce: {
+        // One tile is all that is reduced: no fill beforehand.
+        ReduceArgs args = reduce_args(step, r, c);
+        args.fresh = std::any_of(fills_.begin(), fills_.end(), [&](const auto& f) { return f.first == step.dst; });
+        tape.reduce(step.reduce, args, dst, x);
+        break;
+      }
+      case Kind::ReduceAny: break;  // never here
+    }
+  }
 }
 
 void BoundPhase::run_tiles(Worker& worker) const {
@@ -380,23 +404,50 @@ void BoundPhase::run_plane(Worker& worker, char* const* at, int64_t rows, int64_
   }
 }
 
+// Of a step's arguments all but the pointers.
+inline std::pair<int64_t, int64_t> BoundPhase::extent(const Step& step, int64_t rows, int64_t cols) const {
+  if (step.one_row && cols == tile_cols_) return {1, rows * cols};
+  return {rows, cols};
+}
+inline TileArgs BoundPhase::tile_args(const Step& s, int64_t rows, int64_t cols) const {
+  return {nullptr, nullptr, nullptr, nullptr, s.dst_row, s.x_row, s.y_row, s.z_row, rows, cols};
+}
+inline PlaneCopy BoundPhase::plane_copy(const Step& step, int64_t rows, int64_t cols) const {
+  const Slot &to = slots_[step.dst], &from = slots_[step.x];
+  return {nullptr, nullptr, to.row, to.col, from.row, from.col, rows, cols, step.item};
+}
+inline ReduceArgs BoundPhase::reduce_args(const Step& s, int64_t rows, int64_t cols) const {
+  return {nullptr, nullptr, s.dst_row, s.dst_col, s.x_row, rows, cols, false};
+}
+
 void BoundPhase::run_tile(char* const* at, int64_t rows, int64_t cols) const {
   for (const Step& step : steps_) {
-    int64_t r = rows, c = cols;
-    if (step.one_row && cols == tile_cols_) c *= r, r = 1;
+    const auto [r, c] = extent(step, rows, cols);
+    char *const dst = at[step.dst], *const x = at[step.x];
     switch (step.kind) {
-      case Kind::Op:
-        step.fn({at[step.dst], at[step.x], step.y < 0 ? nullptr : at[step.y], step.z < 0 ? nullptr : at[step.z], step.dst_row, step.x_row,
-                 step.y_row, step.z_row, r, c});
-        break;
-      case Kind::Copy: {
-        const Slot &to = slots_[step.dst], &from = slots_[step.x];
-        copy_plane(*kernels_, {at[step.dst], at[step.x], to.row, to.col, from.row, from.col, r, c, step.item});
+      case Kind::Op: {
+        TileArgs args = tile_args(step, r, c);
+        args.dst = dst;
+        args.x = x;
+        if (step.y != kNone) args.y = at[step.y];
+        if (step.z != kNone) args.z = at[step.z];
+        step.fn(args);
         break;
       }
-      case Kind::Reduce:
-        step.reduce({at[step.dst], at[step.x], step.dst_row, step.dst_col, step.x_row, r, c});
+      case Kind::Copy: {
+        PlaneCopy copy = plane_copy(step, r, c);
+        copy.dst = dst;
+        copy.src = x;
+        copy_plane(*kernels_, copy);
         break;
+      }
+      case Kind::Reduce: {
+        ReduceArgs args = reduce_args(step, r, c);
+        args.dst = dst;
+        args.x = x;
+        step.reduce(args);
+        break;
+      }
       case Kind::ReduceAny:
         reduce_any(step, at[step.dst], step.dst_row, step.dst_col, at[step.x], step.x_row, rows, cols);
         break;
@@ -441,6 +492,12 @@ void BoundPhase::reduce_any(const Step& step, char* dst, int64_t dst_row, int64_
 
 Pass::Pass(int tag, const PassSpec& spec, const Kernels& kernels) : Instruction(tag) {
   for (const Phase& phase : spec.phases) phases_.emplace_back(phase, kernels, false);
+}
+
+bool Pass::write(Tape& tape) const {
+  if (!std::all_of(phases_.begin(), phases_.end(), [](const BoundPhase& phase) { return phase.is_short(); })) return false;
+  for (const BoundPhase& phase : phases_) phase.write(tape);
+  return true;
 }
 
 void Pass::run(Worker& worker) const {

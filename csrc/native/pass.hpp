@@ -7,6 +7,7 @@
 #include "../plan.hpp"
 #include "kernels.hpp"
 #include "strided.hpp"
+#include "tape.hpp"
 #include "worker.hpp"
 
 namespace fastmeta {
@@ -22,6 +23,9 @@ class BoundPhase {
   BoundPhase(const Phase& phase, const Kernels& kernels, bool by_rows);
 
   void run(Worker& worker) const;
+  // One tile, and nothing that a tape lacks: then it can be written there instead of being run. Without by_rows only.
+  bool is_short() const;
+  void write(Tape& tape) const;
   // For by_rows: fill once, then every block of rows of every batch element, in any order. joints: nullptr, or a part's own.
   void fill(Worker& worker) const;
   void run_rows(Worker& worker, const int64_t* batch, int64_t first, int64_t last, char* joints = nullptr) const;
@@ -75,13 +79,15 @@ class BoundPhase {
   int64_t row_elements(int slot) const { return slots_[slot].row / slots_[slot].item; }
   void place(Worker& worker, char** at, char* joints = nullptr) const;
   void run_tiles(Worker& worker) const;
+  std::pair<int64_t, int64_t> extent(const Step& step, int64_t rows, int64_t cols) const;
+  TileArgs tile_args(const Step& step, int64_t rows, int64_t cols) const;
+  PlaneCopy plane_copy(const Step& step, int64_t rows, int64_t cols) const;
+  ReduceArgs reduce_args(const Step& step, int64_t rows, int64_t cols) const;
   void run_tile(char* const* at, int64_t rows, int64_t cols) const;
   void run_plane(Worker& worker, char* const* at, int64_t rows, int64_t cols) const;
   void run_part(Worker& worker, int64_t part, char* joints) const;
   static void reduce_any(const Step& step, char* dst, int64_t dst_row, int64_t dst_col, const char* x, int64_t x_row, int64_t rows, int64_t cols);
 
-  // What a phase of one tile reads stands first.
-  bool single_ = false;  // one tile is all
   bool empty_ = false;
   int64_t tile_rows_ = 1, tile_cols_ = 1;
   int64_t rows_ = 1, cols_ = 1;
@@ -104,6 +110,7 @@ class BoundPhase {
 class Pass final : public Instruction {
  public:
   Pass(int tag, const PassSpec& spec, const Kernels& kernels);
+  bool write(Tape& tape) const override;
   void run(Worker& worker) const override;
   int64_t scratch_bytes() const override;
 

@@ -2,6 +2,8 @@
 
 #include <algorithm>
 
+#include "../generated/opcodes.hpp"
+
 namespace fastmeta {
 
 namespace {
@@ -41,11 +43,11 @@ Gemm<T>::Gemm(int tag, const GemmSpec& spec, const Kernels& kernels)
   }
   double depth = 1;
   for (const Factors& factors : spec.products) {
-    const int p = args_.n_products++;
+    const int p = int(args_.n_products++);
     set_place(kFactors + 2 * p, factors.a, m_, factors.k);
     set_place(kFactors + 2 * p + 1, factors.b, factors.k, n_);
     const Place *a = &places_[kFactors + 2 * p], *b = a + 1;
-    products_[p] = {nullptr, nullptr, factors.k, a->row, a->col, b->row, b->col};
+    args_.products[p] = {factors.k, a->row, a->col, b->row, b->col};
     depth += double(factors.k);
   }
   set_place(kC, spec.c, m_, n_);
@@ -53,8 +55,10 @@ Gemm<T>::Gemm(int tag, const GemmSpec& spec, const Kernels& kernels)
   work_ = double(m_) * double(n_) * depth;  // of one batch element
   // A small product is one block; then its phases are free to choose their own layout. Rowwise phases that follow
   // one that is not wait for that one, so they are run whole too.
+  const bool absorbed = !spec.phases.empty() && absorb(spec, spec.phases[0]);
   bool rowwise = batches_ != 1 || m_ * n_ * int64_t(sizeof(T)) > kBlockBytes || work_ > kSplitWork;
-  for (const Phase& phase : spec.phases) {
+  for (size_t k = absorbed; k < spec.phases.size(); ++k) {
+    const Phase& phase = spec.phases[k];
     rowwise = rowwise && phase.rowwise;
     phases_.push_back({rowwise, BoundPhase(phase, kernels, rowwise)});
     any_rowwise_ |= rowwise;
@@ -62,6 +66,34 @@ Gemm<T>::Gemm(int tag, const GemmSpec& spec, const Kernels& kernels)
   }
   phase_scratch_ = (phase_scratch_ + 63) / 64 * 64;
   if (batches_ > 0) choose_blocks();
+}
+
+// A phase that the kernels do themselves: what hidden layers with relu and their gradients come to.
+template <class T>
+bool Gemm<T>::absorb(const GemmSpec& spec, const Phase& phase) {
+  const Place& c = places_[kC];
+  if (!phase.rowwise || n_ <= 1 || c.col != 1 || phase.ops.size() != 1 || phase.stores.size() != 1) return false;
+  const MicroOp& op = phase.ops[0];
+  const Store& store = phase.stores[0];
+  auto is_c = [&](const Operand& operand) {
+    if (operand.base != spec.c.base || operand.offset != spec.c.offset) return false;
+    for (int d = 0; d < spec.batch_rank + 2; ++d)
+      if (spec.dims[d] > 1 && operand.stride[d] != spec.c.stride[d]) return false;
+    return true;
+  };
+  const int n_loads = int(phase.loads.size());
+  if (op.type != spec.dtype || store.mode != kStore || store.value != n_loads || !is_c(store.target)) return false;
+  if (op.args[0] >= n_loads || !is_c(phase.loads[op.args[0]])) return false;
+  if (op.op == Op::kRelu) {
+    args_.after = After::kRelu;
+    return true;
+  }
+  if (op.op != Op::kGate || op.args[1] >= n_loads || is_c(phase.loads[op.args[1]])) return false;
+  set_place(kGate, phase.loads[op.args[1]], m_, n_);
+  if (places_[kGate].col != 1) return false;
+  args_.after = After::kGate;
+  args_.gate_m = places_[kGate].row;
+  return true;
 }
 
 template <class T>
@@ -97,7 +129,12 @@ void Gemm<T>::choose_blocks() {
 template <class T>
 void Gemm<T>::prepare() {
   const Place &c = places_[kC], &cin = places_[kCin];
-  args_ = {blocks_.rows, n_, args_.n_products, products_, args_.alpha, nullptr, cin.row, cin.col, nullptr, target_ == Target::Scratch ? n_ : c.row, 1, m_};
+  args_.m = blocks_.rows;
+  args_.n = n_;
+  args_.rows = m_;
+  args_.cin_m = cin.row;
+  args_.cin_n = cin.col;
+  args_.c_m = target_ == Target::Scratch ? n_ : c.row;
   if (target_ == Target::Transposed) {
     args_.c_m = c.col;
     swap();
@@ -118,38 +155,51 @@ void Gemm<T>::swap() {
   std::swap(args_.m, args_.n);
   args_.rows = args_.m;
   std::swap(args_.cin_m, args_.cin_n);
-  for (Product<T>& f : products_) f = {nullptr, nullptr, f.k, f.b_n, f.b_k, f.a_k, f.a_m};
+  for (Product& f : args_.products) f = {f.k, f.b_n, f.b_k, f.a_k, f.a_m};
 }
 
 template <class T>
 void Gemm<T>::multiply(Worker& worker, const int64_t* batch, int64_t first, int64_t last) const {
-  GemmArgs<T> args = args_;
-  Product<T> products[kMaxProducts];
-  args.products = products;
-  for (int p = 0; p < args.n_products; ++p) {
-    products[p] = products_[p];
+  GemmData<T> data{};
+  for (int p = 0; p < args_.n_products; ++p) {
     const int a = kFactors + 2 * p;
-    products[p].a = at(worker, a, batch) + first * places_[a].row;
-    products[p].b = at(worker, a + 1, batch);
-    if (swapped_) std::swap(products[p].a, products[p].b);
+    data.factors[2 * p] = at(worker, a, batch) + first * places_[a].row;
+    data.factors[2 * p + 1] = at(worker, a + 1, batch);
+    if (swapped_) std::swap(data.factors[2 * p], data.factors[2 * p + 1]);
   }
-  if (has_cin_) args.cin = at(worker, kCin, batch) + first * places_[kCin].row;
+  if (has_cin_) data.cin = at(worker, kCin, batch) + first * places_[kCin].row;
+  if (args_.after == After::kGate) data.gate = at(worker, kGate, batch) + first * places_[kGate].row;
   const Place& place = places_[kC];
-  T* const c = args.c = at(worker, kC, batch) + first * place.row;
-  if (target_ == Target::Scratch) args.c = reinterpret_cast<T*>(worker.scratch + phase_scratch_);
+  T* const c = data.c = at(worker, kC, batch) + first * place.row;
+  if (target_ == Target::Scratch) data.c = reinterpret_cast<T*>(worker.scratch + phase_scratch_);
   if (tiles_.count > 0) {
     for (int t = 0; t < tiles_.count; ++t) {
       const GemmTile<T>& tile = tiles_.tile[t];
-      tile.run(args, tile.m0, tile.m1, tile.n0, tile.tail);
+      tile.run(args_, data, tile.m0, tile.m1, tile.n0, tile.tail);
     }
   } else {
+    GemmArgs<T> args = args_;
     if (!swapped_) args.m = last - first;  // swapped is one block
-    kernel_(args);
+    kernel_(args, data);
   }
   if (target_ == Target::Scratch) {
     const int64_t item = sizeof(T);
-    copy_plane(*kernels_, {reinterpret_cast<char*>(c), reinterpret_cast<char*>(args.c), place.row * item, place.col * item, n_ * item, item, last - first, n_, item});
+    copy_plane(*kernels_, {reinterpret_cast<char*>(c), reinterpret_cast<char*>(data.c), place.row * item, place.col * item, n_ * item, item, last - first, n_, item});
   }
+}
+
+template <class T>
+bool Gemm<T>::write(Tape& tape) const {
+  if (batches_ != 1 || blocks_.count != 1 || any_rowwise_ || team_ || tiles_.count == 0 || target_ == Target::Scratch) return false;
+  for (const Following& f : phases_)
+    if (!f.phase.is_short()) return false;
+  auto spot = [&](int matrix) { return Spot(places_[matrix].base, places_[matrix].offset); };
+  Spot factors[2 * kMaxProducts];
+  for (int k = 0; k < 2 * args_.n_products; ++k) factors[k] = spot(kFactors + (swapped_ ? k ^ 1 : k));
+  const Spot cin = spot(kCin);
+  tape.product(args_, tiles_, spot(kC), has_cin_ ? &cin : nullptr, spot(kGate), factors);
+  for (const Following& f : phases_) f.phase.write(tape);
+  return true;
 }
 
 // One block of rows of one batch element, and the phases on it.
@@ -174,13 +224,6 @@ void Gemm<T>::run(Worker& worker) const {
   const bool shared = team_ && worker.team;
   const Blocks& blocks = shared ? shared_ : blocks_;
   const int64_t units = batches_ * blocks.count;
-  if (units == 1 && !any_rowwise_) {
-    constexpr int64_t batch[kMaxRank] = {};
-    multiply(worker, batch, 0, m_);
-    if (work_ > kSplitWork) worker.poll();
-    for (const Following& f : phases_) f.phase.run(worker);
-    return;
-  }
   for (const Following& f : phases_)
     if (f.rowwise) f.phase.fill(worker);
   if (shared && units > 1) {

@@ -11,6 +11,7 @@ template <class T>
 class Gemm final : public Instruction {
  public:
   Gemm(int tag, const GemmSpec& spec, const Kernels& kernels);
+  bool write(Tape& tape) const override;
   void run(Worker& worker) const override;
   int64_t scratch_bytes() const override { return c_scratch_ + phase_scratch_; }
 
@@ -20,7 +21,7 @@ class Gemm final : public Instruction {
     int64_t offset = 0;
     int64_t row = 0, col = 0;  // elements
   };
-  enum Matrix { kC, kCin, kFactors, kMatrices = kFactors + 2 * kMaxProducts };  // from kFactors on A and B of each product in turn
+  enum Matrix { kC, kCin, kGate, kFactors, kMatrices = kFactors + 2 * kMaxProducts };  // from kFactors on A and B of each product in turn
   struct Following {
     bool rowwise;
     BoundPhase phase;
@@ -37,14 +38,13 @@ class Gemm final : public Instruction {
     int64_t rows = 1, count = 1;
   };
 
+  bool absorb(const GemmSpec& spec, const Phase& phase);
   void choose_blocks();
   void prepare();
   void swap();
   void run_unit(Worker& worker, const Blocks& blocks, int64_t unit) const;
   void multiply(Worker& worker, const int64_t* batch, int64_t first, int64_t last) const;
 
-  // What a small product reads stands first and close together: a program of many waits for its own text more than for
-  // anything else.
   int batch_rank_;
   bool has_cin_, swapped_ = false, any_rowwise_ = false;
   bool team_ = false;  // blocks are independent, and enough work to share
@@ -54,16 +54,15 @@ class Gemm final : public Instruction {
   int64_t m_, n_;
   double work_ = 0;  // multiply-adds of one batch element
   std::vector<Following> phases_;
-  GemmArgs<T> args_{};  // of a block of rows, pointers left out; with the roles of rows and columns swapped, if they are
+  GemmArgs<T> args_{};  // of a block of rows; with the roles of rows and columns swapped, if they are
   Place places_[kMatrices];
-  Product<T> products_[kMaxProducts] = {};
   GemmTiles<T> tiles_{};
 
   int64_t batch_[kMaxRank] = {};
   int64_t batch_strides_[kMatrices][kMaxRank] = {};  // bytes
   int64_t c_scratch_ = 0, phase_scratch_ = 0;
   const Kernels* kernels_;
-  void (*kernel_)(const GemmArgs<T>&);
+  void (*kernel_)(const GemmArgs<T>&, const GemmData<T>&);
 };
 
 }  // namespace fastmeta

@@ -322,12 +322,13 @@ template <class R, class T> FASTMETA_INLINE T reduce_short(const T* x, int64_t n
     return t;
   }
 }
-// Columns [c, c + W vectors) of all rows, added to dst; G rows at a time in accumulators of their own.
-template <class R, class T, int W, int G> FASTMETA_INLINE void reduce_columns(T* d, const T* x, int64_t x_row, int64_t rows) {
+// Columns [c, c + W vectors) of all rows, added to `start`, which is dst or a row before them; G rows at a time in accumulators
+// of their own.
+template <class R, class T, int W, int G> FASTMETA_INLINE void reduce_columns(T* d, const T* start, const T* x, int64_t x_row, int64_t rows) {
   using S = Simd<T>;
   using V = typename S::V;
   V acc[G][W];
-  FASTMETA_UNROLL for (int w = 0; w < W; ++w) acc[0][w] = S::load(d + w * S::lanes);
+  FASTMETA_UNROLL for (int w = 0; w < W; ++w) acc[0][w] = S::load(start + w * S::lanes);
   int64_t r = 0;
   if (G > 1 && rows >= 2 * G) {
     FASTMETA_UNROLL for (int g = 1; g < G; ++g)
@@ -342,10 +343,10 @@ template <class R, class T, int W, int G> FASTMETA_INLINE void reduce_columns(T*
     FASTMETA_UNROLL for (int w = 0; w < W; ++w) acc[0][w] = R::apply(acc[0][w], S::load(x + r * x_row + w * S::lanes));
   FASTMETA_UNROLL for (int w = 0; w < W; ++w) S::store(d + w * S::lanes, acc[0][w]);
 }
-// n < lanes columns of all rows, added to dst.
-template <class R, class T> FASTMETA_INLINE void reduce_columns_short(T* d, int n, const T* x, int64_t x_row, int64_t rows) {
+// n < lanes columns of all rows, added to `start`.
+template <class R, class T> FASTMETA_INLINE void reduce_columns_short(T* d, const T* start, int n, const T* x, int64_t x_row, int64_t rows) {
   using V = typename Simd<T>::V;
-  V a = Piece<T>::load(d, n);
+  V a = Piece<T>::load(start, n);
   int64_t r = 0;
   if (rows >= 4) {
     V b = Piece<T>::load(x, n);
@@ -375,6 +376,8 @@ template <class R, class T> void reduce(const ReduceArgs& a) {
     }
   }
   if (rows == 1) dst_row = 0;
+  const bool fresh = a.fresh;
+  auto add = [fresh](T& to, T t) { to = fresh ? t : R::scalar(to, t); };
   if (dst_col == 0 && dst_row == 0) {  // everything to one value
     if (x_row == n) {
       n *= rows;
@@ -383,30 +386,38 @@ template <class R, class T> void reduce(const ReduceArgs& a) {
     if (n < L) {
       T t = reduce_short<R>(x, n);
       for (int64_t r = 1; r < rows; ++r) t = R::scalar(t, reduce_short<R>(x + r * x_row, n));
-      *d = R::scalar(*d, t);
+      add(*d, t);
     } else {
       auto t = reduce_row<R>(x, n);
       for (int64_t r = 1; r < rows; ++r) t = R::apply(t, reduce_row<R>(x + r * x_row, n));
-      *d = R::scalar(*d, reduce_lanes<R, T>(t));
+      add(*d, reduce_lanes<R, T>(t));
     }
   } else if (dst_col == 0) {  // every row to one value
     if (n < L)
-      for (int64_t r = 0; r < rows; ++r) d[r * dst_row] = R::scalar(d[r * dst_row], reduce_short<R>(x + r * x_row, n));
+      for (int64_t r = 0; r < rows; ++r) add(d[r * dst_row], reduce_short<R>(x + r * x_row, n));
     else
-      for (int64_t r = 0; r < rows; ++r) d[r * dst_row] = R::scalar(d[r * dst_row], reduce_lanes<R, T>(reduce_row<R>(x + r * x_row, n)));
+      for (int64_t r = 0; r < rows; ++r) add(d[r * dst_row], reduce_lanes<R, T>(reduce_row<R>(x + r * x_row, n)));
   } else if (dst_row == 0) {  // every column to one value
+    const T* start = d;
+    if (fresh) {
+      start = x;
+      x += x_row;
+      --rows;
+    }
     int64_t c = 0;
-    for (; c + 4 * L <= n; c += 4 * L) reduce_columns<R, T, 4, 1>(d + c, x + c, x_row, rows);
+    for (; c + 4 * L <= n; c += 4 * L) reduce_columns<R, T, 4, 1>(d + c, start + c, x + c, x_row, rows);
     if (c + 2 * L <= n) {
-      reduce_columns<R, T, 2, 2>(d + c, x + c, x_row, rows);
+      reduce_columns<R, T, 2, 2>(d + c, start + c, x + c, x_row, rows);
       c += 2 * L;
     }
     if (c + L <= n) {
-      reduce_columns<R, T, 1, 4>(d + c, x + c, x_row, rows);
+      reduce_columns<R, T, 1, 4>(d + c, start + c, x + c, x_row, rows);
       c += L;
     }
-    if (c < n) reduce_columns_short<R>(d + c, int(n - c), x + c, x_row, rows);
-  } else {  // nothing is reduced: dst op= x
+    if (c < n) reduce_columns_short<R>(d + c, start + c, int(n - c), x + c, x_row, rows);
+  } else if (fresh) {  // nothing is reduced: dst = x
+    for (; rows > 0; --rows, d += dst_row, x += x_row) __builtin_memcpy(d, x, size_t(n) * sizeof(T));
+  } else {  // dst op= x
     tile<R, T, 0>({d, d, x, nullptr, dst_row, dst_row, x_row, 0, rows, n});
   }
 }

@@ -138,11 +138,16 @@ void Winograd::run_unit(Worker& worker, const float* weights, int64_t number, ch
   for (int64_t p = 0; p < n_products; ++p) copy_tiles(worker, spec_.products[size_t(p)].first, unit, 0, depth_, read + p * read_.size());
   const bool transposed = spec_.kind == 1 && !turned_;
   const int64_t down = transposed ? 1 : weights_.row, across = transposed ? weights_.row : 1;
-  Product<float> products[kMaxProducts];
+  GemmArgs<float> args{tiles, width_, n_products, 1};
+  args.c_m = other_.row;
+  std::fill_n(args.products, n_products, Product{depth_, read_.row, 1, down, across});
   for (int64_t place = 0; place < 16; ++place) {
-    for (int64_t p = 0; p < n_products; ++p)
-      products[p] = {read + p * read_.size() + place * read_.plane, weights + p * weights_.size() + place * weights_.plane, depth_, read_.row, 1, down, across};
-    kernels_->gemm_f32({tiles, width_, int(n_products), products, 1, nullptr, 0, 0, sums + place * other_.plane, other_.row});
+    GemmData<float> data{sums + place * other_.plane, nullptr, nullptr, {}};
+    for (int64_t p = 0; p < n_products; ++p) {
+      data.factors[2 * p] = read + p * read_.size() + place * read_.plane;
+      data.factors[2 * p + 1] = weights + p * weights_.size() + place * weights_.plane;
+    }
+    kernels_->gemm_f32(args, data);
   }
   Operand target = spec_.target;  // dense, whatever its strides say where a dim is 1
   target.stride[2] = width_, target.stride[1] = maps_[1] * width_, target.stride[0] = maps_[0] * maps_[1] * width_;
@@ -173,12 +178,16 @@ void Winograd::sum_taps(Worker& worker, int64_t first, int64_t last) const {
       kernels_->winograd[kWinogradSpread]({tiles, width_, worker.at<float>(y), y_at, y.stride[1], y.stride[2], spread + p * other_.size(), x_at, 4 * other_.plane, other_.plane,
                                            scratch<uint8_t>(worker, scratch_.missing)});
     }
-    Product<float> products[kMaxProducts];
+    GemmArgs<float> args{channels, width_, n_products, 1, weights_.row, 1, weights_.row};
+    std::fill_n(args.products, n_products, Product{tiles, 1, read_.row, other_.row, 1});
     for (int64_t place = 0; place < 16; ++place) {
       float* const sum = sums + place * weights_.plane;
-      for (int64_t p = 0; p < n_products; ++p)
-        products[p] = {read + p * read_.size() + place * read_.plane, spread + p * other_.size() + place * other_.plane, tiles, 1, read_.row, other_.row, 1};
-      kernels_->gemm_f32({channels, width_, int(n_products), products, 1, number ? sum : nullptr, weights_.row, 1, sum, weights_.row});
+      GemmData<float> data{sum, number ? sum : nullptr, nullptr, {}};
+      for (int64_t p = 0; p < n_products; ++p) {
+        data.factors[2 * p] = read + p * read_.size() + place * read_.plane;
+        data.factors[2 * p + 1] = spread + p * other_.size() + place * other_.plane;
+      }
+      kernels_->gemm_f32(args, data);
     }
     if (long_) worker.poll();
   }

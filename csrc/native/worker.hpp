@@ -60,7 +60,7 @@ struct Profile {  // by instruction: the least time
 };
 
 struct Worker {
-  char** bases = nullptr;
+  char** bases = nullptr;  // the plan's, and one more: the scratch
   char* scratch = nullptr;
   Call* call = nullptr;
   int64_t task = -1;
@@ -87,12 +87,16 @@ struct Worker {
   std::chrono::steady_clock::time_point next_poll_{};
 };
 
+class Tape;
+
 // A decoded instruction with its kernels chosen. Immutable; run by many workers at once.
 class Instruction {
  public:
   explicit Instruction(int tag) : tag(tag) {}
   virtual ~Instruction() = default;
   virtual void run(Worker& worker) const = 0;
+  // Writes what run() does on the tape, if it is short.
+  virtual bool write(Tape&) const { return false; }
   virtual int64_t scratch_bytes() const { return 0; }
   const int tag;
 };
@@ -105,10 +109,10 @@ void with_worker(Worker& leader, int64_t arena_bytes, const std::vector<int>* ar
   try {
     if (std::this_thread::get_id() == call.caller) return fn(leader);
     MemoryLease memory;
-    memory->bases.assign(leader.bases, leader.bases + call.n_bases);
+    memory->bases.assign(leader.bases, leader.bases + call.n_bases + 1);
     Worker worker;
     worker.bases = memory->bases.data();
-    worker.scratch = memory->scratch.reserve(call.scratch_bytes);
+    worker.scratch = worker.bases[call.n_bases] = memory->scratch.reserve(call.scratch_bytes);
     worker.call = &call;
     worker.task = leader.task;
     worker.memory = &*memory;

@@ -1,5 +1,5 @@
-// Compares gemm with a triple loop in long double, over shapes, strides, sums of products and forms of CIN, and
-// checks that the bits of a row do not depend on how M is split.
+// Compares gemm with a triple loop in long double, over shapes, strides, sums of products, forms of CIN and what becomes
+// of C, and checks that the bits of a row do not depend on how M is split.
 //   g++ -std=c++17 -O3 -ffp-contract=fast -I csrc/native [-mavx2 -mfma | -march=...] tests/cpp/gemm_test.cpp
 #include <cmath>
 #include <cstdint>
@@ -15,12 +15,14 @@
 namespace fastmeta {
 namespace target {
 #include "simd.hpp"
+#include "vmath.hpp"
 #include "gemm.hpp"
 }  // namespace target
 }  // namespace fastmeta
 
+using fastmeta::After;
 using fastmeta::GemmArgs;
-using fastmeta::Product;
+using fastmeta::GemmData;
 
 static int64_t tiled_cases = 0;
 static uint64_t state = 1;
@@ -49,20 +51,27 @@ struct Matrix {
 
 template <class T>
 static bool check(int64_t M, int64_t N, const std::vector<int64_t>& Ks, const std::vector<int>& forms, int cin_form,
-                  int64_t gap, T alpha) {
+                  int64_t gap, T alpha, After after) {
   std::vector<Matrix<T>> as, bs;
   GemmArgs<T> g{};
-  Product<T> products[fastmeta::kMaxProducts];
-  g.products = products;
+  GemmData<T> d{};
   g.m = g.rows = M;
   g.n = N;
-  g.n_products = int(Ks.size());
+  g.n_products = int64_t(Ks.size());
+  g.after = after;
   for (size_t p = 0; p < Ks.size(); p++) {
     as.emplace_back(M, Ks[p], forms[2 * p]);
     bs.emplace_back(Ks[p], N, forms[2 * p + 1]);
   }
   for (size_t p = 0; p < Ks.size(); p++)
-    products[p] = {as[p].data.data(), bs[p].data.data(), Ks[p], as[p].row, as[p].col, bs[p].row, bs[p].col};
+    g.products[p] = {Ks[p], as[p].row, as[p].col, bs[p].row, bs[p].col};
+  for (size_t p = 0; p < Ks.size(); p++) {
+    d.factors[2 * p] = as[p].data.data();
+    d.factors[2 * p + 1] = bs[p].data.data();
+  }
+  const Matrix<T> gate(M, N, N == 1 ? 0 : 2);
+  d.gate = gate.data.data();
+  g.gate_m = gate.row;
   g.alpha = alpha;
   const int64_t c_m = N + gap;
   std::vector<T> c((M - 1) * c_m + N, T(-99));
@@ -73,13 +82,13 @@ static bool check(int64_t M, int64_t N, const std::vector<int64_t>& Ks, const st
       for (int64_t n = 0; n < N; n++) c[m * c_m + n] = cin.at(m, n);
   const std::vector<T> before = c;
   if (cin_form) {
-    g.cin = cin_form == 4 ? c.data() : cin.data.data();
+    d.cin = cin_form == 4 ? c.data() : cin.data.data();
     g.cin_m = cin_form == 4 ? c_m : cin_form == 1 ? 0 : cin.row;
     g.cin_n = cin_form == 4 ? 1 : cin_form == 2 ? 0 : cin.col;
   }
-  g.c = c.data();
+  d.c = c.data();
   g.c_m = c_m;
-  fastmeta::target::gemm(g);
+  fastmeta::target::gemm(g, d);
 
   const double eps = sizeof(T) == 4 ? 6e-8 : 1.2e-16;
   for (int64_t m = 0; m < M; m++) {
@@ -98,6 +107,8 @@ static bool check(int64_t M, int64_t N, const std::vector<int64_t>& Ks, const st
         sum += x;
         size += fabsl(x);
       }
+      if (after == After::kRelu && sum < 0) sum = 0;
+      if (after == After::kGate && !(gate.at(m, n) > 0)) sum = 0;
       if (!(fabsl(c[m * c_m + n] - sum) <= eps * (4 + sqrtl(size)) * (size + 1))) {
         printf("wrong at (%d, %d): %g, expected %Lg\n", int(m), int(n), double(c[m * c_m + n]), sum);
         return false;
@@ -111,12 +122,11 @@ static bool check(int64_t M, int64_t N, const std::vector<int64_t>& Ks, const st
   const fastmeta::GemmTiles<T> tiles = fastmeta::target::gemm_tiles(g);
   if (tiles.count) {
     std::vector<T> tiled = before;
-    GemmArgs<T> h = g;
-    h.c = tiled.data();
-    if (cin_form == 4) h.cin = h.c;
-    Product<T> turned[fastmeta::kMaxProducts];
-    if (tiles.swapped) h = fastmeta::target::swap_roles(h, turned);
-    for (int t = 0; t < tiles.count; t++) tiles.tile[t].run(h, tiles.tile[t].m0, tiles.tile[t].m1, tiles.tile[t].n0, tiles.tile[t].tail);
+    GemmArgs<T> h = tiles.swapped ? fastmeta::target::swap_roles(g) : g;
+    GemmData<T> there = tiles.swapped ? fastmeta::target::swap_roles(d) : d;
+    there.c = tiled.data();
+    if (cin_form == 4) there.cin = there.c;
+    for (int t = 0; t < tiles.count; t++) tiles.tile[t].run(h, there, tiles.tile[t].m0, tiles.tile[t].m1, tiles.tile[t].n0, tiles.tile[t].tail);
     if (memcmp(tiled.data(), c.data(), c.size() * sizeof(T))) return printf("bits depend on how tiles are called\n"), false;
     tiled_cases++;
   }
@@ -126,16 +136,13 @@ static bool check(int64_t M, int64_t N, const std::vector<int64_t>& Ks, const st
   for (int64_t m = 0; m < M;) {
     const int64_t rows = 1 + next(uint32_t(M - m));
     GemmArgs<T> h = g;
-    Product<T> parts[fastmeta::kMaxProducts];
-    h.products = parts;
+    GemmData<T> part = d;
     h.m = rows;
-    for (int p = 0; p < g.n_products; p++) {
-      parts[p] = products[p];
-      parts[p].a += m * products[p].a_m;
-    }
-    h.c = split.data() + m * c_m;
-    if (cin_form) h.cin = (cin_form == 4 ? split.data() : g.cin) + m * g.cin_m;
-    fastmeta::target::gemm(h);
+    for (int p = 0; p < int(g.n_products); p++) part.factors[2 * p] += m * g.products[p].a_m;
+    part.c = split.data() + m * c_m;
+    if (cin_form) part.cin = (cin_form == 4 ? split.data() : d.cin) + m * g.cin_m;
+    part.gate += m * g.gate_m;
+    fastmeta::target::gemm(h, part);
     m += rows;
   }
   if (memcmp(split.data(), c.data(), c.size() * sizeof(T))) return printf("bits depend on the split of M\n"), false;
@@ -149,9 +156,10 @@ static void run(int64_t M, int64_t N, const std::vector<int64_t>& Ks, const std:
   const T alpha = alphas[next(3)];
   const int64_t gap = next(3) ? 0 : 5;
   cases++;
-  if (check<T>(M, N, Ks, forms, cin_form, gap, alpha)) return;
+  const After after = After(next(3));
+  if (check<T>(M, N, Ks, forms, cin_form, gap, alpha, after)) return;
   failures++;
-  printf("  %s m %d n %d cin %d c gap %d", sizeof(T) == 4 ? "float" : "double", int(M), int(N), cin_form, int(gap));
+  printf("  %s m %d n %d cin %d c gap %d after %d", sizeof(T) == 4 ? "float" : "double", int(M), int(N), cin_form, int(gap), int(after));
   for (size_t p = 0; p < Ks.size(); p++) printf(" [k %d a %d b %d]", int(Ks[p]), forms[2 * p], forms[2 * p + 1]);
   printf("\n");
   if (failures > 20) exit(1);
