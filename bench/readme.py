@@ -51,7 +51,23 @@ def table(found: dict[str, Any], origin: dict[str, Any]) -> str:
         f"for equality, {origin['threads']} threads, {origin['cpu'].split(' (')[0]} with AVX-512, torch {versions['torch']}, JAX {versions['jax']}, "
         f"{origin['date'][:10]}; spreads and all workloads in [bench/results](bench/results)."
     )
-    return "\n".join(lines)
+    return "\n".join([*lines, "", with_avx2()])
+
+
+def with_avx2() -> str:
+    """The same on a machine of narrower vectors, in a sentence."""
+    files = [json.loads(f.read_text()) for f in sorted(RESULTS.glob("avx2-*.json"))]
+    found = {title: report["rows"] for f in files for title, report in f["reports"].items()}
+    origin = files[0]["provenance"]
+
+    def times(peer: str) -> str:
+        return ", ".join(f"{found[f'sin-K5 T={tasks}'][peer]['ratio']['median']:.3g}" for tasks in (32, 256, 4))
+
+    return (
+        f"On a machine with AVX2 ({origin['cpu'].split(' (')[0]}, {origin['threads']} threads, {origin['date'][:10]}, [files](bench/results)) the first three rows are "
+        f"{times('jax')} x for JAX, {times('torch-bmm')} x for hand-batched torch and {times('torch-func')} x for torch.func; JAX takes at least "
+        f"{min(rows['jax']['ratio']['median'] for title, rows in found.items() if title in SHOWN):.3g} x as long on every row."
+    )
 
 
 def image_table() -> str:
