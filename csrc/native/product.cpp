@@ -190,7 +190,7 @@ void Gemm<T>::multiply(Worker& worker, const int64_t* batch, int64_t first, int6
 
 template <class T>
 bool Gemm<T>::write(Tape& tape) const {
-  if (batches_ != 1 || blocks_.count != 1 || any_rowwise_ || team_ || tiles_.count == 0 || target_ == Target::Scratch) return false;
+  if (batches_ != 1 || blocks_.count != 1 || any_rowwise_ || work_ > kSplitWork || tiles_.count == 0 || target_ == Target::Scratch) return false;
   for (const Following& f : phases_)
     if (!f.phase.is_short()) return false;
   auto spot = [&](int matrix) { return Spot(places_[matrix].base, places_[matrix].offset); };
