@@ -415,8 +415,8 @@ template <class R, class T> void reduce(const ReduceArgs& a) {
       c += L;
     }
     if (c < n) reduce_columns_short<R>(d + c, start + c, int(n - c), x + c, x_row, rows);
-  } else if (fresh) {  // nothing is reduced: dst = x
-    for (; rows > 0; --rows, d += dst_row, x += x_row) __builtin_memcpy(d, x, size_t(n) * sizeof(T));
+  } else if (fresh) {  // nothing is reduced: dst = x, moved, since plans are not checked for overlap
+    for (; rows > 0; --rows, d += dst_row, x += x_row) __builtin_memmove(d, x, size_t(n) * sizeof(T));
   } else {  // dst op= x
     tile<R, T, 0>({d, d, x, nullptr, dst_row, dst_row, x_row, 0, rows, n});
   }
