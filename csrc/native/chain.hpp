@@ -1,6 +1,6 @@
 // The tiles of a product that is summed in chains: MR rows x NV vectors of C in registers.
 //
-// Included INSIDE the target's namespace, after kernels.hpp and simd.hpp.
+// Included INSIDE the target's namespace, after kernels.hpp, simd.hpp and vmath.hpp.
 #pragma once
 
 // What of the last vector of a tile there is.

@@ -25,7 +25,7 @@ namespace FASTMETA_TARGET {
 #include "vmath.hpp"
 #include "gemm.hpp"
 
-void fill_gemm(Kernels& kernels);  // gemm_kernels.cpp: apart, since it takes as long to compile as all others together
+void fill_gemm(Kernels& kernels);  // gemm_kernels.cpp: apart, so that two cores share the compiling
 
 }  // namespace FASTMETA_TARGET
 }  // namespace fastmeta
