@@ -32,12 +32,12 @@ struct GreaterEqual {
   static constexpr bool heavy = false;
   template <class V> static FASTMETA_INLINE V apply(V x, V y) { return ge(x, y); }
 };
-struct LogicalAnd {
+struct Multiply {
   static constexpr int arity = 2, types = 7;
   static constexpr bool heavy = false;
   template <class V> static FASTMETA_INLINE V apply(V x, V y) { return x * y; }
 };
-struct LogicalOr {
+struct Maximum {
   static constexpr int arity = 2, types = 7;
   static constexpr bool heavy = false;
   template <class V> static FASTMETA_INLINE V apply(V x, V y) { return max(x, y); }
@@ -57,11 +57,6 @@ struct Subtract {
   static constexpr bool heavy = false;
   template <class V> static FASTMETA_INLINE V apply(V x, V y) { return x - y; }
 };
-struct Multiply {
-  static constexpr int arity = 2, types = 7;
-  static constexpr bool heavy = false;
-  template <class V> static FASTMETA_INLINE V apply(V x, V y) { return x * y; }
-};
 struct Divide {
   static constexpr int arity = 2, types = 3;
   static constexpr bool heavy = false;
@@ -71,11 +66,6 @@ struct Power {
   static constexpr int arity = 2, types = 3;
   static constexpr bool heavy = true;
   template <class V> static FASTMETA_INLINE V apply(V x, V y) { return pow(x, y); }
-};
-struct Maximum {
-  static constexpr int arity = 2, types = 7;
-  static constexpr bool heavy = false;
-  template <class V> static FASTMETA_INLINE V apply(V x, V y) { return max(x, y); }
 };
 struct Minimum {
   static constexpr int arity = 2, types = 7;
@@ -195,8 +185,8 @@ constexpr void fill_elementwise(Kernels& kernels) {
   fill_tile<LessEqual>(kernels.tile[3]);
   fill_tile<Greater>(kernels.tile[4]);
   fill_tile<GreaterEqual>(kernels.tile[5]);
-  fill_tile<LogicalAnd>(kernels.tile[6]);
-  fill_tile<LogicalOr>(kernels.tile[7]);
+  fill_tile<Multiply>(kernels.tile[6]);
+  fill_tile<Maximum>(kernels.tile[7]);
   fill_tile<LogicalNot>(kernels.tile[8]);
   fill_tile<Add>(kernels.tile[9]);
   fill_tile<Subtract>(kernels.tile[10]);

@@ -3,57 +3,52 @@
 // Included INSIDE the target's namespace, after kernels.hpp, simd.hpp and vmath.hpp.
 #pragma once
 
-// What of the last vector of a tile there is.
-enum Tail { kWhole, kHalf, kMasked, kTails };
-
-template <class T>
-constexpr Tail tail_kind(int tail) { return tail == Simd<T>::lanes ? kWhole : tail == Simd<T>::lanes / 2 ? kHalf : kMasked; }
-
-// A row of NV vectors, of the last one `tail` elements.
-template <class T, int NV, int Last>
+// A row of NV vectors; of the last one `tail` elements, all of them if it is Whole.
+template <class T, int NV, bool Whole>
 struct TileRowOf {
   using S = Simd<T>;
   using V = typename S::V;
+  const int tail;
   const typename S::Mask mask;
-  FASTMETA_INLINE explicit TileRowOf(int tail) : mask(S::mask(tail)) {}
+  FASTMETA_INLINE explicit TileRowOf(int tail) : tail(tail), mask(S::mask(tail)) {}
   FASTMETA_INLINE V load(const T* p, int j) const {
-    if (Last == kHalf && j == NV - 1) return S::load_half(p + j * S::lanes);
-    if (Last == kMasked && j == NV - 1) return S::load(p + j * S::lanes, mask);
-    return S::load(p + j * S::lanes);
+    if (Whole || j < NV - 1) return S::load(p + j * S::lanes);
+    return S::load(p + j * S::lanes, mask);
   }
   FASTMETA_INLINE void store(T* p, int j, V v) const {
-    if (Last == kHalf && j == NV - 1) S::store_half(p + j * S::lanes, v);
-    else if (Last == kMasked && j == NV - 1) S::store(p + j * S::lanes, v, mask);
-    else S::store(p + j * S::lanes, v);
+    if (Whole || j < NV - 1) S::store(p + j * S::lanes, v);
+    else if (tail == S::lanes / 2) S::store_half(p + j * S::lanes, v);
+    else S::store(p + j * S::lanes, v, mask);
   }
 };
 
+// A tile of CIN with unit stride along n.
+template <class T>
+__attribute__((noinline)) void gather_cin(const T* cin, int64_t cin_m, int64_t cin_n, int rows, int columns, T* dense, int width) {
+  for (int i = 0; i < rows; i++)
+    for (int n = 0; n < columns; n++) dense[i * width + n] = cin[i * cin_m + n * cin_n];
+}
+
 // C = after(alpha * acc + CIN) at (m0, n0).
-template <class T, int MR, int NV, int Last>
+template <class T, int MR, int NV, bool Whole>
 FASTMETA_INLINE void finish(const GemmArgs<T>& g, const GemmData<T>& d, typename Simd<T>::V (&acc)[MR][NV], int64_t m0, int64_t n0, int tail,
-                            const TileRowOf<T, NV, Last>& row) {
+                            const TileRowOf<T, NV, Whole>& row) {
   using S = Simd<T>;
   using V = typename S::V;
   constexpr int L = S::lanes;
   const V alpha = S::splat(g.alpha);
-  if (d.cin && g.cin_n == 0) {  // a number for each row
-    const T* cin = d.cin + m0 * g.cin_m;
+  if (MR == 1 && d.cin && g.cin_n == 0) {  // one number, as where a column is computed as a row
+    const V cin = S::splat(d.cin[m0 * g.cin_m]);
     FASTMETA_UNROLL
-    for (int i = 0; i < MR; i++, cin += g.cin_m) {
-      FASTMETA_UNROLL
-      for (int j = 0; j < NV; j++) acc[i][j] = S::fma(alpha, acc[i][j], S::splat(*cin));
-    }
+    for (int j = 0; j < NV; j++) acc[0][j] = S::fma(alpha, acc[0][j], cin);
   } else if (d.cin) {
     const T* cin = d.cin + m0 * g.cin_m + n0 * g.cin_n;
     int64_t cin_m = g.cin_m;
     T dense[MR * NV * L];
     if (g.cin_n != 1) {
-      constexpr int width = NV * L;
-      const int there = width - L + tail;
-      for (int i = 0; i < MR; i++)
-        for (int n = 0; n < width; n++) dense[i * width + n] = n < there ? cin[i * cin_m + n * g.cin_n] : 0;
+      gather_cin(cin, cin_m, g.cin_n, MR, (NV - 1) * L + tail, dense, NV * L);
       cin = dense;
-      cin_m = width;
+      cin_m = NV * L;
     }
     // All loads before the first store: CIN may be C, and a load beside a store that has just left waits for it.
     FASTMETA_UNROLL
@@ -92,11 +87,11 @@ FASTMETA_INLINE void finish(const GemmArgs<T>& g, const GemmData<T>& d, typename
 }
 
 // Rows m0 .. m1 (a multiple of MR of them), columns n0 .. n0 + (NV - 1) * lanes + tail.  B has unit stride along n.
-template <class T, int MR, int NV, int Last>
+template <class T, int MR, int NV, bool Whole>
 __attribute__((noinline)) void chain(const GemmArgs<T>& g, const GemmData<T>& d, int64_t m0, int64_t m1, int64_t n0, int tail) {
   using S = Simd<T>;
   using V = typename S::V;
-  const TileRowOf<T, NV, Last> row(tail);
+  const TileRowOf<T, NV, Whole> row(tail);
   for (; m0 < m1; m0 += MR) {
     V acc[MR][NV];
     FASTMETA_UNROLL
@@ -152,13 +147,13 @@ __attribute__((noinline)) void chain(const GemmArgs<T>& g, const GemmData<T>& d,
 
 // Products of columns and rows: the K of all products together is Terms.  The rows of B stay in registers, the rows of C pass
 // by, and every element is the chain that it is above.
-template <class T, int Terms, int NV, int Last>
+template <class T, int Terms, int NV, bool Whole>
 __attribute__((noinline)) void outer(const GemmArgs<T>& given, const GemmData<T>& data, int64_t m0, int64_t m1, int64_t n0, int tail) {
   using S = Simd<T>;
   using V = typename S::V;
   const GemmArgs<T> g = given;  // as far as the compiler knows, a store could change what is behind a reference
   const GemmData<T> d = data;
-  const TileRowOf<T, NV, Last> row(tail);
+  const TileRowOf<T, NV, Whole> row(tail);
   const T *a[Terms], *b[Terms];
   int64_t a_m[Terms];
   int found = 0;
@@ -206,12 +201,12 @@ FASTMETA_INLINE typename Simd<T>::V every_other(typename Simd<T>::V x, Lanes<I..
 }
 
 // A has unit stride along k: even and odd k in chains of their own, added at the end.
-template <class T, int MR, int Last>
+template <class T, int MR>
 __attribute__((noinline)) void chain_of_two_k(const GemmArgs<T>& g, const GemmData<T>& d, int64_t m0, int64_t m1, int64_t n0, int tail) {
   using S = Simd<T>;
   using V = typename S::V;
   using All = typename FirstLanes<S::lanes>::type;
-  const TileRowOf<T, 1, Last> row(tail);
+  const TileRowOf<T, 1, false> row(tail);
   for (; m0 < m1; m0 += MR) {
     V acc[MR][1];
     FASTMETA_UNROLL
@@ -252,12 +247,12 @@ __attribute__((noinline)) void chain_of_two_k(const GemmArgs<T>& g, const GemmDa
 }
 
 // A has unit stride along m: rows m0 .. m1, a multiple of 2 * Pairs of them; the same chains as above.
-template <class T, int Pairs, int Last>
+template <class T, int Pairs>
 __attribute__((noinline)) void chain_of_two_rows(const GemmArgs<T>& g, const GemmData<T>& d, int64_t m0, int64_t m1, int64_t n0, int tail) {
   using S = Simd<T>;
   using V = typename S::V;
   using All = typename FirstLanes<S::lanes>::type;
-  const TileRowOf<T, 1, Last> row(tail);
+  const TileRowOf<T, 1, false> row(tail);
   for (; m0 < m1; m0 += 2 * Pairs) {
     V acc[Pairs];
     FASTMETA_UNROLL
@@ -302,11 +297,12 @@ struct Tiles {
 #else
   static constexpr int max_rows[max_nv + 1] = {0, 10, 6, 4, 3, 2, 2};
 #endif
-  TileOfC<T> fn[kTails][max_nv + 1][13] = {};
+  // [whether the last vector is whole]...
+  TileOfC<T> fn[2][max_nv + 1][13] = {};
   static constexpr int max_terms = 2;
-  TileOfC<T> outer_fn[kTails][max_terms + 1][max_nv + 1] = {};
+  TileOfC<T> outer_fn[2][max_terms + 1][max_nv + 1] = {};
   static constexpr int max_two_k = 12, max_two_rows = 10;
-  TileOfC<T> two_k[kTails][max_two_k + 1] = {}, two_rows[kTails][max_two_rows + 1] = {};
+  TileOfC<T> two_k[max_two_k + 1] = {}, two_rows[max_two_rows + 1] = {};
 
   constexpr Tiles() {
     fill<1, 1>();
@@ -317,27 +313,21 @@ struct Tiles {
  private:
   template <int R>
   constexpr void fill_twos() {
-    two_k[kHalf][R] = chain_of_two_k<T, R, kHalf>;
-    two_k[kMasked][R] = chain_of_two_k<T, R, kMasked>;
-    if constexpr (R <= max_two_rows) {
-      two_rows[kHalf][R] = chain_of_two_rows<T, R, kHalf>;
-      two_rows[kMasked][R] = chain_of_two_rows<T, R, kMasked>;
-    }
+    two_k[R] = chain_of_two_k<T, R>;
+    if constexpr (R <= max_two_rows) two_rows[R] = chain_of_two_rows<T, R>;
     if constexpr (R < max_two_k) fill_twos<R + 1>();
   }
   template <int Terms, int NV>
   constexpr void fill_outer() {
-    outer_fn[kWhole][Terms][NV] = outer<T, Terms, NV, kWhole>;
-    outer_fn[kHalf][Terms][NV] = outer<T, Terms, NV, kHalf>;
-    outer_fn[kMasked][Terms][NV] = outer<T, Terms, NV, kMasked>;
+    outer_fn[false][Terms][NV] = outer<T, Terms, NV, false>;
+    outer_fn[true][Terms][NV] = outer<T, Terms, NV, true>;
     if constexpr (NV < max_nv) fill_outer<Terms, NV + 1>();
     else if constexpr (Terms < max_terms) fill_outer<Terms + 1, 1>();
   }
   template <int MR, int NV>
   constexpr void fill() {
-    fn[kWhole][NV][MR] = chain<T, MR, NV, kWhole>;
-    fn[kHalf][NV][MR] = chain<T, MR, NV, kHalf>;
-    fn[kMasked][NV][MR] = chain<T, MR, NV, kMasked>;
+    fn[false][NV][MR] = chain<T, MR, NV, false>;
+    fn[true][NV][MR] = chain<T, MR, NV, true>;
     if constexpr (MR < max_rows[NV]) fill<MR + 1, NV>();
     else if constexpr (NV < max_nv) fill<1, NV + 1>();
   }

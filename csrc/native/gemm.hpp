@@ -94,9 +94,8 @@ FASTMETA_INLINE void even_blocks(int64_t m0, int64_t m1, uint32_t most, Call cal
 // One panel of w vectors.
 template <class T, class Call>
 FASTMETA_INLINE void chain_rows(int64_t m0, int64_t m1, int64_t n0, int w, int tail, Call call) {
-  const Tail last = tail_kind<T>(tail);
   even_blocks(m0, m1, Tiles<T>::max_rows[w], [&](uint32_t rows, int64_t from, int64_t to) {
-    call(tiles<T>.fn[last][w][rows], from, to, n0, tail);
+    call(tiles<T>.fn[tail == Simd<T>::lanes][w][rows], from, to, n0, tail);
   });
 }
 
@@ -105,17 +104,16 @@ enum class Twos { kNone, kOfK, kOfRows };
 
 template <class T, class Call>
 FASTMETA_INLINE void chain_twos(Twos twos, int64_t m0, int64_t m1, int64_t n0, int tail, Call call) {
-  const Tail last = tail_kind<T>(tail);
   if (twos == Twos::kOfK)
     return even_blocks(m0, m1, Tiles<T>::max_two_k, [&](uint32_t rows, int64_t from, int64_t to) {
-      call(tiles<T>.two_k[last][rows], from, to, n0, tail);
+      call(tiles<T>.two_k[rows], from, to, n0, tail);
     });
   const int64_t pairs = (m1 - m0) / 2;
   if (pairs)
     even_blocks(0, pairs, Tiles<T>::max_two_rows, [&](uint32_t rows, int64_t from, int64_t to) {
-      call(tiles<T>.two_rows[last][rows], m0 + 2 * from, m0 + 2 * to, n0, tail);
+      call(tiles<T>.two_rows[rows], m0 + 2 * from, m0 + 2 * to, n0, tail);
     });
-  if (m0 + 2 * pairs < m1) call(tiles<T>.fn[last][1][1], m1 - 1, m1, n0, tail);
+  if (m0 + 2 * pairs < m1) call(tiles<T>.fn[false][1][1], m1 - 1, m1, n0, tail);
 }
 
 // Where there is enough to share.  As with the kernels, M must not decide where bits depend on it.
@@ -264,7 +262,7 @@ inline void outer_tiles(const GemmArgs<T>& g, int64_t terms, Call call) {
   for (int64_t n = 0; n < g.n; n += width) {
     const int64_t columns = g.n - n < width ? g.n - n : width, vectors = (columns + Simd<T>::lanes - 1) / Simd<T>::lanes;
     const int tail = int(columns - (vectors - 1) * Simd<T>::lanes);
-    call(tiles<T>.outer_fn[tail_kind<T>(tail)][terms][vectors], 0, g.m, n, tail);
+    call(tiles<T>.outer_fn[tail == Simd<T>::lanes][terms][vectors], 0, g.m, n, tail);
   }
 }
 

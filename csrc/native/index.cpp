@@ -221,11 +221,13 @@ void Cumsum::run_lines(Worker& worker, int64_t o) const {
   const int64_t start = reverse_ ? n_ - 1 : 0, x_row = x_.stride[0], out_row = out_.stride[0];
   const int64_t x_step = reverse_ ? -x_.stride[1] : x_.stride[1], out_step = reverse_ ? -out_.stride[1] : out_.stride[1];
   char *x = x_.at(worker) + o * x_row + start * x_.stride[1], *out = out_.at(worker) + o * out_row + start * out_.stride[1];
-  T sum[Lines];
+  T sum[Lines];  // registers, since the loops over them vanish
+#pragma GCC unroll 8
   for (int l = 0; l < Lines; ++l) at<T>(out + l * out_row) = sum[l] = at<T>(x + l * x_row);
   for (int64_t n = 1; n < n_; ++n) {
     x += x_step;
     out += out_step;
+#pragma GCC unroll 8
     for (int l = 0; l < Lines; ++l) at<T>(out + l * out_row) = sum[l] = add(sum[l], at<T>(x + l * x_row));
   }
 }

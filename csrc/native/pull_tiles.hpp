@@ -113,7 +113,7 @@ __attribute__((noinline)) void pull_both_tile(const PullArgs<T>& g, int64_t m0, 
   const int64_t rows = m1 - m0, x_row = g.x_row, y_row = g.y_row, out_row = g.out_row, back_row = g.out_y_row, weight_row = g.y_rows;
   const T *x = g.x + m0 * x_row + from, *y = g.y + n0 * y_row + from, *weight = g.weight + m0 * weight_row + n0;
   T *out = g.out + m0 * out_row + from, *back = g.out_y + n0 * back_row + from;
-  auto step = [&](auto load, auto store, auto sums) __attribute__((always_inline)) {
+  auto step = [&](auto load, auto store) __attribute__((always_inline)) {
     V b[NR], sum_y[NR];
     FASTMETA_UNROLL
     for (int j = 0; j < NR; j++) {
@@ -126,7 +126,7 @@ __attribute__((noinline)) void pull_both_tile(const PullArgs<T>& g, int64_t m0, 
     for (int64_t i = rows; i > 0; i--, xi += x_row, w += weight_row, to += out_row) {
       V a = load(xi);
       FASTMETA_PIN(a);
-      V sum = sums(to);
+      V sum = more ? load(to) : V{};
       __builtin_prefetch(to + rows * out_row, 1);  // the next rows: see distance_tiles.hpp
       FASTMETA_UNROLL
       for (int j = 0; j < NR; j++) {
@@ -140,18 +140,13 @@ __attribute__((noinline)) void pull_both_tile(const PullArgs<T>& g, int64_t m0, 
     for (int j = 0; j < NR; j++) store(back + j * back_row, sum_y[j]);
     x += L, y += L, out += L, back += L;
   };
-  auto load = [](const T* p) __attribute__((always_inline)) { return S::load(p); };
-  auto store = [](T* p, V v) __attribute__((always_inline)) { S::store(p, v); };
   int64_t left = to - from;
-  if (more)
-    for (; left >= L; left -= L) step(load, store, load);
-  else
-    for (; left >= L; left -= L) step(load, store, [](const T*) __attribute__((always_inline)) { return V{}; });
+  for (; left >= L; left -= L)
+    step([](const T* p) __attribute__((always_inline)) { return S::load(p); }, [](T* p, V v) __attribute__((always_inline)) { S::store(p, v); });
   if (left > 0) {
     const auto mask = S::mask(int(left));
-    auto load_part = [&](const T* p) __attribute__((always_inline)) { return S::load(p, mask); };
-    step(load_part, [&](T* p, V v) __attribute__((always_inline)) { S::store(p, v, mask); },
-         [&](const T* p) __attribute__((always_inline)) { return more ? S::load(p, mask) : V{}; });
+    step([&](const T* p) __attribute__((always_inline)) { return S::load(p, mask); },
+         [&](T* p, V v) __attribute__((always_inline)) { S::store(p, v, mask); });
   }
 }
 

@@ -171,17 +171,7 @@ struct Simd {
   }
 #endif
 
-  // The first half of the lanes, without a mask: cheaper, and on AVX-512 a load that follows nearby is not held up,
-  // as it is behind a masked store.  The other lanes hold anything.
-  static FASTMETA_INLINE V load_half(const T* p) {
-#if FASTMETA_LANES_BYTES == 64
-    return (V)_mm512_castps256_ps512(_mm256_loadu_ps((const float*)p));
-#elif FASTMETA_LANES_BYTES == 32
-    return (V)_mm256_castps128_ps256(_mm_loadu_ps((const float*)p));
-#else
-    return load(p, mask(lanes / 2));
-#endif
-  }
+  // The first half of the lanes, without a mask: with AVX-512 a load that follows nearby is held up behind a masked store.
   static FASTMETA_INLINE void store_half(T* p, V v) { __builtin_memcpy(p, &v, sizeof v / 2); }
 
   // Adds the halves of a vector until 16 bytes are left.

@@ -251,22 +251,27 @@ template <class From> constexpr void fill_cast(TileFn (&fn)[4]) {
 
 // ---- reductions.  The order of a sum depends on the shape alone.
 
+// Their micro-ops, in elementwise.hpp.
+struct Add;
+struct Maximum;
+struct Minimum;
+
 struct Sum {
-  static constexpr int arity = 2;
-  static constexpr bool heavy = false, repeats = false;  // repeats: taking an element twice changes nothing
+  using Elementwise = Add;
+  static constexpr bool repeats = false;  // taking an element twice changes nothing
   template <class V> static FASTMETA_INLINE V apply(V x, V y) { return x + y; }
   template <class T> static FASTMETA_INLINE T scalar(T x, T y) { return x + y; }
 };
 struct Max {
-  static constexpr int arity = 2;
-  static constexpr bool heavy = false, repeats = true;
+  using Elementwise = Maximum;
+  static constexpr bool repeats = true;
   template <class V> static FASTMETA_INLINE V apply(V x, V y) { return max(x, y); }
   template <class V> static FASTMETA_INLINE V without_nan(V x, V y) { return greater_of(x, y); }
   template <class T> static FASTMETA_INLINE T scalar(T x, T y) { return y != y || y > x ? y : x; }
 };
 struct Min {
-  static constexpr int arity = 2;
-  static constexpr bool heavy = false, repeats = true;
+  using Elementwise = Minimum;
+  static constexpr bool repeats = true;
   template <class V> static FASTMETA_INLINE V apply(V x, V y) { return min(x, y); }
   template <class V> static FASTMETA_INLINE V without_nan(V x, V y) { return lesser_of(x, y); }
   template <class T> static FASTMETA_INLINE T scalar(T x, T y) { return y != y || y < x ? y : x; }
@@ -418,7 +423,7 @@ template <class R, class T> void reduce(const ReduceArgs& a) {
   } else if (fresh) {  // nothing is reduced: dst = x, moved, since plans are not checked for overlap
     for (; rows > 0; --rows, d += dst_row, x += x_row) __builtin_memmove(d, x, size_t(n) * sizeof(T));
   } else {  // dst op= x
-    tile<R, T, 0>({d, d, x, nullptr, dst_row, dst_row, x_row, 0, rows, n});
+    tile<typename R::Elementwise, T, 0>({d, d, x, nullptr, dst_row, dst_row, x_row, 0, rows, n});
   }
 }
 template <class R> constexpr void fill_reduce(ReduceFn (&fn)[3]) {

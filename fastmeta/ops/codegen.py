@@ -55,11 +55,12 @@ def functor(op: MicroOp) -> str:
 
 
 def elementwise() -> str:
-    """The text of elementwise.hpp."""
+    """The text of elementwise.hpp: one struct for what several micro-ops compute alike, named after the last of them."""
     lines = [HEADER, "// Included inside a target's namespace after vmath.hpp and tiles.hpp.\n#pragma once\n\n"]
-    lines += [functor(op) for op in MICROOPS]
+    alike = {(op.expr, op.types): op for op in MICROOPS}
+    lines += [functor(op) for op in alike.values()]
     lines.append("\nconstexpr void fill_elementwise(Kernels& kernels) {\n")
-    lines += [f"  fill_tile<{functor_name(op)}>(kernels.tile[{i}]);\n" for i, op in enumerate(MICROOPS)]
+    lines += [f"  fill_tile<{functor_name(alike[op.expr, op.types])}>(kernels.tile[{i}]);\n" for i, op in enumerate(MICROOPS)]
     lines.append("}\n")
     return "".join(lines)
 
