@@ -14,7 +14,7 @@ from fastmeta.ops import codegen
 from fastmeta.ops.microops import MICROOPS
 
 ROOT = Path(__file__).resolve().parents[1]
-FLAGS = ["-std=c++17", "-shared", "-fPIC", "-O3", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=fast"]
+FLAGS = ["-std=c++17", "-shared", "-fPIC", "-O2", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=fast"]
 TARGETS = {
     "baseline": [],
     "avx2": ["-mavx2", "-mfma"],

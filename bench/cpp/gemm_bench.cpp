@@ -1,6 +1,6 @@
 // Cycles and percent of the FMA peak for the shapes that matter, float32.  Rounds over all shapes are interleaved; the
 // peak is measured right before and after each shape, because clocks drift: the median of the ratio, and the least cycles.
-//   g++ -std=c++17 -O3 -ffp-contract=fast -I csrc/native -mavx2 -mfma bench/cpp/gemm_bench.cpp && ./a.out [filter]
+//   g++ -std=c++17 -O2 -ffp-contract=fast -I csrc/native -mavx2 -mfma bench/cpp/gemm_bench.cpp && ./a.out [filter]
 #include <algorithm>
 #include <cstdint>
 #include <cstdio>

@@ -1,6 +1,6 @@
 // Compares gemm with a triple loop in long double, over shapes, strides, sums of products, forms of CIN and what becomes
 // of C, and checks that the bits of a row do not depend on how M is split.
-//   g++ -std=c++17 -O3 -ffp-contract=fast -I csrc/native [-mavx2 -mfma | -march=...] tests/cpp/gemm_test.cpp
+//   g++ -std=c++17 -O2 -ffp-contract=fast -I csrc/native [-mavx2 -mfma | -march=...] tests/cpp/gemm_test.cpp
 #include <cmath>
 #include <cstdint>
 #include <cstdio>
