@@ -284,7 +284,7 @@ class Plan {
 
 void set_isa(const std::string& name) {
   const Kernels* kernels = kernels_by_name(name.c_str());
-  if (!kernels) throw std::invalid_argument("[set_isa] expected baseline, avx2 or avx512 that this build and processor have, got " + name);
+  if (!kernels) throw std::invalid_argument("[set_isa] expected baseline, avx2, avx512 or avx512-halves that this build and processor have, got " + name);
   current_kernels = kernels;
 }
 
@@ -315,7 +315,7 @@ PYBIND11_MODULE(_core, m) {
       .def_property_readonly("arena_bytes", [](const Plan& p) { return p.spec().arena_bytes; })
       .def_property_readonly("shared_bytes", [](const Plan& p) { return p.spec().shared_bytes; });
   m.def("isa", [] { return current_kernels->name; }, "The instruction set in use.");
-  m.def("set_isa", &set_isa, py::arg("name"), "Chooses baseline, avx2 or avx512 for all later runs.");
+  m.def("set_isa", &set_isa, py::arg("name"), "Chooses baseline, avx2, avx512 or avx512-halves for all later runs.");
   m.def("default_threads", &default_threads, "Threads that the affinity and the cgroup quota allow.");
   // Joined while the interpreter still stands; later calls would only start them again.
   py::module_::import("atexit").attr("register")(py::cpp_function([] { Pool::join_all(); }));

@@ -125,7 +125,7 @@ def targets() -> list[str]:
     if PURE:
         return []
     before, found = _core.isa(), []
-    for name in ("baseline", "avx2", "avx512"):
+    for name in ("baseline", "avx2", "avx512", "avx512-halves"):
         try:
             _core.set_isa(name)
             found.append(name)

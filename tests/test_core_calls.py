@@ -210,7 +210,7 @@ def test_profile():
 @pytest.mark.native
 def test_isa():
     before = _core.isa()
-    assert before in ("baseline", "avx2", "avx512") and _core.default_threads() >= 1
+    assert before in ("baseline", "avx2", "avx512", "avx512-halves") and _core.default_threads() >= 1
     with pytest.raises(ValueError, match="set_isa"):
         _core.set_isa("neon")
     assert _core.isa() == before

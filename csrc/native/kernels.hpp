@@ -202,7 +202,7 @@ struct RowsArgs {
 using RowsFn = int64_t (*)(const RowsArgs&);
 
 struct Kernels {
-  const char* name;    // "baseline", "avx2", "avx512"
+  const char* name;    // "baseline", "avx2", "avx512", "avx512-halves"
   void (*gemm_f32)(const GemmArgs<float>&, const GemmData<float>&);
   void (*gemm_f64)(const GemmArgs<double>&, const GemmData<double>&);
   GemmTiles<float> (*gemm_tiles_f32)(const GemmArgs<float>&);
