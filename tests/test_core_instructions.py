@@ -294,9 +294,9 @@ def test_gemm_products_cin_alpha_and_phases(isa, dtype, m, n, form_c):
 
 
 @pytest.mark.parametrize("dtype", FLOATS)
-@pytest.mark.parametrize("op", ["relu", "gate"])
+@pytest.mark.parametrize("op", ["relu", "gate", "half_gate"])
 @pytest.mark.parametrize("batch, m, n, ks", [((), 10, 40, [1]), ((), 10, 37, [1, 1]), ((), 9, 5, [2]), ((2,), 10, 33, [12, 3]), ((), 300, 70, [40]), ((), 70, 20, [3000]), ((), 6, 1, [8]), ((), 1, 9, [4])])
-def test_relu_and_gate_of_a_product_in_its_kernel(isa, dtype, op, batch, m, n, ks):
+def test_relu_and_gates_of_a_product_in_its_kernel(isa, dtype, op, batch, m, n, ks):
     """The same bits as an instruction of its own gives, and what follows sees them."""
     dims = (*batch, m, n)
     arrays = [sample(shape, dtype, seed) for seed, k in enumerate(ks) for shape in ((*batch, m, k), (*batch, k, n))]
@@ -324,7 +324,9 @@ def test_relu_and_gate_of_a_product_in_its_kernel(isa, dtype, op, batch, m, n, k
     for one, other in zip(got, want, strict=True):
         np.testing.assert_array_equal(one, other)
     value = -0.5 * sum(np.matmul(arrays[2 * p], arrays[2 * p + 1], dtype=np.float64) for p in range(len(ks)))
-    value = np.where(value < 0, 0, value) if op == "relu" else np.where(gate[..., :n] > 0, value, 0)
+    seen = gate[..., :n]
+    tie = value / 2 if op == "half_gate" else 0
+    value = np.where(value < 0, 0, value) if op == "relu" else np.where(seen > 0, value, np.where(seen == 0, tie, 0))
     tolerance = 1e-4 if dtype == f32 else 1e-11
     np.testing.assert_allclose(got[0], value, tolerance, tolerance * max(1, sum(ks) ** 0.5 / 10))
 

@@ -107,3 +107,27 @@ def test_small_powers_cost_no_more_than_products():
     for power, product in ((lambda x: x**2, lambda x: x * x), (lambda x: x**-3, lambda x: 1 / (x * x * x)), (lambda x: x**0.5, fm.sqrt)):
         plans = [make_plan(fm.jit(fm.grad(lambda x, f=f: fm.sum(f(x)))).program(x)) for f in (power, product)]
         np.testing.assert_array_equal(plans[0].words, plans[1].words)
+
+
+@pytest.mark.parametrize("ramp", [lambda x: fm.maximum(x, 0.0), lambda x: -fm.minimum(-x, 0.0), lambda x: fm.where(x > 0, x, 0.0)])
+def test_ways_to_write_relu_cost_alike(ramp):
+    """Products and updates that the two layers' passes do not disturb."""
+    counts = []
+    for activation in (fm.nn.relu, ramp):
+
+        def loss(params, x, y, activation=activation):
+            (w, b), (v, c) = params
+            return fm.nn.mse(fm.nn.linear(activation(fm.nn.linear(x, w, b)), v, c), y)
+
+        params = [(np.ones((a, b), np.float32), np.ones(b, np.float32)) for a, b in ((4, 8), (8, 1))]
+        step = fm.jit(fm.grad(loss))
+        counts.append(make_plan(step.program(params, np.ones((10, 4), np.float32), np.ones((10, 1), np.float32))).instructions)
+    assert counts[1] <= counts[0] + 1
+
+
+def test_the_derivative_of_a_choice_is_one_choice():
+    x = np.linspace(-1, 1, 8).astype(np.float32)
+    got = fm.jit(fm.grad(lambda x: fm.sum(fm.where(x > 0, x, 0.1 * x))))
+    want = fm.jit(lambda x: fm.where(x > 0, fm.ones_like(x), 0.1))
+    np.testing.assert_array_equal(got(x), want(x))
+    np.testing.assert_array_equal(make_plan(got.program(x)).words, make_plan(want.program(x)).words)

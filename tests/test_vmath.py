@@ -299,7 +299,9 @@ ORACLE = {
     "less": np.less, "less_equal": np.less_equal, "greater": np.greater, "greater_equal": np.greater_equal,
     "logical_and": np.multiply, "logical_or": np.maximum, "logical_not": lambda x: x == 0,
     "where": lambda m, x, y: np.where(m != 0, x, y), "multiply_add": lambda x, y, z: x * y + z,
-    "at_least": lambda x, y: (y <= x) | (x != x), "gate": lambda x, y: np.where(y > 0, x, 0), "copy": lambda x: x, **REFERENCES,
+    "at_least": lambda x, y: (y <= x) | (x != x), "gate": lambda x, y: np.where(y > 0, x, 0),
+    "half_gate": lambda x, y: np.where(y > 0, x, np.where(y == 0, x / 2, 0)),
+    "share": lambda x, y, z: np.where(y > z, x, np.where(y == z, x / 2, 0)), "copy": lambda x: x, **REFERENCES,
 }  # fmt: skip
 
 

@@ -5,7 +5,7 @@
 namespace fastmeta {
 namespace device {
 
-constexpr int kCastOp = 37;
+constexpr int kCastOp = 39;
 
 // out = op(x, y, z) for E elements.
 template <class T, int E> FM_DEVICE void micro_op(int op, T (&out)[E], const T (&x)[E], const T (&y)[E], const T (&z)[E]) {
@@ -28,10 +28,10 @@ template <class T, int E> FM_DEVICE void micro_op(int op, T (&out)[E], const T (
     case 17: FM_UNROLL for (int e = 0; e < E; ++e) out[e] = abs(x[e]); return;  // abs
     case 18: FM_UNROLL for (int e = 0; e < E; ++e) out[e] = sign(x[e]); return;  // sign
     case 31: FM_UNROLL for (int e = 0; e < E; ++e) out[e] = max(x[e], lit<T>(0)); return;  // relu
-    case 32: FM_UNROLL for (int e = 0; e < E; ++e) out[e] = select(x[e], y[e], z[e]); return;  // where
-    case 33: FM_UNROLL for (int e = 0; e < E; ++e) out[e] = x[e] * y[e] + z[e]; return;  // multiply_add
-    case 34: FM_UNROLL for (int e = 0; e < E; ++e) out[e] = select(le(y[e], x[e]), lit<T>(1), select(ne(x[e], x[e]), lit<T>(1), lit<T>(0))); return;  // at_least
-    case 36: FM_UNROLL for (int e = 0; e < E; ++e) out[e] = x[e]; return;  // copy
+    case 33: FM_UNROLL for (int e = 0; e < E; ++e) out[e] = select(x[e], y[e], z[e]); return;  // where
+    case 34: FM_UNROLL for (int e = 0; e < E; ++e) out[e] = x[e] * y[e] + z[e]; return;  // multiply_add
+    case 35: FM_UNROLL for (int e = 0; e < E; ++e) out[e] = select(le(y[e], x[e]), lit<T>(1), select(ne(x[e], x[e]), lit<T>(1), lit<T>(0))); return;  // at_least
+    case 38: FM_UNROLL for (int e = 0; e < E; ++e) out[e] = x[e]; return;  // copy
   }
   if constexpr (IsFloat<T>::value) {
     switch (op) {
@@ -49,7 +49,9 @@ template <class T, int E> FM_DEVICE void micro_op(int op, T (&out)[E], const T (
       case 28: FM_NO_UNROLL for (int e = 0; e < E; ++e) out[e] = tanh(x[e]); return;  // tanh
       case 29: FM_NO_UNROLL for (int e = 0; e < E; ++e) out[e] = sigmoid(x[e]); return;  // sigmoid
       case 30: FM_NO_UNROLL for (int e = 0; e < E; ++e) out[e] = erf(x[e]); return;  // erf
-      case 35: FM_UNROLL for (int e = 0; e < E; ++e) out[e] = select(gt(y[e], lit<T>(0)), x[e], lit<T>(0)); return;  // gate
+      case 32: FM_UNROLL for (int e = 0; e < E; ++e) out[e] = select(gt(y[e], z[e]), x[e], select(eq(y[e], z[e]), x[e] / lit<T>(2), lit<T>(0))); return;  // share
+      case 36: FM_UNROLL for (int e = 0; e < E; ++e) out[e] = select(gt(y[e], lit<T>(0)), x[e], lit<T>(0)); return;  // gate
+      case 37: FM_UNROLL for (int e = 0; e < E; ++e) out[e] = select(gt(y[e], lit<T>(0)), x[e], select(eq(y[e], lit<T>(0)), x[e] / lit<T>(2), lit<T>(0))); return;  // half_gate
     }
   }
 }

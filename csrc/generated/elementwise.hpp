@@ -152,6 +152,11 @@ struct Relu {
   static constexpr bool heavy = false;
   template <class V> static FASTMETA_INLINE V apply(V x) { return max(x, lit<V>(0)); }
 };
+struct Share {
+  static constexpr int arity = 3, types = 3;
+  static constexpr bool heavy = false;
+  template <class V> static FASTMETA_INLINE V apply(V x, V y, V z) { return select(gt(y, z), x, select(eq(y, z), x / lit<V>(2), lit<V>(0))); }
+};
 struct Where {
   static constexpr int arity = 3, types = 7;
   static constexpr bool heavy = false;
@@ -171,6 +176,11 @@ struct Gate {
   static constexpr int arity = 2, types = 3;
   static constexpr bool heavy = false;
   template <class V> static FASTMETA_INLINE V apply(V x, V y) { return select(gt(y, lit<V>(0)), x, lit<V>(0)); }
+};
+struct HalfGate {
+  static constexpr int arity = 2, types = 3;
+  static constexpr bool heavy = false;
+  template <class V> static FASTMETA_INLINE V apply(V x, V y) { return select(gt(y, lit<V>(0)), x, select(eq(y, lit<V>(0)), x / lit<V>(2), lit<V>(0))); }
 };
 struct Copy {
   static constexpr int arity = 1, types = 7;
@@ -211,9 +221,11 @@ constexpr void fill_elementwise(Kernels& kernels) {
   fill_tile<Sigmoid>(kernels.tile[29]);
   fill_tile<Erf>(kernels.tile[30]);
   fill_tile<Relu>(kernels.tile[31]);
-  fill_tile<Where>(kernels.tile[32]);
-  fill_tile<MultiplyAdd>(kernels.tile[33]);
-  fill_tile<AtLeast>(kernels.tile[34]);
-  fill_tile<Gate>(kernels.tile[35]);
-  fill_tile<Copy>(kernels.tile[36]);
+  fill_tile<Share>(kernels.tile[32]);
+  fill_tile<Where>(kernels.tile[33]);
+  fill_tile<MultiplyAdd>(kernels.tile[34]);
+  fill_tile<AtLeast>(kernels.tile[35]);
+  fill_tile<Gate>(kernels.tile[36]);
+  fill_tile<HalfGate>(kernels.tile[37]);
+  fill_tile<Copy>(kernels.tile[38]);
 }

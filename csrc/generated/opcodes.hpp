@@ -36,30 +36,32 @@ enum Op : int {
   kSigmoid = 29,
   kErf = 30,
   kRelu = 31,
-  kWhere = 32,
-  kMultiplyAdd = 33,
-  kAtLeast = 34,
-  kGate = 35,
-  kCopy = 36,
-  kOpCount = 37,
-  kCast = 37,  // a table of its own: [source type][target type]
+  kShare = 32,
+  kWhere = 33,
+  kMultiplyAdd = 34,
+  kAtLeast = 35,
+  kGate = 36,
+  kHalfGate = 37,
+  kCopy = 38,
+  kOpCount = 39,
+  kCast = 39,  // a table of its own: [source type][target type]
 };
 
 constexpr const char* kOpNames[kOpCount] = {
     "equal", "not_equal", "less", "less_equal", "greater", "greater_equal", "logical_and", "logical_or", "logical_not", "add", "subtract", "multiply",
     "divide", "power", "maximum", "minimum", "negative", "abs", "sign", "floor", "sqrt", "rsqrt", "exp", "expm1",
-    "log", "log1p", "sin", "cos", "tanh", "sigmoid", "erf", "relu", "where", "multiply_add", "at_least", "gate",
-    "copy"};
+    "log", "log1p", "sin", "cos", "tanh", "sigmoid", "erf", "relu", "share", "where", "multiply_add", "at_least",
+    "gate", "half_gate", "copy"};
 constexpr int kOpArity[kOpCount] = {
     2, 2, 2, 2, 2, 2, 2, 2, 1, 2, 2, 2,
     2, 2, 2, 2, 1, 1, 1, 1, 1, 1, 1, 1,
-    1, 1, 1, 1, 1, 1, 1, 1, 3, 3, 2, 2,
-    1};
+    1, 1, 1, 1, 1, 1, 1, 1, 3, 3, 3, 2,
+    2, 2, 1};
 // The types an op exists in: bit 0 f32, bit 1 f64, bit 2 i32.
 constexpr int kOpTypes[kOpCount] = {
     7, 7, 7, 7, 7, 7, 7, 7, 7, 7, 7, 7,
     3, 3, 7, 7, 7, 7, 7, 3, 3, 3, 3, 3,
-    3, 3, 3, 3, 3, 3, 3, 7, 7, 7, 7, 3,
-    7};
+    3, 3, 3, 3, 3, 3, 3, 7, 3, 7, 7, 7,
+    3, 3, 7};
 
 }  // namespace fastmeta

@@ -69,12 +69,20 @@ FASTMETA_INLINE void finish(const GemmArgs<T>& g, const GemmData<T>& d, typename
       FASTMETA_UNROLL
       for (int j = 0; j < NV; j++) acc[i][j] = greater_of(V{}, acc[i][j]);
     }
-  } else if (g.after == After::kGate) {
+  } else if (is_gate(g.after)) {
     const T* gate = d.gate + m0 * g.gate_m + n0;
     FASTMETA_UNROLL
     for (int i = 0; i < MR; i++, gate += g.gate_m) {
-      FASTMETA_UNROLL
-      for (int j = 0; j < NV; j++) acc[i][j] = row.load(gate, j) > V{} ? acc[i][j] : V{};
+      if (g.after == After::kGate) {
+        FASTMETA_UNROLL
+        for (int j = 0; j < NV; j++) acc[i][j] = row.load(gate, j) > V{} ? acc[i][j] : V{};
+      } else {
+        FASTMETA_UNROLL
+        for (int j = 0; j < NV; j++) {
+          const V y = row.load(gate, j);
+          acc[i][j] = y > V{} ? acc[i][j] : y == V{} ? acc[i][j] * S::splat(T(0.5)) : V{};
+        }
+      }
     }
   }
   const int64_t c_m = g.c_m;

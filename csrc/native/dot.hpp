@@ -37,7 +37,10 @@ FASTMETA_INLINE void store_lane_sums(const typename Simd<T>::V* x, T* sum) {
 template <class T>
 FASTMETA_INLINE T after(const GemmArgs<T>& g, const GemmData<T>& d, T c, int64_t m, int64_t n) {
   if (g.after == After::kRelu) return c < 0 ? 0 : c;
-  if (g.after == After::kGate) return d.gate[m * g.gate_m + n * g.gate_n] > 0 ? c : 0;
+  if (is_gate(g.after)) {
+    const T gate = d.gate[m * g.gate_m + n * g.gate_n];
+    return gate > 0 ? c : gate == 0 && g.after == After::kHalfGate ? c * T(0.5) : 0;
+  }
   return c;
 }
 

@@ -17,7 +17,8 @@ struct Product {
 constexpr int kMaxProducts = 4;
 
 // What becomes of an element of C while it is in a register.
-enum class After : int64_t { kNothing, kRelu, kGate };
+enum class After : int64_t { kNothing, kRelu, kGate, kHalfGate };
+constexpr bool is_gate(After after) { return after == After::kGate || after == After::kHalfGate; }
 
 // C [M, N] = after(alpha * sum_p A_p B_p (+ CIN)).  C has unit column stride, but where it is one row; CIN may be C itself.
 // What of it is known before it runs:
@@ -38,7 +39,7 @@ template <class T>
 struct GemmData {
   T* c;
   const T* cin;   // nullptr: nothing is added
-  const T* gate;  // kGate: C is 0 where this is not above 0; unit column stride (unit row stride where C is one column)
+  const T* gate;  // C is 0 where this is not above 0, kHalfGate: half where this is 0; unit column stride (unit row stride where C is one column)
   const T* factors[2 * kMaxProducts];  // A and B of each product in turn
 };
 

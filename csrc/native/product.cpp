@@ -88,10 +88,10 @@ bool Gemm<T>::absorb(const GemmSpec& spec, const Phase& phase) {
     args_.after = After::kRelu;
     return true;
   }
-  if (op.op != Op::kGate || op.args[1] >= n_loads || is_c(phase.loads[op.args[1]])) return false;
+  if ((op.op != Op::kGate && op.op != Op::kHalfGate) || op.args[1] >= n_loads || is_c(phase.loads[op.args[1]])) return false;
   set_place(kGate, phase.loads[op.args[1]], m_, n_);
   if (places_[kGate].col != 1) return false;
-  args_.after = After::kGate;
+  args_.after = op.op == Op::kGate ? After::kGate : After::kHalfGate;
   args_.gate_m = places_[kGate].row;
   return true;
 }
@@ -168,7 +168,7 @@ void Gemm<T>::multiply(Worker& worker, const int64_t* batch, int64_t first, int6
     if (swapped_) std::swap(data.factors[2 * p], data.factors[2 * p + 1]);
   }
   if (has_cin_) data.cin = at(worker, kCin, batch) + first * places_[kCin].row;
-  if (args_.after == After::kGate) data.gate = at(worker, kGate, batch) + first * places_[kGate].row;
+  if (is_gate(args_.after)) data.gate = at(worker, kGate, batch) + first * places_[kGate].row;
   const Place& place = places_[kC];
   T* const c = data.c = at(worker, kC, batch) + first * place.row;
   if (target_ == Target::Scratch) data.c = reinterpret_cast<T*>(worker.scratch + phase_scratch_);

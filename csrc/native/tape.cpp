@@ -58,7 +58,7 @@ struct CopyCall {
 template <class T>
 void Tape::product(const GemmArgs<T>& args, const GemmTiles<T>& tiles, Spot c, const Spot* cin, Spot gate, const Spot* factors) {
   put(sizeof(T) == 4 ? Kind::Product32 : Kind::Product64);
-  put(ProductCall{tiles.count, args.n_products, cin != nullptr, args.after == After::kGate, c, cin ? *cin : Spot(), gate});
+  put(ProductCall{tiles.count, args.n_products, cin != nullptr, is_gate(args.after), c, cin ? *cin : Spot(), gate});
   put(tiles.tile, tiles.count);
   put(factors, 2 * args.n_products);
   put(reinterpret_cast<const char*>(&args), used_bytes<T>(args.n_products));

@@ -84,7 +84,7 @@ def _row(
     name: str, arity: int, types: tuple[str, ...], micro: str, evaluate: Callable[..., Any], *partials: Any,
     samples: tuple[str, ...] = (), result: str | None = None, commutative: bool = False, kinks: Any = None,
 ) -> Primitive:  # fmt: skip
-    base = ("f(2,3)", "f(2,3) f(2,3)", "b(4,) f(4,) f(4,)")[arity - 1]
+    base = "b(4,) f(4,) f(4,)" if name == "where" else " ".join(["f(2,3)"] * arity)
     if types == ("bool",):
         base = base.replace("f(", "b(")
     if "i32" in types and not partials:
@@ -103,17 +103,9 @@ def _unary(derivative: Callable[[Var, Var], Var]) -> Callable[..., Var]:
     return lambda t, ins, out: multiply(t, derivative(ins[0], out))
 
 
-def _share(first: Primitive) -> Callable[[int], Callable[..., Var]]:
-    """Half of the ties: maximum and minimum share a tie equally."""
-
-    def partial(i: int) -> Callable[..., Var]:
-        def rule(t: Var, ins: tuple[Var, ...], out: Var) -> Var:
-            a, b = ins[i], ins[1 - i]
-            return where(apply(first, a, b), t, where(apply(EQUAL, a, b), multiply(t, 0.5), 0.0))
-
-        return rule
-
-    return partial
+def _share(larger: int) -> Callable[..., Var]:
+    """What maximum and minimum hand to one of their operands: all of t where ``larger`` of the two is, half of it at a tie."""
+    return lambda t, ins, out: apply(SHARE, t, ins[larger], ins[1 - larger])
 
 
 def _divide_y(t: Var, i: tuple[Var, ...], o: Var) -> Var:
@@ -166,9 +158,9 @@ DIVIDE = _row(
     lambda t, i, o: divide(t, i[1]), _divide_y, samples=("f(3,) p(3,)",),
 )  # fmt: skip
 POWER = _row("power", 2, FLOATS, "pow(x, y)", np.power, _power_x, _power_y, samples=("p(3,) f(3,)",))
-MAXIMUM = _row("maximum", 2, NUMBERS, "max(x, y)", np.maximum, _share(GREATER)(0), _share(GREATER)(1),
+MAXIMUM = _row("maximum", 2, NUMBERS, "max(x, y)", np.maximum, _share(0), _share(1),
                samples=("i(3,) i(3,)",), commutative=True, kinks=lambda x, y: np.abs(x - y))  # fmt: skip
-MINIMUM = _row("minimum", 2, NUMBERS, "min(x, y)", np.minimum, _share(LESS)(0), _share(LESS)(1),
+MINIMUM = _row("minimum", 2, NUMBERS, "min(x, y)", np.minimum, _share(1), _share(0),
                samples=("i(3,) i(3,)",), commutative=True, kinks=lambda x, y: np.abs(x - y))  # fmt: skip
 NEGATIVE = _row("negative", 1, NUMBERS, "-x", np.negative, lambda t, i, o: negative(t), samples=("i(3,)",))
 ABS: Primitive = _row("abs", 1, NUMBERS, "abs(x)", np.abs, _unary(lambda x, o: apply(SIGN, x)), samples=("i(3,)",), kinks=np.abs)
@@ -195,6 +187,11 @@ ERF = _row(
 RELU = _row(
     "relu", 1, NUMBERS, "max(x, lit(0))", lambda x: np.maximum(x, x.dtype.type(0)),
     lambda t, i, o: where(apply(GREATER, o, 0.0), t, 0.0), samples=("i(3,)",), kinks=np.abs,
+)  # fmt: skip
+SHARE: Primitive = _row(
+    "share", 3, FLOATS, "select(gt(y, z), x, select(eq(y, z), x / lit(2), lit(0)))",
+    lambda t, x, y: np.where(x > y, t, np.where(x == y, t / t.dtype.type(2), t.dtype.type(0))),
+    lambda t, i, o: apply(SHARE, t, i[1], i[2]), None, None, kinks=lambda t, x, y: np.abs(x - y),
 )  # fmt: skip
 WHERE = _row(
     "where", 3, NUMBERS, "select(x, y, z)", np.where,

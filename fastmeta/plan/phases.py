@@ -129,6 +129,8 @@ class PhaseCode:
                 self.values[v.id] = (self.emit("gate", own, self.read(x, own), gate), own)
             else:
                 self.values[v.id] = (self.emit("where", own, self.read(m, own), self.read(x, own), self.read(y, own)), own)
+        elif op is ew.SHARE and ins[2].op is CONST and ins[2].attrs[0] == 0.0:  # the derivative of maximum(x, 0)
+            self.values[v.id] = (self.emit("half_gate", own, self.read(ins[0]), self.read(ins[1])), own)
         else:
             ctype = CODES[ins[0].dtype]
             if ctype == 3:

@@ -133,6 +133,12 @@ def _add(g: Graph, ins: tuple[Var, ...], at: tuple[Any, ...]) -> Var | None:
     if x is y:
         return scaled(x, 2.0)
     (cx, bx), (cy, by) = _split(x), _split(y)
+    if bx.op is by.op is ew.WHERE and bx.ins[0] is by.ins[0]:  # what the derivative of where(m, x, c x) comes to
+        (m, px, qx), (_, py, qy) = bx.ins, by.ins
+        if is_const(qx, 0.0) and is_const(py, 0.0):
+            return ew.where(m, scaled(px, cx), scaled(qy, cy))
+        if is_const(px, 0.0) and is_const(qy, 0.0):
+            return ew.where(m, scaled(py, cy), scaled(qx, cx))
     if cx == cy != 1.0:
         return scaled(ew.add(bx, by), cx)
     if cx == -cy:
@@ -259,6 +265,12 @@ def _where(g: Graph, ins: tuple[Var, ...], at: tuple[Any, ...]) -> Var | None:
         if c != 1.0:
             return scaled(ew.where(m, base, y), c)
     return _pull_broadcast(g, ew.WHERE, ins)
+
+
+@rewrite(ew.SHARE)
+def _share(g: Graph, ins: tuple[Var, ...], at: tuple[Any, ...]) -> Var | None:
+    c, base = _split(ins[0])
+    return scaled(g.emit(ew.SHARE, (base, *ins[1:])), c) if c != 1.0 else _pull_broadcast(g, ew.SHARE, ins)
 
 
 # -- shapes

@@ -108,7 +108,7 @@ static bool check(int64_t M, int64_t N, const std::vector<int64_t>& Ks, const st
         size += fabsl(x);
       }
       if (after == After::kRelu && sum < 0) sum = 0;
-      if (after == After::kGate && !(gate.at(m, n) > 0)) sum = 0;
+      if (is_gate(after) && !(gate.at(m, n) > 0)) sum = gate.at(m, n) == 0 && after == After::kHalfGate ? sum / 2 : 0;
       if (!(fabsl(c[m * c_m + n] - sum) <= eps * (4 + sqrtl(size)) * (size + 1))) {
         printf("wrong at (%d, %d): %g, expected %Lg\n", int(m), int(n), double(c[m * c_m + n]), sum);
         return false;
@@ -156,7 +156,7 @@ static void run(int64_t M, int64_t N, const std::vector<int64_t>& Ks, const std:
   const T alpha = alphas[next(3)];
   const int64_t gap = next(3) ? 0 : 5;
   cases++;
-  const After after = After(next(3));
+  const After after = After(next(4));
   if (check<T>(M, N, Ks, forms, cin_form, gap, alpha, after)) return;
   failures++;
   printf("  %s m %d n %d cin %d c gap %d after %d", sizeof(T) == 4 ? "float" : "double", int(M), int(N), cin_form, int(gap), int(after));

@@ -193,6 +193,11 @@ def _relu(x: Any) -> Any:
 
 
 @function
+def _share(x: Any, y: Any, z: Any) -> Any:
+    return select(gt(y, z), x, select(eq(y, z), x / lit(2, x), lit(0, x)))
+
+
+@function
 def _where(x: Any, y: Any, z: Any) -> Any:
     return select(x, y, z)
 
@@ -210,6 +215,11 @@ def _at_least(x: Any, y: Any) -> Any:
 @function
 def _gate(x: Any, y: Any) -> Any:
     return select(gt(y, lit(0, x)), x, lit(0, x))
+
+
+@function
+def _half_gate(x: Any, y: Any) -> Any:
+    return select(gt(y, lit(0, x)), x, select(eq(y, lit(0, x)), x / lit(2, x), lit(0, x)))
 
 
 @function
@@ -285,14 +295,18 @@ def apply_floats(op: int, n: int, to: int, x: int, y: int, z: int, like: Any) ->
     elif op == 31:
         each(_relu, n, to, (x,), like, like)
     elif op == 32:
-        each(_where, n, to, (x, y, z), like, like)
+        each(_share, n, to, (x, y, z), like, like)
     elif op == 33:
-        each(_multiply_add, n, to, (x, y, z), like, like)
+        each(_where, n, to, (x, y, z), like, like)
     elif op == 34:
-        each(_at_least, n, to, (x, y), like, like)
+        each(_multiply_add, n, to, (x, y, z), like, like)
     elif op == 35:
-        each(_gate, n, to, (x, y), like, like)
+        each(_at_least, n, to, (x, y), like, like)
     elif op == 36:
+        each(_gate, n, to, (x, y), like, like)
+    elif op == 37:
+        each(_half_gate, n, to, (x, y), like, like)
+    elif op == 38:
         each(_copy, n, to, (x,), like, like)
 
 
@@ -335,11 +349,11 @@ def apply_integers(op: int, n: int, to: int, x: int, y: int, z: int, like: Any) 
         each(_sign, n, to, (x,), like, like)
     elif op == 31:
         each(_relu, n, to, (x,), like, like)
-    elif op == 32:
-        each(_where, n, to, (x, y, z), like, like)
     elif op == 33:
-        each(_multiply_add, n, to, (x, y, z), like, like)
+        each(_where, n, to, (x, y, z), like, like)
     elif op == 34:
+        each(_multiply_add, n, to, (x, y, z), like, like)
+    elif op == 35:
         each(_at_least, n, to, (x, y), like, like)
-    elif op == 36:
+    elif op == 38:
         each(_copy, n, to, (x,), like, like)
