@@ -20,6 +20,7 @@ SHOWN = {
     "xent T=32": "32 features, 5 classes, cross-entropy",
     "adam T=32": "Adam as inner rule, 5 steps",
 }
+OTHERS = {"avx2": "AMD Zen 3 with AVX2", "zen4": "AMD Zen 4 with AVX-512"}  # machines, by the prefix of their result files
 IMAGES = {  # one result file each
     "conv4-omni T=8": "Conv4, 64 channels, 28x28x1, 1 inner step, 8 tasks",
     "conv4-strided T=8": "the same with strides instead of pooling",
@@ -51,12 +52,12 @@ def table(found: dict[str, Any], origin: dict[str, Any]) -> str:
         f"for equality, {origin['threads']} threads, {origin['cpu'].split(' (')[0]} with AVX-512, torch {versions['torch']}, JAX {versions['jax']}, "
         f"{origin['date'][:10]}; spreads and all workloads in [bench/results](bench/results)."
     )
-    return "\n".join([*lines, "", with_avx2()])
+    return "\n".join([*lines, "", *(elsewhere(prefix, name) for prefix, name in OTHERS.items())])
 
 
-def with_avx2() -> str:
-    """The same on a machine of narrower vectors, in a sentence."""
-    files = [json.loads(f.read_text()) for f in sorted(RESULTS.glob("avx2-*.json"))]
+def elsewhere(prefix: str, name: str) -> str:
+    """The same on another machine, in a sentence."""
+    files = [json.loads(f.read_text()) for f in sorted(RESULTS.glob(f"{prefix}-*.json"))]
     found = {title: report["rows"] for f in files for title, report in f["reports"].items()}
     origin = files[0]["provenance"]
 
@@ -64,7 +65,7 @@ def with_avx2() -> str:
         return ", ".join(f"{found[f'sin-K5 T={tasks}'][peer]['ratio']['median']:.3g}" for tasks in (32, 256, 4))
 
     return (
-        f"On a machine with AVX2 ({origin['cpu'].split(' (')[0]}, {origin['threads']} threads, {origin['date'][:10]}, [files](bench/results)) the first three rows are "
+        f"On {name} ({origin['threads']} threads, {origin['date'][:10]}, [files](bench/results)) the first three rows are "
         f"{times('jax')} x for JAX, {times('torch-bmm')} x for hand-batched torch and {times('torch-func')} x for torch.func; JAX takes at least "
         f"{min(rows['jax']['ratio']['median'] for title, rows in found.items() if title in SHOWN):.3g} x as long on every row."
     )

@@ -45,7 +45,7 @@ def programs(seed: int) -> None:
 
 def networks(seed: int) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(unroll, "EQUATIONS", 2000 if seed % 2 else 0)
+        patch.setattr(unroll, "EQUATIONS", 3000 if seed % 2 else 0)
         fm.set_num_threads(1 + seed % 3)
         random_networks.check_case(seed, tolerance=1e-7)
 

@@ -12,7 +12,7 @@ from fastmeta.ops.structure import LOOP, Loop, loop, rebuild
 from fastmeta.program import DTYPES, Graph, Program, Var, inline
 from fastmeta.transforms.differentiate import plus
 
-EQUATIONS = 2000  # of all iterations together: above it the loop stays
+EQUATIONS = 3000  # of all iterations together: above it the loop stays
 KEPT = 8 << 20  # bytes that all iterations together compute: about a fifth is alive at once, what a core's cache holds
 
 
