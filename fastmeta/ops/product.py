@@ -10,6 +10,8 @@ from fastmeta.errors import expected
 from fastmeta.ops.shape import swap_last
 from fastmeta.program import FLOATS, Primitive, Shape, Var
 
+MAX_PRODUCTS = 4  # that one instruction adds up
+
 
 def matmul(x: Var, y: Var) -> Var:
     return x.graph.emit(MATMUL, (x, y))

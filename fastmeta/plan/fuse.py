@@ -14,7 +14,7 @@ from math import prod
 
 from fastmeta.ops import elementwise as ew
 from fastmeta.ops.distance import DISTANCE_PULL
-from fastmeta.ops.product import MATMUL
+from fastmeta.ops.product import MATMUL, MAX_PRODUCTS
 from fastmeta.ops.proto import PROTO
 from fastmeta.ops.reduce import MAX, MIN, SUM
 from fastmeta.ops.shape import PAD, RESHAPE, STOP_GRADIENT
@@ -27,7 +27,6 @@ REDUCTIONS = (SUM, MAX, MIN)
 COMPARISONS = (ew.EQUAL, ew.NOT_EQUAL, ew.LESS, ew.LESS_EQUAL, ew.GREATER, ew.GREATER_EQUAL)
 PASSIVE = (INPUT, CONST, ARRAY)
 MANY_RESULTS = (DISTANCE_PULL, PROTO)  # the last attribute says which
-MAX_PRODUCTS = 4
 MAX_OPERATIONS, MAX_LOADS, MAX_STORES, MAX_PHASES = 200, 60, 32, 60  # of a phase and a group: below what the core takes
 LARGE, LATER = 1 << 20, 128  # elements; equations
 SMALL = 1 << 17  # elements: what is smaller may be held a little longer

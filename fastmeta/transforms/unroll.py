@@ -5,12 +5,14 @@ That is how intermediate values are kept between the forward and the reverse pas
 
 from __future__ import annotations
 
+from functools import reduce
 from typing import Any
 
+from fastmeta.ops.elementwise import add
+from fastmeta.ops.product import MAX_PRODUCTS
 from fastmeta.ops.shape import concat, cut, reshape
 from fastmeta.ops.structure import LOOP, Loop, loop, rebuild
 from fastmeta.program import DTYPES, Graph, Program, Var, inline
-from fastmeta.transforms.differentiate import plus
 
 EQUATIONS = 3000  # of all iterations together: above it the loop stays
 KEPT = 8 << 20  # bytes that all iterations together compute: about a fifth is alive at once, what a core's cache holds
@@ -51,21 +53,27 @@ def _straight(g: Graph, s: Loop, ins: tuple[Var, ...]) -> list[Var]:
     n, m = s.invariant, s.invariant + s.carry
     carry = list(ins[n:m])
     stacked: list[list[Var]] = [[] for _ in range(s.stacked)]
-    summed: list[Var | None] = [None] * s.summed
+    summed: list[list[Var]] = [[] for _ in range(s.summed)]
     for i in reversed(range(s.length)) if s.reverse else range(s.length):
         slices = [_at(x, i) for x in ins[m:]]
         out = inline(g, s.body, [*ins[:n], *carry, *slices])
         carry = out[: s.carry]
         for rows, x in zip(stacked, out[s.carry :], strict=False):
             rows.append(reshape(x, (1, *x.shape)))
-        summed = [plus(a, x) for a, x in zip(summed, out[s.carry + s.stacked :], strict=True)]
+        for terms, x in zip(summed, out[s.carry + s.stacked :], strict=True):
+            terms.append(x)
     outs = s.body.outputs
     joined = [
         concat(tuple(rows[::-1] if s.reverse else rows), 0) if rows else g.const(0.0, (0, *v.shape), v.dtype)
         for rows, v in zip(stacked, outs[s.carry :], strict=False)
     ]
-    total = [g.const(0.0, v.shape, v.dtype) if x is None else x for x, v in zip(summed, outs[s.carry + s.stacked :], strict=True)]
-    return [*carry, *joined, *total]
+    totals = [_sum(terms) if terms else g.const(0.0, v.shape, v.dtype) for terms, v in zip(summed, outs[s.carry + s.stacked :], strict=True)]
+    return [*carry, *joined, *totals]
+
+
+def _sum(terms: list[Var]) -> Var:
+    """As many terms at a time as one instruction adds up if they are products."""
+    return reduce(add, [reduce(add, terms[k : k + MAX_PRODUCTS]) for k in range(0, len(terms), MAX_PRODUCTS)])
 
 
 def _at(x: Var, i: int) -> Var:
