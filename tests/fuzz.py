@@ -21,6 +21,7 @@ import test_programs
 
 import fastmeta as fm
 from fastmeta.transforms import unroll
+from fastmeta.transforms.unroll import EQUATIONS
 
 SIZES, LIMIT = (1, 2, 7, 16, 33), 20_000
 exact = test_programs.equal
@@ -45,7 +46,7 @@ def programs(seed: int) -> None:
 
 def networks(seed: int) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(unroll, "EQUATIONS", 3000 if seed % 2 else 0)
+        patch.setattr(unroll, "EQUATIONS", EQUATIONS if seed % 2 else 0)
         fm.set_num_threads(1 + seed % 3)
         random_networks.check_case(seed, tolerance=1e-7)
 

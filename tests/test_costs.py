@@ -111,7 +111,7 @@ def test_small_powers_cost_no_more_than_products():
 
 @pytest.mark.parametrize("ramp", [lambda x: fm.maximum(x, 0.0), lambda x: -fm.minimum(-x, 0.0), lambda x: fm.where(x > 0, x, 0.0)])
 def test_ways_to_write_relu_cost_alike(ramp):
-    """Products and updates that the two layers' passes do not disturb."""
+    """Forward and backward: as many instructions."""
     counts = []
     for activation in (fm.nn.relu, ramp):
 
@@ -122,7 +122,7 @@ def test_ways_to_write_relu_cost_alike(ramp):
         params = [(np.ones((a, b), np.float32), np.ones(b, np.float32)) for a, b in ((4, 8), (8, 1))]
         step = fm.jit(fm.grad(loss))
         counts.append(make_plan(step.program(params, np.ones((10, 4), np.float32), np.ones((10, 1), np.float32))).instructions)
-    assert counts[1] <= counts[0] + 1
+    assert counts[1] == counts[0]
 
 
 def test_the_derivative_of_a_choice_is_one_choice():

@@ -13,6 +13,7 @@ import torch
 import fastmeta as fm
 from fastmeta.plan import make_plan
 from fastmeta.transforms import unroll
+from fastmeta.transforms.unroll import EQUATIONS
 
 F64 = np.float64
 Arrays = dict[str, np.ndarray]
@@ -363,7 +364,7 @@ def test_scan_values(length: int, backend: str, monkeypatch: pytest.MonkeyPatch)
     for k in range(length):
         rows.append(want)
         want = want + xs["u"][k] * k
-    for equations in (0, 1500):
+    for equations in (0, EQUATIONS):
         monkeypatch.setattr(unroll, "EQUATIONS", equations)
         (total, count, flag), ys = fm.jit(lambda s, x: fm.scan(step, s, x))(start, xs)
         close(total, want)
@@ -414,7 +415,7 @@ def test_scan_derivatives(length: int, backend: str, monkeypatch: pytest.MonkeyP
     vs = normal(3, seed=3), normal(length, 3, seed=4), normal(3, 3, seed=5)
     ours = lambda *a: run(fm, *a, fm.scan)
     theirs = lambda *a: run(torch, *a, torch_scan)
-    for equations in (0, 1500):
+    for equations in (0, EQUATIONS):
         monkeypatch.setattr(unroll, "EQUATIONS", equations)
         f = lambda *a: ours(*a)
         close(fm.grad(f, (0, 1, 2))(*args), torch.func.grad(theirs, (0, 1, 2))(*tensors(args)), 1e-10)

@@ -22,7 +22,8 @@ namespace {
 template <class T>
 const Kernels& for_product(int64_t n) {
   constexpr int64_t lanes = 64 / sizeof(T);
-  return n > 0 && (n - 1) % lanes < lanes / 2 ? *kernels_avx2() : *kernels_avx512();
+  static const Kernels &narrow = *kernels_avx2(), &wide = *kernels_avx512();
+  return (n - 1) % lanes < lanes / 2 ? narrow : wide;
 }
 
 Kernels make_halves() {

@@ -39,7 +39,7 @@ template <class T>
 struct GemmData {
   T* c;
   const T* cin;   // nullptr: nothing is added
-  const T* gate;  // C is 0 where this is not above 0, kHalfGate: half where this is 0; unit column stride (unit row stride where C is one column)
+  const T* gate;  // C is 0 where this is not above 0 (kHalfGate: halved where it is 0); unit column stride (unit row stride where C is one column)
   const T* factors[2 * kMaxProducts];  // A and B of each product in turn
 };
 

@@ -32,7 +32,7 @@ class Tape {
 
   Spot scratch(int64_t offset) const { return Spot(scratch_base_, offset); }
 
-  // cin: nullptr where nothing is added; gate: any where after is none; factors: of A and B of each product in turn
+  // cin: nullptr where nothing is added; gate: any unless is_gate(args.after); factors: of A and B of each product in turn
   template <class T>
   void product(const GemmArgs<T>& args, const GemmTiles<T>& tiles, Spot c, const Spot* cin, Spot gate, const Spot* factors);
   void tile(TileFn fn, const TileArgs& args, Spot dst, Spot x, Spot y, Spot z);

@@ -15,7 +15,7 @@ from fastmeta.ops.structure import LOOP, Loop, loop, rebuild
 from fastmeta.program import DTYPES, Graph, Program, Var, inline
 
 EQUATIONS = 3000  # of all iterations together: above it the loop stays
-KEPT = 8 << 20  # bytes that all iterations together compute: about a fifth is alive at once, what a core's cache holds
+KEPT = 8 << 20  # bytes that all iterations together compute: most of them are dead soon, the rest fits a core's cache
 
 
 def unroll(p: Program) -> Program:
