@@ -68,7 +68,7 @@ void Distance<T>::run(Worker& worker) const {
 }
 
 template <class T>
-Pull<T>::Pull(int tag, const PullSpec& spec, const Kernels& kernels)
+Pull<T>::Pull(int tag, const PullSpec& spec, const Kernels& kernels, const PlanSpec& plan)
     : Instruction(tag), x_(spec.x), y_(spec.y), weight_(spec.weight), out_(spec.out_x), out_y_(spec.out_y), both_(spec.has_x && spec.has_y), products_(spec.metric == kPullProducts) {
   int64_t n = spec.n, m = spec.m;
   if (both_ ? n < m : !spec.has_x) {  // the derivative is the same from both sides; the longer one passes by
@@ -87,7 +87,7 @@ Pull<T>::Pull(int tag, const PullSpec& spec, const Kernels& kernels)
   args_.y_row = y_.stride[0];
   args_.weight_x = weight_.stride[0];
   args_.weight_y = weight_.stride[1];
-  dense_ = !both_ || products_ || ((n == 1 || args_.weight_x == m) && (m == 1 || args_.weight_y == 1));
+  if (both_) streamed_ = Streamed(plan, out_);
   args_.out_row = out_.stride[0];
   args_.out_y_row = out_y_.stride[0];
   by_rows_ = !both_ && n >= spec.features / kUnitFeatures;
@@ -105,8 +105,7 @@ struct Pull<T>::Shared {
 
 template <class T>
 int64_t Pull<T>::scratch_bytes() const {
-  const int64_t n = args_.x_rows, m = args_.y_rows, elements = products_ ? n + m : dense_ ? 0 : n * m;
-  return (elements * int64_t(sizeof(T)) + 63) / 64 * 64;
+  return !products_ ? 0 : ((args_.x_rows + args_.y_rows) * int64_t(sizeof(T)) + 63) / 64 * 64;
 }
 
 template <class T>
@@ -120,6 +119,7 @@ void Pull<T>::run_unit(Worker& worker, const Shared& shared, int64_t unit) const
   args.y_sum = shared.y_sum;
   args.out = worker.at<T>(out_);
   if (both_) args.out_y = worker.at<T>(out_y_);
+  args.streamed = streamed_.in(*worker.call);
   if (by_rows_) {
     args.x_rows = std::min(unit_, args_.x_rows - first);
     args.x += first * args.x_row;
@@ -145,10 +145,6 @@ void Pull<T>::run(Worker& worker) const {
     sum_weights_(shared.weight, args_.weight_x, args_.weight_y, args_.x_rows, args_.y_rows, scratch, scratch + args_.x_rows);
     shared.x_sum = scratch;
     shared.y_sum = scratch + args_.x_rows;
-  } else if (!dense_) {
-    for (int64_t i = 0; i < args_.x_rows; ++i)
-      for (int64_t j = 0; j < args_.y_rows; ++j) scratch[i * args_.y_rows + j] = shared.weight[i * args_.weight_x + j * args_.weight_y];
-    shared.weight = scratch;
   }
   struct Context {
     const Pull* self;

@@ -1,7 +1,7 @@
 // DISTANCE: distances of the rows of two matrices. PULL: their derivatives, back to the rows of one or of both.
 #pragma once
 #include "kernels.hpp"
-#include "worker.hpp"
+#include "streamed.hpp"
 
 namespace fastmeta {
 
@@ -28,7 +28,7 @@ class Distance final : public Instruction {
 template <class T>
 class Pull final : public Instruction {
  public:
-  Pull(int tag, const PullSpec& spec, const Kernels& kernels);
+  Pull(int tag, const PullSpec& spec, const Kernels& kernels, const PlanSpec& plan);
   void run(Worker& worker) const override;
   int64_t scratch_bytes() const override;
 
@@ -40,7 +40,7 @@ class Pull final : public Instruction {
   Operand x_, y_, weight_, out_, out_y_;
   bool both_;
   bool products_;
-  bool dense_;  // weights are as the kernel wants them
+  Streamed streamed_;
   void (*kernel_)(const PullArgs<T>&);
   void (*sum_weights_)(const T*, int64_t, int64_t, int64_t, int64_t, T*, T*);
   bool by_rows_ = true;  // units are rows of x, or else features

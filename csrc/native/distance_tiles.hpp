@@ -10,7 +10,7 @@ template <class T>
 struct SquaredDifference {
   using S = Simd<T>;
   using V = typename S::V;
-  static constexpr bool scaled = false, absolute = false;
+  static constexpr bool scaled = false, absolute = false, centred = false;
   static FASTMETA_INLINE V add(V x, V y, V, V sum) {
     const V d = x - y;
     return S::fma(d, d, sum);
@@ -21,7 +21,7 @@ template <class T>
 struct AbsoluteDifference {
   using S = Simd<T>;
   using V = typename S::V;
-  static constexpr bool scaled = false, absolute = true;
+  static constexpr bool scaled = false, absolute = true, centred = false;
   static FASTMETA_INLINE V add(V x, V y, V, V sum) {
     const V d = x - y;
     const typename S::I sign = (typename S::I)S::splat(T(-0.0));
@@ -34,13 +34,21 @@ template <class T>
 struct DirectionDifference {
   using S = Simd<T>;
   using V = typename S::V;
-  static constexpr bool scaled = true, absolute = false;
+  static constexpr bool scaled = true, absolute = false, centred = false;
   // y is minus the direction
   static FASTMETA_INLINE V add(V x, V y, V scale, V sum) {
     const V d = S::fma(scale, x, y);
     return S::fma(d, d, sum);
   }
   static FASTMETA_INLINE T finish(T sum, T x_scale, T y_scale) { return x_scale == 0 || y_scale == 0 ? T(1) : sum * T(0.5); }
+};
+// (x - centre) y, for PROTO
+template <class T>
+struct CentredProduct {
+  using V = typename Simd<T>::V;
+  static constexpr bool scaled = false, absolute = false, centred = true;
+  static FASTMETA_INLINE V add(V x, V y, V, V sum) { return Simd<T>::fma(x, y, sum); }
+  static FASTMETA_INLINE T finish(T sum, T, T) { return sum; }
 };
 
 // ---- What a metric needs of each row.
@@ -98,54 +106,63 @@ void row_norms(Metric metric, const T* x, int64_t row, int64_t rows, int64_t fea
 
 // ---- Tiles.
 
+// Rows m0..m1 of x, MR at a time, and NR of y: a piece of their features. Its vectors are added to those of the pieces before
+// it (`sums`), and after the last their lanes.
 template <class T, template <class> class Metric, int MR, int NR>
-__attribute__((noinline)) void distance_tile(const DistanceArgs<T>& g, const T* x_norm, int64_t m0, int64_t m1, int64_t n0) {
+__attribute__((noinline)) void distance_tile(const DistanceArgs<T>& g, const T* x_norm, int64_t m0, int64_t m1, int64_t n0, int64_t from, int64_t to, T* sums) {
   using S = Simd<T>;
   using V = typename S::V;
   using M = Metric<T>;
   constexpr int L = S::lanes, padded = kLaneSums<T, NR>;
   const int64_t ahead = MR * g.x_row;
-  for (; m0 < m1; m0 += MR) {
+  const bool first = from == 0, last = to == g.features;
+  for (sums += m0 * NR * L; m0 < m1; m0 += MR, sums += MR * NR * L) {
     V acc[MR][padded], x_scale[MR];
     const T *x[MR], *y[NR];
     FASTMETA_UNROLL
     for (int i = 0; i < MR; i++) {
       FASTMETA_UNROLL
-      for (int j = 0; j < padded; j++) acc[i][j] = V{};
+      for (int j = 0; j < padded; j++) acc[i][j] = first || j >= NR ? V{} : S::load(sums + (i * NR + j) * L);
       x[i] = g.x + (m0 + i) * g.x_row;
       x_scale[i] = M::scaled ? S::splat(x_norm[m0 + i]) : V{};
     }
     FASTMETA_UNROLL
     for (int j = 0; j < NR; j++) y[j] = g.y + (n0 + j) * g.y_row;
-    auto step = [&](auto load) __attribute__((always_inline)) {
+    auto step = [&](int64_t k, auto load) __attribute__((always_inline)) {
       V a[MR];
       FASTMETA_UNROLL
       for (int i = 0; i < MR; i++) {
-        a[i] = load(x[i]);
+        a[i] = load(x[i] + k);
+        if constexpr (M::centred) a[i] -= load(g.centre + k);
         FASTMETA_PIN(a[i]);
       }
       FASTMETA_UNROLL
       for (int j = 0; j < NR; j++) {
-        V b = load(y[j]);
+        V b = load(y[j] + k);
         if constexpr (M::scaled) b *= S::splat(-g.y_norm[n0 + j]);
         FASTMETA_PIN(b);
         FASTMETA_UNROLL
         for (int i = 0; i < MR; i++) acc[i][j] = M::add(a[i], b, x_scale[i], acc[i][j]);
       }
     };
-    int64_t k = 0;
-    for (; k + L <= g.features; k += L) {
+    int64_t k = from;
+    for (; k + L <= to; k += L) {
       // The next rows: hardware foresees a stream only after its first lines, and those of rows are short.
       FASTMETA_UNROLL
       for (int i = 0; i < MR; i++) __builtin_prefetch(x[i] + ahead + k);
-      step([k](const T* q) __attribute__((always_inline)) { return S::load(q + k); });
+      step(k, [](const T* p) __attribute__((always_inline)) { return S::load(p); });
     }
-    if (k < g.features) {
-      const auto mask = S::mask(int(g.features - k));
-      step([k, &mask](const T* q) __attribute__((always_inline)) { return S::load(q + k, mask); });
+    if (k < to) {
+      const auto mask = S::mask(int(to - k));
+      step(k, [&mask](const T* p) __attribute__((always_inline)) { return S::load(p, mask); });
     }
     FASTMETA_UNROLL
     for (int i = 0; i < MR; i++) {
+      if (!last) {
+        FASTMETA_UNROLL
+        for (int j = 0; j < NR; j++) S::store(sums + (i * NR + j) * L, acc[i][j]);
+        continue;
+      }
       T sum[padded];
       store_lane_sums<T, NR>(acc[i], sum);
       T* out = g.out + (m0 + i) * g.out_x + n0 * g.out_y;
@@ -158,24 +175,27 @@ __attribute__((noinline)) void distance_tile(const DistanceArgs<T>& g, const T* 
 
 // A few rows of x against `count` of y.
 template <class T, template <class> class Metric, int NR>
-inline void distance_rows(const DistanceArgs<T>& g, const T* x_norm, int64_t n, int64_t count) {
+inline void distance_rows(const DistanceArgs<T>& g, const T* x_norm, int64_t n, int64_t count, int64_t from, int64_t to, T* sums) {
   if (count < NR) {
-    if constexpr (NR > 1) distance_rows<T, Metric, NR - 1>(g, x_norm, n, count);
+    if constexpr (NR > 1) distance_rows<T, Metric, NR - 1>(g, x_norm, n, count, from, to, sums);
     return;
   }
   constexpr int MR = FASTMETA_LANES_BYTES == 64 ? 4 : 2;
-  int64_t m = g.x_rows - g.x_rows % MR;
-  if (m > 0) distance_tile<T, Metric, MR, NR>(g, x_norm, 0, m, n);
-  if (m < g.x_rows) distance_tile<T, Metric, 1, NR>(g, x_norm, m, g.x_rows, n);
+  const int64_t m = g.x_rows - g.x_rows % MR;
+  if (m > 0) distance_tile<T, Metric, MR, NR>(g, x_norm, 0, m, n, from, to, sums);
+  if (m < g.x_rows) distance_tile<T, Metric, 1, NR>(g, x_norm, m, g.x_rows, n, from, to, sums);
 }
 
-// A few rows of x stay in the first-level cache while rows of y pass by, as many as stay in the second.
+// A few rows of x pass by a few rows of y, a piece of their features at a time, which stays in the first-level cache; rows of
+// y as many as stay in the second.
 
 template <class T, template <class> class Metric>
 inline void distances_of_long_rows(const DistanceArgs<T>& g) {
-  constexpr int64_t few = 16;
-  constexpr int NR = FASTMETA_LANES_BYTES == 64 ? 5 : 4;
+  constexpr int64_t L = Simd<T>::lanes, few = 16, cached = 16 << 10;
+  constexpr int NR = 5;
   const int64_t fit = kBlockBytes / int64_t(sizeof(T)) / g.features, step = fit < 32 ? 32 : fit;
+  const int64_t longest = cached / int64_t(sizeof(T)) / NR, pieces = (g.features + longest - 1) / longest, piece = ((g.features + pieces - 1) / pieces + L - 1) / L * L;
+  alignas(64) T sums[few * NR * L];
   DistanceArgs<T> h = g;
   for (int64_t n0 = 0; n0 < g.y_rows; n0 += step) {
     const int64_t rows = n0 + step < g.y_rows ? step : g.y_rows - n0, blocks = (rows + NR - 1) / NR;
@@ -187,8 +207,9 @@ inline void distances_of_long_rows(const DistanceArgs<T>& g) {
       if constexpr (Metric<T>::scaled)
         for (int64_t i = 0; i < h.x_rows; i++) x_norm[i] = inverse_length(h.x + i * h.x_row, h.features);
       for (int64_t i = 0; i < blocks; i++) {
-        const int64_t n = rows * i / blocks;
-        distance_rows<T, Metric, NR>(h, x_norm, n0 + n, rows * (i + 1) / blocks - n);
+        const int64_t n = rows * i / blocks, count = rows * (i + 1) / blocks - n;
+        for (int64_t k = 0; k < g.features; k += piece)
+          distance_rows<T, Metric, NR>(h, x_norm, n0 + n, count, k, k + piece < g.features ? k + piece : g.features, sums);
       }
     }
   }

@@ -53,12 +53,12 @@ std::unique_ptr<Instruction> bind(const Instr& instr, const Kernels& kernels, co
             return std::make_unique<Distance<double>>(tag, s, kernels);
           },
           [&](const PullSpec& s) -> std::unique_ptr<Instruction> {
-            if (s.dtype == F32) return std::make_unique<Pull<float>>(tag, s, kernels);
-            return std::make_unique<Pull<double>>(tag, s, kernels);
+            if (s.dtype == F32) return std::make_unique<Pull<float>>(tag, s, kernels, program.plan());
+            return std::make_unique<Pull<double>>(tag, s, kernels, program.plan());
           },
           [&](const ProtoSpec& s) -> std::unique_ptr<Instruction> {
-            if (s.dtype == F32) return std::make_unique<Proto<float>>(tag, s, kernels);
-            return std::make_unique<Proto<double>>(tag, s, kernels);
+            if (s.dtype == F32) return std::make_unique<Proto<float>>(tag, s, kernels, program.plan());
+            return std::make_unique<Proto<double>>(tag, s, kernels, program.plan());
           },
           [&](const LoopSpec& s) -> std::unique_ptr<Instruction> { return std::make_unique<Loop>(tag, s, program); },
       },

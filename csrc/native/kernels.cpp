@@ -16,6 +16,7 @@ namespace FASTMETA_TARGET {
 #include "weighted_rows.hpp"
 #include "pull_products.hpp"
 #include "pull_tiles.hpp"
+#include "proto_rows.hpp"
 #include "proto_tiles.hpp"
 #include "rows.hpp"
 #include "tiles.hpp"

@@ -117,6 +117,7 @@ struct DistanceArgs {
   const T* y_norm;  // of each row of y: kCosine 1 / length or 0, kSquared of short rows the squared length
   T* out;
   int64_t out_x, out_y;
+  const T* centre;  // inside PROTO
 };
 
 // out[i] = sum over rows j of y of weight[i, j] times the derivative of their distance in row i of x; out_y[j] the same for
@@ -135,11 +136,12 @@ struct PullArgs {
   T *out, *out_y;
   int64_t out_row, out_y_row;
   const T *x_sum, *y_sum;  // kPullProducts: twice the sum of each row's weights
+  bool streamed;           // out is larger than the caches keep
 };
 template <class T>
 struct PullFns {
   void (*one)(const PullArgs<T>&);  // out alone, out_y is nullptr
-  void (*both)(const PullArgs<T>&);  // but for kPullProducts, weights must be dense: weight_x = y_rows, weight_y = 1
+  void (*both)(const PullArgs<T>&);
 };
 
 // The cross-entropy of labels under softmax(-factor * squared distance) over the rows of y, rows of x weighted by shares, and
@@ -156,12 +158,14 @@ struct ProtoArgs {
   T factor;
   T *loss, *right, *out, *out_y;  // or nullptr
   int64_t out_row, out_y_row;
-  T* scratch;  // proto_scratch() elements
+  bool streamed;  // out is larger than the caches keep
+  T* scratch;     // proto_scratch() elements
 };
 constexpr int64_t kProtoRows = 32;  // of x at a time
 constexpr int64_t proto_scratch(int64_t m, int64_t features, int64_t size) {
   const int64_t line = 64 / size, row = (features + line - 1) / line * line;
-  return row * (1 + 2 * m + kProtoRows) + m * (1 + line + kProtoRows) + features * kProtoRows + 8 * line;
+  const int64_t rows = features * size <= kShortRowBytes ? kProtoRows * (row + features) : row;
+  return row * (1 + 2 * m) + m * (1 + line + kProtoRows) + rows + 8 * line;
 }
 
 // One micro-op on a tile of `rows` x `cols`: dst(r, c) = op(x(r, c), y(r, c), z(r, c)).

@@ -3,7 +3,8 @@
 namespace fastmeta {
 
 template <class T>
-Proto<T>::Proto(int tag, const ProtoSpec& spec, const Kernels& kernels) : Instruction(tag), spec_(spec) {
+Proto<T>::Proto(int tag, const ProtoSpec& spec, const Kernels& kernels, const PlanSpec& plan) : Instruction(tag), spec_(spec) {
+  if (spec.has_x) streamed_ = Streamed(plan, spec.out_x);
   if constexpr (sizeof(T) == 4) kernel_ = kernels.proto_f32;
   else kernel_ = kernels.proto_f64;
   args_.x_rows = spec.n;
@@ -37,6 +38,7 @@ void Proto<T>::run(Worker& worker) const {
     return worker.call->record({tag, worker.task, checked[i], spec_.m});
   }
   args.label = checked;
+  args.streamed = streamed_.in(*worker.call);
   args.x = worker.at<const T>(spec_.x);
   args.y = worker.at<const T>(spec_.y);
   args.share = worker.at<const T>(spec_.share);

@@ -1,14 +1,14 @@
 // PROTO: the loss of a prototypical network and its derivatives in the rows of both sides.
 #pragma once
 #include "kernels.hpp"
-#include "worker.hpp"
+#include "streamed.hpp"
 
 namespace fastmeta {
 
 template <class T>
 class Proto final : public Instruction {
  public:
-  Proto(int tag, const ProtoSpec& spec, const Kernels& kernels);
+  Proto(int tag, const ProtoSpec& spec, const Kernels& kernels, const PlanSpec& plan);
   void run(Worker& worker) const override;
   int64_t scratch_bytes() const override;
 
@@ -16,6 +16,7 @@ class Proto final : public Instruction {
   ProtoSpec spec_;
   ProtoArgs<T> args_{};  // pointers left out
   void (*kernel_)(const ProtoArgs<T>&);
+  Streamed streamed_;  // of the derivative in x
 };
 
 }  // namespace fastmeta

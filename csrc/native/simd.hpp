@@ -61,6 +61,23 @@ struct Simd {
     return v;
   }
   static FASTMETA_INLINE void store(T* p, V v) { __builtin_memcpy(p, &v, sizeof v); }
+  // Past the caches, to addresses that are multiples of `bytes`; seen by other threads after end_streams() at the latest.
+  static FASTMETA_INLINE void stream(T* p, V v) {
+#if !defined(__x86_64__)
+    store(p, v);
+#elif FASTMETA_LANES_BYTES == 64
+    _mm512_stream_si512((__m512i*)p, (__m512i)v);
+#elif FASTMETA_LANES_BYTES == 32
+    _mm256_stream_si256((__m256i*)p, (__m256i)v);
+#else
+    _mm_stream_si128((__m128i*)p, (__m128i)v);
+#endif
+  }
+  static FASTMETA_INLINE void end_streams() {
+#if defined(__x86_64__)
+    _mm_sfence();
+#endif
+  }
   static FASTMETA_INLINE V splat(T s) {
     if constexpr (lanes == 2) return V{s, s};
     else if constexpr (lanes == 4) return V{s, s, s, s};

@@ -18,7 +18,7 @@ from fastmeta.trace import Array, located
 
 # Where a kernel of differences costs no more than products of matrices: rows with and without derivatives, features.
 FEW_ROWS, SOME_ROWS, SHORT = 10, 32, 128
-PANEL_BYTES, PANEL_WORK = 512, 1 << 21
+ONE_PASS_WORK = 1 << 21  # pairs times features
 
 
 def pairwise_distance(x: Array, y: Array, *, metric: str, scale: Array | None = None) -> Array:
@@ -87,11 +87,10 @@ def nearness(x: Array, y: Array, absent: Array, scale: Array | None, *, metric: 
     return fa.add(fa.multiply(fa.permute_dims(_products(x, y), (1, 0)), 2.0), fa.subtract(bar, lengths))
 
 
-def in_panels(x: Array, y: Array) -> bool:
-    """Whether one kernel may do all that an episode does with x and y: rows short enough to be transposed a few at a time, and
-    not so many that threads should share them."""
+def in_one_pass(x: Array, y: Array) -> bool:
+    """Whether one kernel, on one thread, should do all that an episode does with x and y: more work is for several threads."""
     (n, features), m = x.shape, y.shape[0]
-    return features * np.dtype(x.dtype).itemsize <= PANEL_BYTES and n * m * features <= PANEL_WORK
+    return n * m * features <= ONE_PASS_WORK
 
 
 # -- metrics of one task: x [n, D], y [m, D], scale -> [n, m]

@@ -6,7 +6,7 @@ import numpy as np
 
 from fastmeta import array as fa
 from fastmeta.errors import expected, whole
-from fastmeta.kernels.distance import check_metric, distance, in_panels, nearness, number, positive, scale_axes
+from fastmeta.kernels.distance import check_metric, distance, in_one_pass, nearness, number, positive, scale_axes
 from fastmeta.kernels.fused import fused
 from fastmeta.kernels.tasks import Argument, features, known, per_task
 from fastmeta.ops.proto import proto_kernels
@@ -202,7 +202,7 @@ def _proto_loss(
         return _total(fa.astype(fa.equal(fa.argmax(logits(x, y, absent), axis=0), labels), dtype=x.dtype), share)
 
     operands = query, means, query_labels, share, absent
-    if metric != "sqeuclidean" or type(temperature) not in (int, float) or not in_panels(query, means):
+    if metric != "sqeuclidean" or type(temperature) not in (int, float) or not in_one_pass(query, means):
         return loss(*operands), accuracy(*operands)
     of_loss, of_accuracy = proto_kernels(1.0 / temperature)
     return fused(of_loss, loss, *operands), fused(of_accuracy, accuracy, *operands)
