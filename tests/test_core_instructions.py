@@ -331,6 +331,18 @@ def test_relu_and_gates_of_a_product_in_its_kernel(isa, dtype, op, batch, m, n, 
     np.testing.assert_allclose(got[0], value, tolerance, tolerance * max(1, sum(ks) ** 0.5 / 10))
 
 
+@pytest.mark.parametrize("turned", [False, True])
+def test_gemm_of_overlapping_rows(isa, turned):
+    """Windows of a signal: rows that begin an element apart, which is no matrix that a BLAS would take."""
+    m, n, k = 40, 24, 17
+    x, y = sample((m + k - 1,)), sample((k, n), seed=1)
+    b = Builder([(f32, x.shape), (f32, y.shape)], [(f32, (n, m) if turned else (m, n))])
+    rows = view(b.input(0), (m, k))._replace(strides=(1, 1))
+    turn = (lambda a: a.T) if turned else (lambda a: a)
+    b.gemm(f32, (), m, n, [(k, rows, view(b.input(1), y.shape))], view(b.output(0), turn(np.empty((m, n))).shape, make=turn))
+    close(turn(b.run(x, y)[0]), np.lib.stride_tricks.sliding_window_view(x, k) @ y)
+
+
 def test_gemm_adds_to_itself():
     b = Builder([(f32, (50, 6)), (f32, (6, 20))], [(f32, (50, 20))], consts=np.array([1], f32).tobytes())
     out = view(b.output(0), (50, 20))

@@ -16,6 +16,7 @@ import pytest
 from fake_cupy import Device, Memory
 
 import fastmeta as fm
+from fastmeta.backends import cuda_host
 from fastmeta.backends import cupy as cupy_backend
 from fastmeta.backends.arrays import library as library_of
 
@@ -97,3 +98,14 @@ def test_mixed_devices_are_refused():
     with pytest.raises(ValueError, match="one library on one GPU, got cupy on <CUDA Device 0>, <CUDA Device 1>"):
         f(Memory(x), Memory(x, Device(1)))
     np.testing.assert_array_equal(f(Memory(x), 2.0).array, x + 2)
+
+
+def test_products_of_more_tasks_than_there_are_groups(monkeypatch):
+    """Where groups differ in length by a task, the last of them are not for a library that takes all slots at once."""
+    monkeypatch.setitem(cuda_host.OPTIONS, "way", "batched")
+    rng = np.random.default_rng(1)
+    w, x = rng.standard_normal((4, 3)), rng.standard_normal((1030, 5, 4))
+    products = fm.map_tasks(lambda w, x: (x @ w, (x @ w).T @ x), in_axes=(None, 0), reduce=(None, "sum"))
+    each, total = products(w, x)
+    np.testing.assert_allclose(each, x @ w, rtol=1e-12)
+    np.testing.assert_allclose(total, np.einsum("tij,tik->jk", x @ w, x), rtol=1e-12)

@@ -1,6 +1,7 @@
 // The device's side of a run: memory, streams, launches and recorded graphs of the CUDA runtime.
 #include <cuda_runtime.h>
 
+#include "cublas.hpp"
 #include "walk.hpp"
 
 namespace fastmeta {
@@ -40,6 +41,8 @@ class CudaDevice {
   }
   ~CudaDevice() {
     forget();
+    cublas_.reset();
+    cudaFree(workspace_);
     cudaEventDestroy(last_);
     cudaStreamDestroy(recorder_);
   }
@@ -90,18 +93,33 @@ class CudaDevice {
   }
   void finish() { check(cudaStreamSynchronize(stream_), "running the plan"); }
 
-  // What fn launches, recorded once for each number of tasks: addresses of arrays are read from device memory.
+  // What fn launches, recorded once for each number of tasks: addresses of arrays are read from device memory. The first time
+  // it is launched as it is, for what the driver and libraries load then cannot be recorded.
   template <class Fn> void replay(int64_t length, Fn fn) {
-    auto found = graphs_.find(length);
-    if (found == graphs_.end()) {
+    if (graphs_.count(length) == 0) {
       if (graphs_.size() >= kMostGraphs) forget();
-      found = graphs_.emplace(length, record(fn)).first;
+      graphs_[length] = nullptr;
+      return fn();
     }
-    check(cudaGraphLaunch(found->second, stream_), "cudaGraphLaunch");
+    cudaGraphExec_t& graph = graphs_[length];
+    if (!graph) graph = record(fn);
+    check(cudaGraphLaunch(graph, stream_), "cudaGraphLaunch");
   }
   void forget() {
-    for (auto& [length, graph] : graphs_) cudaGraphExecDestroy(graph);
+    for (auto& [length, graph] : graphs_)
+      if (graph) cudaGraphExecDestroy(graph);
     graphs_.clear();
+  }
+
+  // Products whose sides are all this long are cuBLAS's, where it is there.
+  static constexpr int64_t kLeastProduct = 128;
+  bool multiplies() {
+    if (!cublas_) cublas_ = std::make_unique<Cublas>();
+    if (cublas_->there() && !workspace_) workspace_ = allocate(Cublas::kWorkspace, "cuBLAS");
+    return cublas_->there();
+  }
+  void multiply(const Multiplication& x) {
+    if (const int status = cublas_->multiply(x, stream_, workspace_)) throw DeviceError("cuBLAS failed with status " + std::to_string(status));
   }
 
   // The bytes of an arena in a block's own memory; 0 where it does not fit.
@@ -152,7 +170,9 @@ class CudaDevice {
   int64_t most_fast_ = 0;
   cudaStream_t stream_ = nullptr, recorder_ = nullptr;
   cudaEvent_t last_ = nullptr;
-  std::map<int64_t, cudaGraphExec_t> graphs_;
+  std::map<int64_t, cudaGraphExec_t> graphs_;  // nullptr: run once, not recorded yet
+  std::unique_ptr<Cublas> cublas_;
+  char* workspace_ = nullptr;
 };
 
 }  // namespace

@@ -40,6 +40,11 @@ class HostDevice {
   int64_t teams(int64_t) const { return 3; }  // few: groups outnumber the teams, as on a device
   int64_t available() const { return int64_t{1} << 30; }
 
+  // As the library of a device, here for products of any size.
+  static constexpr int64_t kLeastProduct = 2;
+  bool multiplies() const { return true; }
+  void multiply(const Multiplication& x) const { x.wide ? multiply<double>(x) : multiply<float>(x); }
+
   template <class Kernel> void launch(const Kernel& kernel, int64_t width, int64_t height, int64_t = 0) {
     if (lanes_ == 1) return run(kernel, width, height, 0, nullptr, stage_);
     pthread_barrier_t barrier;
@@ -51,6 +56,19 @@ class HostDevice {
   }
 
  private:
+  template <class T> static void multiply(const Multiplication& x) {
+    if (x.left.ld < (x.left.transposed ? x.k : x.m) || x.right.ld < (x.right.transposed ? x.n : x.k) || x.ld < x.m)
+      throw DeviceError("columns that overlap: a library refuses them");
+    const auto element = [](const Multiplication::Factor& f, int i, int row, int col) { return reinterpret_cast<T**>(f.at)[i][f.transposed ? row * int64_t(f.ld) + col : row + col * int64_t(f.ld)]; };
+    for (int i = 0; i < x.count; ++i)
+      for (int col = 0; col < x.n; ++col)
+        for (int row = 0; row < x.m; ++row) {
+          T sum = 0;
+          for (int k = 0; k < x.k; ++k) sum += element(x.left, i, row, k) * element(x.right, i, k, col);
+          T& out = reinterpret_cast<T**>(x.result)[i][row + col * int64_t(x.ld)];
+          out = T(x.alpha) * sum + (x.add ? out : T(0));
+        }
+  }
   template <class Kernel> void run(const Kernel& kernel, int64_t width, int64_t height, int lane, pthread_barrier_t* barrier, char* stage) const {
     device::Team team{lane, lanes_, stage};
     if (barrier) {

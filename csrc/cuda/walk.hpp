@@ -8,7 +8,7 @@
 #include <vector>
 
 #include "executor.hpp"
-#include "kernels.cuh"
+#include "large.hpp"
 
 namespace fastmeta {
 
@@ -46,6 +46,7 @@ template <class Device> class Walker final : public Runner {
     find_blocks();
     // A task's memory that stays near a team makes it worth running it whole; beyond that single instructions fill a device.
     resident_ = way == Way::Resident || (way == Way::Auto && plan_->arena_bytes <= kResidentArena);
+    find_large_products();
     words_there_.reserve(int64_t(n_words) * 8);
     blocks_there_.reserve(int64_t(blocks_.size()) * 8);
     consts_.reserve(plan_->const_bytes);
@@ -65,8 +66,8 @@ template <class Device> class Walker final : public Runner {
       prepare(length);
       upload_roots(there);
       device_.clear(statuses_.data(), statuses_.size());
-      if (launches_ <= kMostNodes) device_.replay(length, [&] { walk(0, root_slots(), 1, nullptr, length); });
-      else walk(0, root_slots(), 1, nullptr, length);
+      if (launches_ <= kMostNodes) device_.replay(length, [&] { walk(0, root_slots(), 1, nullptr, length, true); });
+      else walk(0, root_slots(), 1, nullptr, length, true);
       if (on_host) copy_out(arrays, length, there);
       if (has_indices_) check_indices();
     } catch (const DeviceMemoryError&) {
@@ -107,6 +108,22 @@ template <class Device> class Walker final : public Runner {
     launches_ = count[0];
   }
 
+  void find_large_products() {
+    for (size_t b = 0; b < plan_->blocks.size(); ++b) {
+      int64_t at = blocks_[2 * b];
+      for (int64_t k = 0; k < blocks_[2 * b + 1]; ++k, at += words_[size_t(at) + 1]) {
+        if (words_[size_t(at)] != device::kGemm || (b > 0 && resident_)) continue;
+        auto found = LargeProduct::of(&words_[size_t(at)], Device::kLeastProduct);
+        if (!found) continue;
+        addresses_ = std::max(addresses_, found->addresses());
+        large_.emplace(at, std::move(*found));
+      }
+    }
+    if (large_.empty() || device_.multiplies()) return;
+    large_.clear();
+    addresses_ = 0;
+  }
+
   // Memory for `length` tasks, and how many run at once.
   void prepare(int64_t length) {
     bool moved = shared_.reserve(plan_->shared_bytes);
@@ -123,7 +140,7 @@ template <class Device> class Walker final : public Runner {
     moved |= sums_.reserve(sums);
     arena_step_ = (plan_->arena_bytes + 255) / 256 * 256;
     fast_bytes_ = resident_ ? device_.fast_arena(plan_->arena_bytes) : 0;
-    const int64_t own = (fast_bytes_ > 0 ? 0 : arena_step_) + device::kPartials * 8 + program_.n_bases * 8 + int64_t(sizeof(device::Status)) + 8;
+    const int64_t own = (fast_bytes_ > 0 ? 0 : arena_step_) + device::kPartials * 8 + program_.n_bases * 8 + int64_t(sizeof(device::Status)) + 8 + addresses_ * 8;
     if (resident_) slots = std::min(slots, device_.teams(fast_bytes_));
     const int64_t have = slots_ * own;  // is there already
     slots = std::max<int64_t>(1, std::min({slots, kMostSlots, std::max(slots_, (device_.available() / 5 * 4 + have) / own)}));
@@ -131,6 +148,7 @@ template <class Device> class Walker final : public Runner {
     moved |= partials_.reserve(slots * device::kPartials * 8);
     moved |= bases_.reserve(slots * program_.n_bases * 8);
     moved |= tasks_.reserve(slots * 8);
+    moved |= addresses_there_.reserve(slots * addresses_ * 8);
     moved |= statuses_.reserve((slots + 1) * int64_t(sizeof(device::Status)));
     slots_ = slots;
     program_.words = words_there_.template data<int64_t>();
@@ -157,8 +175,8 @@ template <class Device> class Walker final : public Runner {
     return {arenas_.data(), bases_.template data<char*>(), partials_.data(), statuses_.template data<device::Status>() + 1, arena_step_};
   }
 
-  // The instructions of a block for all slots, one launch for each stage.
-  void walk(int64_t block, const device::Slots& slots, int64_t n_slots, const int64_t* tasks, int64_t length) {
+  // The instructions of a block for all slots, one launch for each stage; `full`: every slot holds a task.
+  void walk(int64_t block, const device::Slots& slots, int64_t n_slots, const int64_t* tasks, int64_t length, bool full) {
     int64_t at = blocks_[2 * block];
     for (int64_t k = 0; k < blocks_[2 * block + 1]; ++k, at += words_[at + 1]) {
       now_ = at;
@@ -169,13 +187,33 @@ template <class Device> class Walker final : public Runner {
         else
           for (int64_t i = 0; i < n; ++i) {
             device_.launch(device::IterateKernel{program_, at, i, n, slots}, 1, n_slots);
-            walk(loop.block, slots, n_slots, tasks, length);
+            walk(loop.block, slots, n_slots, tasks, length, full);
           }
         continue;
       }
       device::Stages stages(words_.data(), at);
       for (device::Stage stage; stages.next(stage);)
-        if (stage.units > 0) device_.launch(device::StageKernel{program_, stage, slots, tasks}, std::min(stage.units, kMostTeams), n_slots);
+        if (stage.kind == device::kGemmStage && full && large_.count(at) > 0) multiply(at, slots, n_slots);
+        else if (stage.units > 0) device_.launch(device::StageKernel{program_, stage, slots, tasks}, std::min(stage.units, kMostTeams), n_slots);
+    }
+  }
+
+  // By the library, whatever has become of a task: after a bad index nobody looks at results.
+  void multiply(int64_t at, const device::Slots& slots, int64_t n_slots) {
+    const LargeProduct& product = large_.at(at);
+    char** addresses = addresses_there_.template data<char*>();
+    const int64_t row = product.batch * n_slots;
+    const auto teams = [](int64_t lanes) { return std::clamp<int64_t>(lanes / device::kTeamLanes, 1, kMostTeams); };
+    device_.launch(device::AddressesKernel{program_, at, product.batch, slots, addresses}, teams(product.batch), n_slots);
+    if (product.copy_first)
+      device_.launch(device::StartKernel{program_, at, product.batch, slots}, teams(product.batch * product.calls[0].m * product.calls[0].n), n_slots);
+    for (Multiplication call : product.calls) {
+      call.left.at = addresses + (product.turned ? row : 0);
+      call.right.at = addresses + (product.turned ? 0 : row);
+      addresses += 2 * row;
+      call.result = addresses_there_.template data<char*>() + int64_t(2 * product.calls.size()) * row;
+      call.count = int(row);
+      device_.multiply(call);
     }
   }
 
@@ -201,7 +239,7 @@ template <class Device> class Walker final : public Runner {
         for (int64_t round = 0; round < rounds; ++round) {
           now_ = at;
           device_.launch(device::OpenKernel{program_, at, roots, task_slots(), sums, sum_bytes, groups, length, first, round, tasks}, 1, n);
-          walk(loop.block, task_slots(), n, tasks, length);
+          walk(loop.block, task_slots(), n, tasks, length, round < length / groups);
         }
       }
     }
@@ -250,13 +288,15 @@ template <class Device> class Walker final : public Runner {
   Device device_;
   device::Program program_{};
   bool resident_, has_indices_ = false;
+  std::map<int64_t, LargeProduct> large_;  // by word of the instruction
+  int64_t addresses_ = 0;                  // of a slot, at most
   int64_t launches_ = 0, slots_ = 0, arena_step_ = 0, fast_bytes_ = 0;
   int64_t now_ = -1;  // word of the instruction that is launched
   std::mutex mutex_;
   using Buffer = DeviceBuffer<Device>;
   Buffer words_there_{device_, "the plan"}, blocks_there_{device_, "the plan"}, consts_{device_, "constants"}, shared_{device_, "values shared by the tasks"},
       roots_{device_, "addresses"}, root_partials_{device_, "partial sums"}, sums_{device_, "sums over tasks"}, arenas_{device_, "the tasks' memory"},
-      partials_{device_, "partial sums"}, bases_{device_, "addresses"}, tasks_{device_, "task numbers"}, statuses_{device_, "index checks"},
+      partials_{device_, "partial sums"}, bases_{device_, "addresses"}, tasks_{device_, "task numbers"}, addresses_there_{device_, "addresses"}, statuses_{device_, "index checks"},
       staged_{device_, "copies of host arrays"};
 };
 
