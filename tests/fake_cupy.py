@@ -29,7 +29,7 @@ class Memory:
 
 class Device:
     def __init__(self, number: int) -> None:
-        self.number = number
+        self.number = self.id = number
 
     def __str__(self) -> str:
         return f"<CUDA Device {self.number}>"

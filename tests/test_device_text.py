@@ -8,6 +8,7 @@ from __future__ import annotations
 import ctypes
 import importlib.util
 import sys
+import types
 from pathlib import Path
 
 import fake_cupy
@@ -19,6 +20,7 @@ import fastmeta as fm
 from fastmeta.backends import cuda_host
 from fastmeta.backends import cupy as cupy_backend
 from fastmeta.backends.arrays import library as library_of
+from fastmeta.transforms.unroll import EQUATIONS
 
 ARCHITECTURES = ["compute_75", "compute_90"]
 
@@ -98,6 +100,8 @@ def test_mixed_devices_are_refused():
     with pytest.raises(ValueError, match="one library on one GPU, got cupy on <CUDA Device 0>, <CUDA Device 1>"):
         f(Memory(x), Memory(x, Device(1)))
     np.testing.assert_array_equal(f(Memory(x), 2.0).array, x + 2)
+    with pytest.raises(ValueError, match="arrays on GPU 0, which this function was planned for, got arrays on <CUDA Device 1>"):
+        f(Memory(x, Device(1)), 2.0)
 
 
 def test_products_of_more_tasks_than_there_are_groups(monkeypatch):
@@ -109,3 +113,52 @@ def test_products_of_more_tasks_than_there_are_groups(monkeypatch):
     each, total = products(w, x)
     np.testing.assert_allclose(each, x @ w, rtol=1e-12)
     np.testing.assert_allclose(total, np.einsum("tij,tik->jk", x @ w, x), rtol=1e-12)
+
+
+@pytest.mark.parametrize("way", ["resident", "batched"])
+def test_loops_and_products_behind_a_bad_index(monkeypatch, way):
+    """They run on, for the tasks that have not ended, and touch nothing of those that have."""
+    monkeypatch.setitem(cuda_host.OPTIONS, "way", way)
+    rng = np.random.default_rng(2)
+    table, x = rng.standard_normal((4, 3)), rng.standard_normal((6, 3, 3))
+
+    def f(table, k, x):
+        start = fm.take(table, k, axis=0)
+        return fm.scan(lambda c, _: (fm.tanh(c @ x), c[0]), start, None, length=EQUATIONS)  # too long to become straight code
+
+    g = fm.map_tasks(f, in_axes=(None, 0, 0))
+    good = np.tile(np.arange(2, dtype=np.int32), (6, 1))
+    want = g(table, good, x)
+    bad = good.copy()
+    bad[3, 1] = 9
+    with pytest.raises(IndexError, match="task 3"):
+        g(table, bad, x)
+    for a, b in zip(g(table, good, x), want, strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_more_arrays_than_one_launch_tells_of():
+    x = np.arange(3.0)
+    outputs = fm.jit(lambda x: [x + k for k in range(150)])(x)
+    np.testing.assert_array_equal(outputs, x + np.arange(150.0)[:, None])
+
+
+def test_jax_is_waited_for(monkeypatch):
+    """Its streams do not wait for ours: what goes in is ready, and what comes out is there when the call returns."""
+    waited = []
+
+    class JaxMemory(Memory):
+        __module__ = "jaxlib.fake"
+
+        def block_until_ready(self):
+            waited.append(self)
+            return self
+
+    monkeypatch.setitem(sys.modules, "jax", types.SimpleNamespace(device_put=lambda x, device: JaxMemory(np.array(x), device)))
+    x = JaxMemory(np.ones(3))
+    assert library_of([x]).waits and not library_of([Memory(np.ones(3))]).waits
+    np.testing.assert_array_equal(fm.jit(lambda x: 2 * x)(x).array, [2, 2, 2])
+    assert any(a is x for a in waited)
+    monkeypatch.setitem(sys.modules, "jax", types.SimpleNamespace(device_put=lambda x, device: JaxMemory(np.array(x, np.float32), device)))
+    with pytest.raises(TypeError, match="a JAX that makes float64 arrays, got float32 ones"):
+        fm.jit(lambda x: 3 * x)(x)

@@ -27,6 +27,24 @@ template <class Kernel> __global__ void __launch_bounds__(device::kTeamLanes) en
   kernel(team, device::Grid{blockIdx.x, blockIdx.y, gridDim.x, gridDim.y}, fast ? arena : nullptr);
 }
 
+// A device is the current one for the length of a scope.
+class Current {
+ public:
+  explicit Current(int number) {
+    check(cudaGetDevice(&before_), "cudaGetDevice");
+    if (before_ != number) check(cudaSetDevice(number), "cudaSetDevice");
+    changed_ = before_ != number;
+  }
+  ~Current() {
+    if (changed_) cudaSetDevice(before_);
+  }
+  Current(const Current&) = delete;
+
+ private:
+  int before_ = 0;
+  bool changed_ = false;
+};
+
 class CudaDevice {
  public:
   explicit CudaDevice(int) {
@@ -41,7 +59,11 @@ class CudaDevice {
   }
   ~CudaDevice() {
     forget();
-    cublas_.reset();
+    try {
+      const Current current(number_);
+      cublas_.reset();
+    } catch (const DeviceError&) {  // the driver has gone
+    }
     cudaFree(workspace_);
     cudaEventDestroy(last_);
     cudaStreamDestroy(recorder_);
@@ -51,22 +73,18 @@ class CudaDevice {
   // One run: on this plan's device, in the caller's stream, behind the last run of this plan, which used the same memory.
   class Call {
    public:
-    Call(CudaDevice& device, uintptr_t stream) : device_(device) {
-      check(cudaGetDevice(&before_), "cudaGetDevice");
-      if (before_ != device.number_) check(cudaSetDevice(device.number_), "cudaSetDevice");
+    Call(CudaDevice& device, uintptr_t stream) : device_(device), current_(device.number_) {
       device.stream_ = reinterpret_cast<cudaStream_t>(stream);
       check(cudaStreamWaitEvent(device.stream_, device.last_, 0), "cudaStreamWaitEvent");
     }
-    ~Call() {
-      cudaEventRecord(device_.last_, device_.stream_);
-      if (before_ != device_.number_) cudaSetDevice(before_);
-    }
+    ~Call() { cudaEventRecord(device_.last_, device_.stream_); }
     Call(const Call&) = delete;
 
    private:
     CudaDevice& device_;
-    int before_ = 0;
+    const Current current_;
   };
+  int number() const { return number_; }
 
   char* allocate(int64_t bytes, const char* what) {
     void* data = nullptr;
@@ -94,20 +112,30 @@ class CudaDevice {
   void finish() { check(cudaStreamSynchronize(stream_), "running the plan"); }
 
   // What fn launches, recorded once for each number of tasks: addresses of arrays are read from device memory. The first time
-  // it is launched as it is, for what the driver and libraries load then cannot be recorded.
+  // it is launched as it is, for what the driver and libraries load then cannot be recorded; and so for ever where the
+  // recording is refused.
   template <class Fn> void replay(int64_t length, Fn fn) {
-    if (graphs_.count(length) == 0) {
+    const auto found = graphs_.find(length);
+    if (found == graphs_.end()) {
+      fn();
       if (graphs_.size() >= kMostGraphs) forget();
-      graphs_[length] = nullptr;
-      return fn();
+      graphs_[length] = {};
+      return;
     }
-    cudaGraphExec_t& graph = graphs_[length];
-    if (!graph) graph = record(fn);
-    check(cudaGraphLaunch(graph, stream_), "cudaGraphLaunch");
+    Graph& graph = found->second;
+    if (!graph.made && !graph.refused) {
+      try {
+        graph.made = record(fn);
+      } catch (const DeviceError&) {
+        graph.refused = true;
+      }
+    }
+    if (graph.refused) return fn();
+    check(cudaGraphLaunch(graph.made, stream_), "cudaGraphLaunch");
   }
   void forget() {
     for (auto& [length, graph] : graphs_)
-      if (graph) cudaGraphExecDestroy(graph);
+      if (graph.made) cudaGraphExecDestroy(graph.made);
     graphs_.clear();
   }
 
@@ -145,14 +173,14 @@ class CudaDevice {
   static constexpr size_t kMostGraphs = 8;
 
   template <class Fn> cudaGraphExec_t record(Fn fn) {
-    const cudaStream_t caller = stream_;
     cudaGraph_t graph = nullptr;
-    stream_ = recorder_;
     check(cudaStreamBeginCapture(recorder_, cudaStreamCaptureModeThreadLocal), "cudaStreamBeginCapture");
+    const cudaStream_t caller = std::exchange(stream_, recorder_);
     try {
       fn();
     } catch (...) {
       cudaStreamEndCapture(recorder_, &graph);
+      cudaGetLastError();  // that this failed is no news
       if (graph) cudaGraphDestroy(graph);
       stream_ = caller;
       throw;
@@ -170,7 +198,11 @@ class CudaDevice {
   int64_t most_fast_ = 0;
   cudaStream_t stream_ = nullptr, recorder_ = nullptr;
   cudaEvent_t last_ = nullptr;
-  std::map<int64_t, cudaGraphExec_t> graphs_;  // nullptr: run once, not recorded yet
+  struct Graph {
+    cudaGraphExec_t made = nullptr;  // at the second run
+    bool refused = false;
+  };
+  std::map<int64_t, Graph> graphs_;  // by number of tasks
   std::unique_ptr<Cublas> cublas_;
   char* workspace_ = nullptr;
 };

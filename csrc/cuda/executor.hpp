@@ -29,8 +29,10 @@ class Runner {
  public:
   virtual ~Runner() = default;
   // Inputs, then outputs; on the device, or on the host, from where they are then copied. Work is ordered after what
-  // `stream` holds (0: the default stream); returns before its end unless arrays are on the host or indices are checked.
-  virtual void run(char* const* arrays, bool on_host, int64_t length, uintptr_t stream) = 0;
+  // `stream` holds (0: the default stream); returns before its end unless arrays are on the host, indices are checked, or it
+  // shall wait.
+  virtual void run(char* const* arrays, bool on_host, int64_t length, uintptr_t stream, bool wait) = 0;
+  virtual int device() const = 0;  // its number
 };
 
 std::unique_ptr<Runner> make_runner(std::shared_ptr<const PlanSpec> plan, const int64_t* words, size_t n_words, const char* consts, Way way, int lanes);

@@ -34,6 +34,7 @@ class HostDevice {
     if (bytes > 0) std::memset(at, 0, size_t(bytes));
   }
   void finish() {}
+  int number() const { return 0; }
   void forget() {}
   template <class Fn> void replay(int64_t, Fn fn) { fn(); }
   int64_t fast_arena(int64_t) const { return 0; }

@@ -58,8 +58,8 @@ struct IterateKernel {
   Slots slots;
 
   FM_DEVICE void operator()(const Team& team, const Grid& grid, char*) const {
+    // Also where the task has ended: whoever looks at all slots finds addresses.
     const Frame frame = frame_of(program, slots, grid.y, -1);
-    if (frame.status->ended) return;
     const LoopWords words(program.words + loop);
     if (k == 0) open_carries(team, program, words, frame);
     else swap_carries(team, words, frame);
@@ -77,6 +77,18 @@ struct StageKernel {
     const Frame frame = frame_of(program, slots, grid.y, tasks ? tasks[grid.y] : -1);
     if (frame.status->ended) return;
     for (int64_t unit = grid.x; unit < stage.units; unit += grid.width) run_unit(team, frame, program.words, stage, unit);
+  }
+};
+
+// Bases of the call: `count` from number `first` on.
+struct RootsKernel {
+  static constexpr int kMost = 64;
+  char* values[kMost];
+  int64_t first, count;
+  char** roots;
+
+  FM_DEVICE void operator()(const Team& team, const Grid&, char*) const {
+    for (int64_t k = team.lane; k < count; k += team.lanes) roots[first + k] = values[k];
   }
 };
 

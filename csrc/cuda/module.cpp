@@ -25,12 +25,13 @@ class DevicePlan {
     runner_ = make_runner(plan_, data, size_t(info.size), blob.data(), chosen, lanes);
   }
 
-  void run(const std::vector<uintptr_t>& arrays, bool on_host, int64_t length, uintptr_t stream) {
+  void run(const std::vector<uintptr_t>& arrays, bool on_host, int64_t length, uintptr_t stream, bool wait) {
     if (arrays.size() != plan_->inputs.size() + plan_->outputs.size() || length < 1 || length > INT32_MAX)
       throw std::invalid_argument("[run] expected an address for each array of the plan and at least one task, got others");
     py::gil_scoped_release released;
-    runner_->run(reinterpret_cast<char* const*>(arrays.data()), on_host, length, stream);
+    runner_->run(reinterpret_cast<char* const*>(arrays.data()), on_host, length, stream, wait);
   }
+  int device() const { return runner_->device(); }
 
   py::list arrays(bool outputs) const {
     py::list out;
@@ -72,8 +73,9 @@ PYBIND11_MODULE(FASTMETA_MODULE, m) {
   });
   py::class_<DevicePlan>(m, "Plan", "A checked plan on a device.")
       .def(py::init<const py::buffer&, const py::bytes&, const std::string&, int>(), py::arg("words"), py::arg("consts"), py::arg("way") = "auto", py::arg("lanes") = 1)
-      .def("run", &DevicePlan::run, py::arg("arrays"), py::arg("on_host"), py::arg("length"), py::arg("stream") = 0,
+      .def("run", &DevicePlan::run, py::arg("arrays"), py::arg("on_host"), py::arg("length"), py::arg("stream") = 0, py::arg("wait") = false,
            "Runs the plan on the addresses of its inputs, then outputs, behind what the stream holds.")
+      .def_property_readonly("device", &DevicePlan::device, "The number of the GPU.")
       .def_property_readonly("inputs", [](const DevicePlan& p) { return p.arrays(false); }, "A list of (dtype code, shape).")
       .def_property_readonly("outputs", [](const DevicePlan& p) { return p.arrays(true); })
       .def_property_readonly("work", [](const DevicePlan& p) { return p.spec().work; });

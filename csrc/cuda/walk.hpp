@@ -5,6 +5,7 @@
 #include <cstring>
 #include <map>
 #include <mutex>
+#include <utility>
 #include <vector>
 
 #include "executor.hpp"
@@ -56,7 +57,9 @@ template <class Device> class Walker final : public Runner {
     device_.finish();
   }
 
-  void run(char* const* arrays, bool on_host, int64_t length, uintptr_t stream) override {
+  int device() const override { return device_.number(); }
+
+  void run(char* const* arrays, bool on_host, int64_t length, uintptr_t stream, bool wait) override {
     std::lock_guard<std::mutex> lock(mutex_);
     const typename Device::Call call(device_, stream);
     now_ = -1;
@@ -64,12 +67,14 @@ template <class Device> class Walker final : public Runner {
       std::vector<char*> there(arrays, arrays + plan_->inputs.size() + plan_->outputs.size());
       if (on_host) copy_in(arrays, length, there);
       prepare(length);
-      upload_roots(there);
+      set_roots(there);
       device_.clear(statuses_.data(), statuses_.size());
-      if (launches_ <= kMostNodes) device_.replay(length, [&] { walk(0, root_slots(), 1, nullptr, length, true); });
+      if (launches(length) <= kMostNodes) device_.replay(length, [&] { walk(0, root_slots(), 1, nullptr, length, true); });
       else walk(0, root_slots(), 1, nullptr, length, true);
+      now_ = -1;
       if (on_host) copy_out(arrays, length, there);
       if (has_indices_) check_indices();
+      else if (wait) device_.finish();
     } catch (const DeviceMemoryError&) {
       throw;
     } catch (const DeviceError& error) {
@@ -81,6 +86,7 @@ template <class Device> class Walker final : public Runner {
   static constexpr int64_t kResidentArena = 256 << 10;
   static constexpr int64_t kMostNodes = 1 << 14;   // of a recorded graph
   static constexpr int64_t kMostTeams = 1 << 12;   // that share an instruction of one task
+  static constexpr int64_t kMostMatrices = 65535;  // of one call of a library, which may make them a side of its grid
   static constexpr int64_t kMostSlots = 1 << 15;   // tasks in flight: a grid is at most 65535 high
 
   void find_blocks() {
@@ -97,15 +103,25 @@ template <class Device> class Walker final : public Runner {
           throw std::invalid_argument("[plan] distances: expected their expansion on this backend, got an instruction");
       for (const Instr& instr : block.instrs) has_indices_ |= std::holds_alternative<GatherSpec>(instr.body) || std::holds_alternative<ScatterSpec>(instr.body);
     }
+  }
+
+  // About how many launches a run takes; no more than twice kMostNodes are counted.
+  int64_t launches(int64_t length) const {
     // Loops name blocks of higher numbers: from the last block on, what is inside has been counted.
     std::vector<int64_t> count(plan_->blocks.size(), 0);
     for (size_t b = count.size(); b-- > 0;)
       for (const Instr& instr : plan_->blocks[b].instrs) {
         const auto* loop = std::get_if<LoopSpec>(&instr.body);
-        count[b] += !loop ? 3 : (count[loop->block] + 1) * (loop->parallel ? 1 : std::clamp<int64_t>(loop->length, 1, kMostNodes));
+        int64_t times = 1;
+        if (loop && !loop->parallel) times = tasks_of(*loop, length);
+        else if (loop && !resident_) {
+          const int64_t n = tasks_of(*loop, length), groups = std::max<int64_t>(1, device::group_count(n, loop->sum_bytes));
+          times = device::parts_of(n, groups) * device::parts_of(groups, slots_);
+        }
+        count[b] += !loop ? 3 : (count[size_t(loop->block)] + 1) * std::clamp<int64_t>(times, 1, kMostNodes);
         count[b] = std::min<int64_t>(count[b], 2 * kMostNodes);
       }
-    launches_ = count[0];
+    return count[0];
   }
 
   void find_large_products() {
@@ -142,8 +158,8 @@ template <class Device> class Walker final : public Runner {
     fast_bytes_ = resident_ ? device_.fast_arena(plan_->arena_bytes) : 0;
     const int64_t own = (fast_bytes_ > 0 ? 0 : arena_step_) + device::kPartials * 8 + program_.n_bases * 8 + int64_t(sizeof(device::Status)) + 8 + addresses_ * 8;
     if (resident_) slots = std::min(slots, device_.teams(fast_bytes_));
-    const int64_t have = slots_ * own;  // is there already
-    slots = std::max<int64_t>(1, std::min({slots, kMostSlots, std::max(slots_, (device_.available() / 5 * 4 + have) / own)}));
+    const int64_t there = std::exchange(room_, 0);  // and none where memory is refused below
+    slots = std::max<int64_t>(1, std::min({slots, kMostSlots, std::max(there, (device_.available() / 5 * 4 + there * own) / own)}));
     moved |= arenas_.reserve(fast_bytes_ > 0 ? 0 : slots * arena_step_);
     moved |= partials_.reserve(slots * device::kPartials * 8);
     moved |= bases_.reserve(slots * program_.n_bases * 8);
@@ -151,6 +167,7 @@ template <class Device> class Walker final : public Runner {
     moved |= addresses_there_.reserve(slots * addresses_ * 8);
     moved |= statuses_.reserve((slots + 1) * int64_t(sizeof(device::Status)));
     slots_ = slots;
+    room_ = std::max(there, slots);
     program_.words = words_there_.template data<int64_t>();
     program_.blocks = blocks_there_.template data<int64_t>();
     if (moved) device_.forget();
@@ -158,16 +175,20 @@ template <class Device> class Walker final : public Runner {
 
   int64_t tasks_of(const LoopSpec& loop, int64_t length) const { return loop.length == kRuntimeLength ? length : loop.length; }
 
-  void upload_roots(const std::vector<char*>& arrays) {
-    root_values_.assign(size_t(program_.n_bases), nullptr);
-    for (size_t k = 0; k < plan_->bases.size(); ++k) {
-      const Base& base = plan_->bases[k];
-      if (base.kind == BaseKind::Input) root_values_[k] = arrays[base.a];
-      else if (base.kind == BaseKind::Output) root_values_[k] = arrays[plan_->inputs.size() + size_t(base.a)];
-      else if (base.kind == BaseKind::Const) root_values_[k] = consts_.data();
-      else if (base.kind == BaseKind::Shared) root_values_[k] = shared_.data();
+  // As arguments of kernels, which the driver copies at once: a copy of our memory could be read when the next call has changed it.
+  void set_roots(const std::vector<char*>& arrays) {
+    const auto value = [&](const Base& base) -> char* {
+      if (base.kind == BaseKind::Input) return arrays[size_t(base.a)];
+      if (base.kind == BaseKind::Output) return arrays[plan_->inputs.size() + size_t(base.a)];
+      return base.kind == BaseKind::Const ? consts_.data() : base.kind == BaseKind::Shared ? shared_.data() : nullptr;
+    };
+    device::RootsKernel kernel{};
+    kernel.roots = roots_.template data<char*>();
+    for (; kernel.first < program_.n_bases; kernel.first += kernel.count) {
+      kernel.count = std::min<int64_t>(device::RootsKernel::kMost, program_.n_bases - kernel.first);
+      for (int64_t k = 0; k < kernel.count; ++k) kernel.values[k] = value(plan_->bases[size_t(kernel.first + k)]);
+      device_.launch(kernel, 1, 1);
     }
-    device_.upload(roots_.data(), root_values_.data(), program_.n_bases * 8);
   }
 
   device::Slots root_slots() { return {nullptr, roots_.template data<char*>(), root_partials_.data(), statuses_.template data<device::Status>(), 0}; }
@@ -212,8 +233,11 @@ template <class Device> class Walker final : public Runner {
       call.right.at = addresses + (product.turned ? 0 : row);
       addresses += 2 * row;
       call.result = addresses_there_.template data<char*>() + int64_t(2 * product.calls.size()) * row;
-      call.count = int(row);
-      device_.multiply(call);
+      for (int64_t left = row; left > 0; left -= call.count) {
+        call.count = int(std::min(left, kMostMatrices));
+        device_.multiply(call);
+        call.left.at += call.count, call.right.at += call.count, call.result += call.count;
+      }
     }
   }
 
@@ -267,7 +291,8 @@ template <class Device> class Walker final : public Runner {
   }
 
   void check_indices() {
-    std::vector<device::Status> found(size_t(slots_) + 1);
+    // All there are: a recorded graph may be of more slots than this call would take.
+    std::vector<device::Status> found(size_t(statuses_.size()) / sizeof(device::Status));
     device_.download(reinterpret_cast<char*>(found.data()), statuses_.data(), int64_t(found.size() * sizeof(device::Status)));
     device_.finish();
     const device::Status* first = nullptr;
@@ -284,13 +309,13 @@ template <class Device> class Walker final : public Runner {
 
   std::shared_ptr<const PlanSpec> plan_;
   std::vector<int64_t> words_, blocks_;
-  std::vector<char*> root_values_;
   Device device_;
   device::Program program_{};
   bool resident_, has_indices_ = false;
   std::map<int64_t, LargeProduct> large_;  // by word of the instruction
   int64_t addresses_ = 0;                  // of a slot, at most
-  int64_t launches_ = 0, slots_ = 0, arena_step_ = 0, fast_bytes_ = 0;
+  int64_t slots_ = 0, room_ = 0;           // tasks in flight; how many there is memory for
+  int64_t arena_step_ = 0, fast_bytes_ = 0;
   int64_t now_ = -1;  // word of the instruction that is launched
   std::mutex mutex_;
   using Buffer = DeviceBuffer<Device>;

@@ -24,6 +24,8 @@ def on_device(x: Any) -> bool:
 class Host:
     """NumPy arrays, dense and aligned."""
 
+    waits = True
+
     def fits(self, x: Any, dtype: np.dtype, rank: int) -> bool:
         return type(x) is np.ndarray and x.dtype == dtype and x.dtype.isnative and x.ndim == rank and x.flags.c_contiguous and x.flags.aligned
 
@@ -52,7 +54,7 @@ class Library:
         if self.name == "cupy":
             with self.device:
                 return self.module.asarray(x, order="C")
-        return x if here else self.module.device_put(x, self.device)
+        return (x if here else self.module.device_put(x, self.device)).block_until_ready()
 
     def fits(self, x: Any, dtype: np.dtype, rank: int) -> bool:
         return len(x.shape) == rank and np.dtype(x.__cuda_array_interface__["typestr"]) == dtype
@@ -63,13 +65,26 @@ class Library:
         if self.name == "cupy":
             with self.device:
                 return self.module.empty(shape, dtype)
-        return self.module.device_put(np.empty(shape, dtype), self.device).block_until_ready()
+        made = self.module.device_put(np.empty(shape, dtype), self.device).block_until_ready()
+        if made.dtype != dtype:
+            raise expected("array", f"a JAX that makes {dtype} arrays", f"{made.dtype} ones", TypeError, "See jax_enable_x64")
+        return made
 
     def address(self, x: Any) -> int:
         return int(x.__cuda_array_interface__["data"][0] or 0)
 
+    @property
+    def number(self) -> int:
+        """The number of the GPU."""
+        return int(self.device.index if self.name == "torch" else self.device.id)
+
+    @property
+    def waits(self) -> bool:
+        """Whether a run must have ended when it returns: JAX's streams are its own, and do not wait for ours."""
+        return self.name == "jax"
+
     def stream(self) -> int:
-        """The stream that the library works on now; JAX has its own and waits when its arrays are asked for."""
+        """The stream that the library works on now; 0 for JAX, whose inputs are ready when they have been put."""
         if self.name == "torch":
             return int(self.module.cuda.current_stream(self.device).cuda_stream)
         if self.name == "cupy":

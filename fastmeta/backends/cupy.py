@@ -76,7 +76,7 @@ class Plan:
         import cupy
 
         self.host = words
-        self.device = cupy.cuda.Device()
+        self.gpu = cupy.cuda.Device()
         n_in, n_out, self.n_bases, n_blocks = (int(n) for n in words[3:7])
         self.shared_bytes, self.arena_bytes, self.work = (int(n) for n in words[8:11])
         at, specs = 11, []
@@ -93,6 +93,7 @@ class Plan:
         self.ranges = self._ranges(blocks[0], blocks[1])
         self.words, self.blocks = cupy.asarray(words), cupy.asarray(np.array(blocks, np.int64))
         self.consts = cupy.asarray(np.frombuffer(consts or b"\0", np.uint8))
+        cupy.cuda.get_current_stream().synchronize()  # a run may be on another stream
 
     def _ranges(self, at: int, count: int) -> list[tuple[int, int]]:
         """Block 0 as (word, number of instructions); number 0: the parallel loop there."""
@@ -107,11 +108,16 @@ class Plan:
             at += int(self.host[at + 1])
         return out
 
-    def run(self, addresses: list[int], on_host: bool, length: int, stream: int = 0) -> None:
-        """Runs the plan on the addresses of its inputs, then outputs, behind what the stream holds."""
+    @property
+    def device(self) -> int:
+        """The number of the GPU."""
+        return int(self.gpu.id)
+
+    def run(self, addresses: list[int], on_host: bool, length: int, stream: int = 0, wait: bool = True) -> None:
+        """Runs the plan on the addresses of its inputs, then outputs, behind what the stream holds; always to the end."""
         import cupy
 
-        with self.device, cupy.cuda.ExternalStream(stream):
+        with self.gpu, cupy.cuda.ExternalStream(stream):
             try:
                 self._run(cupy, addresses, on_host, length)
             except cupy.cuda.memory.OutOfMemoryError as error:
@@ -157,7 +163,7 @@ class Plan:
         bases = [w[self.bases_at + 4 * w[sums_at + 5 * s] :] for s in range(n_sums)]
         sum_bytes = -(-max((int(b[1] + b[2]) for b in bases), default=0) // 64) * 64
         groups = min(n, MOST_GROUPS, max(1, MOST_SUM_BYTES // sum_bytes) if sum_bytes else n)
-        properties = cupy.cuda.runtime.getDeviceProperties(self.device.id)
+        properties = cupy.cuda.runtime.getDeviceProperties(self.gpu.id)
         room = properties["sharedMemPerBlockOptin"] - STAGE_BYTES - 1024
         fast = 0 < self.arena_bytes <= room
         each = max(1, min(4, properties["sharedMemPerMultiprocessor"] // (self.arena_bytes + STAGE_BYTES + 1024))) if fast else 4

@@ -1,7 +1,7 @@
 """What the backends of device text share: arrays matched to a plan, run, and the errors of a run.
 
 A core module (``fastmeta._cuda``, its host build for tests, or `fastmeta.backends.cupy`'s own) has ``Plan`` with
-``inputs``, ``outputs`` and ``run(addresses, on_host, tasks, stream)``, ``BadIndex`` and ``DeviceError``.
+``inputs``, ``outputs``, ``device`` and ``run(addresses, on_host, tasks, stream, wait)``, ``BadIndex`` and ``DeviceError``.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import numpy as np
 import fastmeta
 from fastmeta.backends import Loaded
 from fastmeta.backends import arrays as libraries
-from fastmeta.errors import bad_index
+from fastmeta.errors import bad_index, expected
 from fastmeta.plan import make_plan
 from fastmeta.program import Program
 
@@ -59,12 +59,14 @@ class DevicePlan:
         given = tuple(given)
         kind = libraries.library(given)
         if kind is not libraries.HOST:
+            if kind.number != self.plan.device:
+                raise expected("array", f"arrays on GPU {self.plan.device}, which this function was planned for", f"arrays on {kind.device}")
             given = tuple(kind.put(x) for x in given)
         length = self.tasks(given, kind)
         if length is None:
             return None
         outputs = tuple(kind.empty(tuple(length if n < 0 else n for n in shape), dtype) for dtype, shape in self.outputs)
-        self.plan.run([kind.address(x) for x in (*given, *outputs)], kind is libraries.HOST, length, kind.stream())
+        self.plan.run([kind.address(x) for x in (*given, *outputs)], kind is libraries.HOST, length, kind.stream(), kind.waits)
         return outputs
 
 
