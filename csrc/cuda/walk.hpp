@@ -159,7 +159,8 @@ template <class Device> class Walker final : public Runner {
     const int64_t own = (fast_bytes_ > 0 ? 0 : arena_step_) + device::kPartials * 8 + program_.n_bases * 8 + int64_t(sizeof(device::Status)) + 8 + addresses_ * 8;
     if (resident_) slots = std::min(slots, device_.teams(fast_bytes_));
     const int64_t there = std::exchange(room_, 0);  // and none where memory is refused below
-    slots = std::max<int64_t>(1, std::min({slots, kMostSlots, std::max(there, (device_.available() / 5 * 4 + there * own) / own)}));
+    slots = std::clamp<int64_t>(slots, 1, kMostSlots);
+    if (slots > there) slots = std::clamp<int64_t>(there + device_.available() / 5 * 4 / own, 1, slots);
     moved |= arenas_.reserve(fast_bytes_ > 0 ? 0 : slots * arena_step_);
     moved |= partials_.reserve(slots * device::kPartials * 8);
     moved |= bases_.reserve(slots * program_.n_bases * 8);
