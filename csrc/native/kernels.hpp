@@ -162,8 +162,13 @@ struct ProtoArgs {
   T* scratch;     // proto_scratch() elements
 };
 constexpr int64_t kProtoRows = 32;  // of x at a time
-constexpr int64_t proto_scratch(int64_t m, int64_t features, int64_t size) {
+// Of scratch, in elements: whole lines, a line more where rows would otherwise fall into the same few sets of the cache.
+constexpr int64_t proto_row(int64_t features, int64_t size) {
   const int64_t line = 64 / size, row = (features + line - 1) / line * line;
+  return row * size % 1024 == 0 ? row + line : row;
+}
+constexpr int64_t proto_scratch(int64_t m, int64_t features, int64_t size) {
+  const int64_t line = 64 / size, row = proto_row(features, size);
   const int64_t rows = features * size <= kShortRowBytes ? kProtoRows * (row + features) : row;
   return row * (1 + 2 * m) + m * (1 + line + kProtoRows) + rows + 8 * line;
 }

@@ -29,7 +29,7 @@ struct ProtoRows {
   alignas(64) typename S::Int label[most];
   V loss{}, right{};
 
-  FASTMETA_INLINE explicit ProtoRows(const ProtoArgs<T>& g) : g(g), m(g.y_rows > 1 ? g.y_rows - 1 : 1), row((g.features + L - 1) / L * L), rest(g.scratch) {
+  FASTMETA_INLINE explicit ProtoRows(const ProtoArgs<T>& g) : g(g), m(g.y_rows > 1 ? g.y_rows - 1 : 1), row(proto_row(g.features, sizeof(T))), rest(g.scratch) {
     centre = reserve(row);
     y = reserve(m * row);
     addend = reserve(m);
@@ -57,6 +57,11 @@ struct ProtoRows {
     int64_t k = 0;
     for (; k + L <= g.features; k += L) f(k, whole);
     if (k < g.features) f(k, S::mask(int(g.features - k)));
+  }
+  // The derivatives for a strip of features from k on: of `rows` rows of x, less the reference in `x`.
+  void derivatives(int64_t k, const Strip<T>& strip, const T* x, int64_t x_row, int64_t rows, T* out) const {
+    if (out) weighted_rows<T>(rows, strip, {z, 1, most, y + k, row, m}, {}, out + k, g.out_row);
+    if (g.out_y) weighted_rows<T>(m, Strip<T>(strip.vectors * L), {z, most, 1, x, x_row, rows}, {back + k, row, nullptr}, back + k, row);
   }
   // The row nearest to the mean of those that are there: products with differences from an outlier would leave few digits.
   void choose_reference() {

@@ -26,10 +26,8 @@ struct ProtoPanels : ProtoRows<T> {
       for (int64_t i = 0; i < rows; i++)
         if (share[i] == 0)  // what counts for nothing may be infinite
           for (int64_t k = 0; k < row; k += L) S::store(x + i * row + k, V{});
-    this->strips([&](int64_t k, const Strip<T>& strip) __attribute__((always_inline)) {
-      if (g.out) weighted_rows<T>(rows, strip, {z, 1, most, y + k, row, m}, {}, g.out + first * g.out_row + k, g.out_row);
-      if (g.out_y) weighted_rows<T>(m, Strip<T>(strip.vectors * L), {z, most, 1, x + k, row, rows}, {back + k, row, nullptr}, back + k, row);
-    });
+    T* const out = g.out ? g.out + first * g.out_row : nullptr;
+    this->strips([&](int64_t k, const Strip<T>& strip) { Base::derivatives(k, strip, x + k, row, rows, out); });
   }
   void run() {
     this->take_y();
@@ -54,10 +52,21 @@ template <class T>
 struct ProtoLongRows : ProtoRows<T> {
   using Base = ProtoRows<T>;
   using Base::W, Base::most, Base::g, Base::m, Base::row, Base::centre, Base::y, Base::back, Base::z;
+  static constexpr int64_t few = 10;
   T* nowhere;  // a row for derivatives that nobody asks for
 
   FASTMETA_INLINE explicit ProtoLongRows(const ProtoArgs<T>& g) : Base(g), nowhere(this->reserve(row)) {}
 
+  // Row by row, or where there are many rows of y by tiles of products.
+  void derivatives(const T* x, T* out, int64_t rows) const {
+    if (m <= few)
+      return pull_both_rows<T, PullCentred>({x, centre, y, z, g.x_row, row, 1, most, out ? out : nowhere, back, out ? g.out_row : 0, row, rows, m, g.features, out && g.streamed});
+    alignas(64) T some[most * Strip<T>::width];
+    this->strips([&](int64_t k, const Strip<T>& strip) {
+      centred_rows(x + k, g.x_row, rows, strip, centre + k, T(1), some, Strip<T>::width);
+      Base::derivatives(k, strip, some, Strip<T>::width, rows, out);
+    });
+  }
   // Rows that count, up to `most` from `first` on.
   int64_t counting(int64_t first) const {
     int64_t i = first;
@@ -80,8 +89,7 @@ struct ProtoLongRows : ProtoRows<T> {
       this->take_labels(first, rows, padded);
       distances_of_long_rows<T, CentredProduct>({rows, m, g.features, x, y, g.x_row, row, nullptr, z, 1, most, centre});
       for (int64_t p = 0; p < padded; p += W) this->softmax(p);
-      if (this->derived())
-        pull_both_rows<T, PullCentred>({x, centre, y, z, g.x_row, row, 1, most, out ? out : nowhere, back, out ? g.out_row : 0, row, rows, m, g.features, out && g.streamed});
+      if (this->derived()) derivatives(x, out, rows);
       first += rows;
     }
     this->finish();

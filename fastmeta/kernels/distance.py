@@ -88,9 +88,10 @@ def nearness(x: Array, y: Array, absent: Array, scale: Array | None, *, metric: 
 
 
 def in_one_pass(x: Array, y: Array) -> bool:
-    """Whether one kernel, on one thread, should do all that an episode does with x and y: more work is for several threads."""
+    """Whether one kernel, on one thread, should do all that an episode does with x and y: what it prepares of long rows of y is
+    paid back by two rows of x for each, and more work is for several threads."""
     (n, features), m = x.shape, y.shape[0]
-    return n * m * features <= ONE_PASS_WORK
+    return (features <= SHORT or n >= 2 * m) and n * m * features <= ONE_PASS_WORK
 
 
 # -- metrics of one task: x [n, D], y [m, D], scale -> [n, m]
