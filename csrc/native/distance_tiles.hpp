@@ -106,6 +106,14 @@ void row_norms(Metric metric, const T* x, int64_t row, int64_t rows, int64_t fea
 
 // ---- Tiles.
 
+// The length of nearly equal pieces of n elements in whole vectors: `longest`, but for rounding up, or less.
+template <class T>
+FASTMETA_INLINE int64_t equal_pieces(int64_t n, int64_t longest) {
+  constexpr int64_t L = Simd<T>::lanes;
+  const int64_t pieces = (n + longest - 1) / longest;
+  return ((n + pieces - 1) / pieces + L - 1) / L * L;
+}
+
 // Rows m0..m1 of x, MR at a time, and NR of y: a piece of their features. Its vectors are added to those of the pieces before
 // it (`sums`), and after the last their lanes.
 template <class T, template <class> class Metric, int MR, int NR>
@@ -194,7 +202,7 @@ inline void distances_of_long_rows(const DistanceArgs<T>& g) {
   constexpr int64_t L = Simd<T>::lanes, few = 16, cached = 16 << 10;
   constexpr int NR = 5;
   const int64_t fit = kBlockBytes / int64_t(sizeof(T)) / g.features, step = fit < 32 ? 32 : fit;
-  const int64_t longest = cached / int64_t(sizeof(T)) / NR, pieces = (g.features + longest - 1) / longest, piece = ((g.features + pieces - 1) / pieces + L - 1) / L * L;
+  const int64_t piece = equal_pieces<T>(g.features, cached / int64_t(sizeof(T)) / NR);
   alignas(64) T sums[few * NR * L];
   DistanceArgs<T> h = g;
   for (int64_t n0 = 0; n0 < g.y_rows; n0 += step) {

@@ -202,8 +202,7 @@ template <class T, template <class> class Metric>
 void pull_both_rows(PulledRows<T> g) {
   using Tiles = PullBothTiles<T, Metric>;
   constexpr int64_t L = Simd<T>::lanes, least = 8 * L, line = Simd<T>::bytes;
-  const int64_t fit = kPulledBytes / (2 * g.y_rows * int64_t(sizeof(T))), longest = fit < least ? least : fit;
-  const int64_t pieces = (g.features + longest - 1) / longest, piece = ((g.features + pieces - 1) / pieces + L - 1) / L * L;
+  const int64_t fit = kPulledBytes / (2 * g.y_rows * int64_t(sizeof(T))), piece = equal_pieces<T>(g.features, fit < least ? least : fit);
   const int64_t blocks = (g.y_rows + Tiles::y_rows - 1) / Tiles::y_rows;  // of nearly the same size
   alignas(64) T kept[kPulledRows * (kPulledBytes / (2 * Tiles::y_rows) / int64_t(sizeof(T)) + L)];  // used where there are several blocks
   g.streamed = g.streamed && (int64_t(g.out) | g.out_row * int64_t(sizeof(T))) % line == 0;
