@@ -69,7 +69,8 @@ template <class Device> class Walker final : public Runner {
       prepare(length);
       set_roots(there);
       device_.clear(statuses_.data(), statuses_.size());
-      if (launches(length) <= kMostNodes) device_.replay(length, [&] { walk(0, root_slots(), 1, nullptr, length, true); });
+      if (const Run now{length, slots_}; now != counted_) launches_ = launches(length), counted_ = now;
+      if (launches_ <= kMostNodes) device_.replay(length, [&] { walk(0, root_slots(), 1, nullptr, length, true); });
       else walk(0, root_slots(), 1, nullptr, length, true);
       now_ = -1;
       if (on_host) copy_out(arrays, length, there);
@@ -315,7 +316,10 @@ template <class Device> class Walker final : public Runner {
   bool resident_, has_indices_ = false;
   std::map<int64_t, LargeProduct> large_;  // by word of the instruction
   int64_t addresses_ = 0;                  // of a slot, at most
-  int64_t slots_ = 0, room_ = 0;           // tasks in flight; how many there is memory for
+  using Run = std::pair<int64_t, int64_t>;  // tasks, tasks in flight
+  Run counted_{0, 0};
+  int64_t launches_ = 0;          // of that run
+  int64_t slots_ = 0, room_ = 0;  // tasks in flight; how many there is memory for
   int64_t arena_step_ = 0, fast_bytes_ = 0;
   int64_t now_ = -1;  // word of the instruction that is launched
   std::mutex mutex_;
