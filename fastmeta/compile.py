@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -67,6 +67,16 @@ class Compiled:
                     return out
             entry, values = self._lookup(args, leaves, tree)
             return entry.run(values, checked=True)
+        except (ValueError, TypeError, OverflowError, RuntimeError) as error:
+            raise located(error) from error.__cause__
+
+    def again(self, leaves: Sequence[Any]) -> Any:
+        """The result for flat arguments of the same kinds as the last ones; None for others."""
+        last = self.last
+        if last is None or last.backend != backends.state.name:
+            return None
+        try:
+            return last.run(list(leaves))
         except (ValueError, TypeError, OverflowError, RuntimeError) as error:
             raise located(error) from error.__cause__
 

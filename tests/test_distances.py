@@ -399,6 +399,34 @@ def test_bad_input(name: str, backend: str) -> None:
     assert "test_distances.py" in str(error.value)
 
 
+@pytest.mark.parametrize("tasks", [False, True])
+@pytest.mark.parametrize("name", BAD)
+def test_bad_input_after_good(name: str, tasks: bool) -> None:
+    """What a call has checked is not checked again for arrays of its kinds, and for others is."""
+    lead = (lambda a: np.stack([a, a])) if tasks else (lambda a: a)
+    for metric in ("l1", "sqeuclidean"):
+        kernels.pairwise_distance(lead(X), lead(Y2), metric=metric)
+        for k in (1, 3):
+            kernels.nearest(lead(X), lead(Y2), k, metric=metric)
+    for n_way in (2, 3):
+        kernels.prototypes(lead(X), lead(LAB), n_way=n_way)
+    test_bad_input(name, "native")
+
+
+def test_arrays_of_other_kinds_after_the_first_ones() -> None:
+    x, y = embeddings(T, N, D), embeddings(T, M, D)
+    want = ((x[:, :, None] - y[:, None]) ** 2).sum(-1)
+    f = lambda a, b: kernels.pairwise_distance(a, b, metric="sqeuclidean")  # noqa: E731
+    for _ in range(2):
+        np.testing.assert_allclose(f(x, y), want, 1e-12)
+        np.testing.assert_allclose(f(x[0], y[0]), want[0], 1e-12)
+        assert f(x.astype(np.float32), y.astype(np.float32)).dtype == np.float32
+        np.testing.assert_allclose(f(x[:, ::-1], y[:2].repeat(2, 0)[1:]), ((x[:, ::-1, None] - y[[0, 1, 1]][:, None]) ** 2).sum(-1), 1e-12)
+        np.testing.assert_allclose(f(x[0].astype(np.float32).tolist(), y[0].astype(np.float32).tolist()), want[0], 1e-5)
+        np.testing.assert_allclose(f(torch.from_numpy(x), torch.from_numpy(y)), want, 1e-12)
+        np.testing.assert_allclose(fm.jit(f)(x, y), want, 1e-12)
+
+
 def test_a_label_out_of_range_names_the_task(backend: str) -> None:
     labels = np.stack([LAB, LAB, LAB + 1])
     with pytest.raises(IndexError, match="got 2 in task 2"):

@@ -169,8 +169,9 @@ constexpr int64_t proto_row(int64_t features, int64_t size) {
 }
 constexpr int64_t proto_scratch(int64_t m, int64_t features, int64_t size) {
   const int64_t line = 64 / size, row = proto_row(features, size);
-  const int64_t rows = features * size <= kShortRowBytes ? kProtoRows * (row + features) : row;
-  return row * (1 + 2 * m) + m * (1 + line + kProtoRows) + rows + 8 * line;
+  const int64_t padded = m + 3;  // whole vectors of packed rows
+  const int64_t rows = features * size <= kShortRowBytes ? (kProtoRows + padded) * row : row;
+  return row * (1 + 2 * m) + m * (1 + line) + padded * kProtoRows + rows + 8 * line;
 }
 
 // One micro-op on a tile of `rows` x `cols`: dst(r, c) = op(x(r, c), y(r, c), z(r, c)).

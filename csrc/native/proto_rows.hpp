@@ -7,7 +7,7 @@
 // and with w_j the derivatives in minus the distances, of x  sum_j w_j u_j,  of c_j  2 b_j - (sum of w_j) u_j,  of r  -2 sum_j b_j,
 // where b_j is the sum over rows of x of w_j (x - r).
 //
-// Included INSIDE the target's namespace, after distance_panels.hpp and weighted_rows.hpp.
+// Included INSIDE the target's namespace, after packed_rows.hpp and weighted_rows.hpp.
 #pragma once
 
 // What rows of any length share.
@@ -16,7 +16,7 @@ struct ProtoRows {
   using S = Simd<T>;
   using V = typename S::V;
   using I = typename S::I;
-  static constexpr int64_t L = S::lanes, W = Panel<T>::width, most = kProtoRows;  // rows of x: of a panel; at a time
+  static constexpr int64_t L = S::lanes, W = 2 * L, most = kProtoRows;  // rows of x: of a softmax; at a time
 
   const ProtoArgs<T>& g;
   const int64_t m, row;  // rows of y but the reference, at least one: a row that is nowhere if need be; features in whole vectors
@@ -35,7 +35,7 @@ struct ProtoRows {
     addend = reserve(m);
     back = reserve(m * row);
     sums = reserve(m * L);
-    z = reserve(m * most);
+    z = reserve(Packed<T>::padded(m) * most);
   }
   FASTMETA_INLINE T* reserve(int64_t n) {
     T* const here = rest;
@@ -108,7 +108,7 @@ struct ProtoRows {
       label[i] = i < rows ? g.label[first + i] : 0;
     }
   }
-  // From z = (x - r) u to the weights, for the panel of rows of x from p on.
+  // From z = (x - r) u to the weights, for the rows of x from p on.
   template <bool Answers>
   void softmax(int64_t p, bool weights) {
     // Copies, since the compiler must take a store to change anything it finds by a pointer.

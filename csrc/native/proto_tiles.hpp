@@ -3,16 +3,17 @@
 // Included INSIDE the target's namespace, after proto_rows.hpp.
 #pragma once
 
-// Short rows: panels of them are transposed.
+// Short rows: by packed rows of y.
+
 template <class T>
-struct ProtoPanels : ProtoRows<T> {
+struct ProtoShortRows : ProtoRows<T> {
   using Base = ProtoRows<T>;
   using Base::L, Base::W, Base::most, Base::g, Base::m, Base::row, Base::centre, Base::y, Base::back, Base::z, Base::share;
   using typename Base::S;
   using typename Base::V;
-  T *panel, *x;  // [features, W] transposed; [most, row] less the reference
+  T *packed, *x;  // u; [most, row] less the reference
 
-  FASTMETA_INLINE explicit ProtoPanels(const ProtoArgs<T>& g) : Base(g), panel(this->reserve(g.features * W)), x(this->reserve(most * row)) {}
+  FASTMETA_INLINE explicit ProtoShortRows(const ProtoArgs<T>& g) : Base(g), packed(this->reserve(Packed<T>::size(m, row))), x(this->reserve(most * row)) {}
 
   // Rows of x, and zeros up to whole panels.
   void take_x(int64_t first, int64_t rows, int64_t padded) {
@@ -29,17 +30,25 @@ struct ProtoPanels : ProtoRows<T> {
     T* const out = g.out ? g.out + first * g.out_row : nullptr;
     this->strips([&](int64_t k, const Strip<T>& strip) { Base::derivatives(k, strip, x + k, row, rows, out); });
   }
+  void multiply(int64_t rows) {
+    using P = Packed<T>;
+    const int64_t features = P::size(P::each, g.features) / P::each;  // whole pieces, with zeros at the end
+    packed_rows<T, ProductOf>(x, row, rows, packed, m, features, [this](int64_t first) {
+      return [z = z + first * P::each * most](int64_t i, int v, V sums) __attribute__((always_inline)) {
+        FASTMETA_UNROLL
+        for (int c = 0; c < P::each; c++) __builtin_memcpy(z + (v * P::each + c) * most + i, (const T*)&sums + c * P::piece, 16);
+      };
+    });
+  }
   void run() {
     this->take_y();
+    Packed<T>::pack(y, row, m, g.features, nullptr, packed);
     for (int64_t first = 0; first < g.x_rows; first += most) {
       const int64_t rows = first + most < g.x_rows ? most : g.x_rows - first, padded = (rows + W - 1) / W * W;
       this->take_labels(first, rows, padded);
       take_x(first, rows, padded);
-      for (int64_t p = 0; p < padded; p += W) {
-        transpose(x + p * row, row, panel, W, W, g.features);
-        panel_rows<T, ProductOf>(panel, y, row, m, g.features, z + p, most);
-        this->softmax(p);
-      }
+      multiply(padded);
+      for (int64_t p = 0; p < padded; p += W) this->softmax(p);
       if (this->derived()) derivatives(first, rows);
     }
     this->finish();
@@ -98,7 +107,7 @@ struct ProtoLongRows : ProtoRows<T> {
 
 template <class T>
 void proto(const ProtoArgs<T>& g) {
-  if (g.features <= Panel<T>::features) ProtoPanels<T>(g).run();
+  if (g.features * int64_t(sizeof(T)) <= kShortRowBytes) ProtoShortRows<T>(g).run();
   else ProtoLongRows<T>(g).run();
 }
 

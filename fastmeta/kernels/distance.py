@@ -10,7 +10,7 @@ import numpy as np
 from fastmeta import array as fa
 from fastmeta.errors import expected
 from fastmeta.kernels.fused import fused
-from fastmeta.kernels.tasks import Argument, features, known, per_task
+from fastmeta.kernels.tasks import Argument, features, known, per_task, repeated
 from fastmeta.loops import map_tasks
 from fastmeta.ops import distance as kernels
 from fastmeta.ops.linalg import positive_definite
@@ -58,6 +58,8 @@ def pairwise_distance(x: Array, y: Array, *, metric: str, scale: Array | None = 
     array([[0., 5.],
            [5., 0.]], dtype=float32)
     """
+    if scale is None and (out := repeated(distance, x, y, None, metric=metric)) is not None:
+        return out
     x, y = features("pairwise_distance", x=x, y=y)
     check_metric("pairwise_distance", metric, scale, x, y.shape[-2])
     arguments: list[Argument] = [("x", x, 2), ("y", y, 2), ("scale", scale, scale_axes(metric))]

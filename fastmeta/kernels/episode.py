@@ -8,7 +8,7 @@ from fastmeta import array as fa
 from fastmeta.errors import expected, whole
 from fastmeta.kernels.distance import check_metric, distance, in_one_pass, nearness, number, positive, scale_axes
 from fastmeta.kernels.fused import fused
-from fastmeta.kernels.tasks import Argument, features, known, per_task
+from fastmeta.kernels.tasks import Argument, features, known, per_task, repeated
 from fastmeta.ops.proto import proto_kernels
 from fastmeta.trace import Array, located
 
@@ -39,6 +39,8 @@ def prototypes(x: Array, labels: Array, *, n_way: int, weights: Array | None = N
     array([[2., 0.],
            [5., 5.]], dtype=float32)
     """
+    if weights is None and (out := repeated(_prototypes, x, labels, None, n_way=n_way)) is not None:
+        return out
     (x,) = features("prototypes", x=x)
     n_way = _whole("prototypes", "n_way", n_way)
     _labels("prototypes", "labels", labels, x)
@@ -152,6 +154,8 @@ def nearest(x: Array, y: Array, k: int, *, metric: str = "sqeuclidean", scale: A
     >>> distances, indices
     (array([[1., 4.]], dtype=float32), array([[1, 2]], dtype=int32))
     """
+    if scale is None and (out := repeated(_nearest, x, y, None, k=k, metric=metric)) is not None:
+        return out
     x, y = features("nearest", x=x, y=y)
     check_metric("nearest", metric, scale, x, y.shape[-2])
     k = _whole("nearest", "k", k)

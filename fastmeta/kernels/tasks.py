@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import Any
+from weakref import WeakValueDictionary
 
 import numpy as np
 
-from fastmeta.compile import jit
+from fastmeta.compile import Compiled, jit
 from fastmeta.errors import expected
 from fastmeta.loops import map_tasks
 from fastmeta.program import FLOATS, NAMES
@@ -43,7 +44,24 @@ def per_task(where: str, task: Callable[..., Any], arguments: Sequence[Argument]
     arrays = [x for _, x, _ in arguments]
     if current() is not None and not many:
         return task(*arrays, **options)
-    return _compiled(task, mapped if many else None, tuple(options.items()))(*arrays)
+    program = _compiled(task, mapped if many else None, tuple(options.items()))
+    if current() is None:
+        _last[task, *options.values()] = program
+    return program(*arrays)
+
+
+def repeated(task: Callable[..., Any], *arrays: Any, **options: Any) -> Any:
+    """What `per_task` gives for arrays of the same kinds as the last ones, without checking them again; None for others.
+
+    Outside traces only.  For arguments that are refused for their kinds: what is refused for its values must be checked before.
+    """
+    if current() is not None or not all([type(x) in (int, str) for x in options.values()]):
+        return None
+    program = _last.get((task, *options.values()))
+    return None if program is None else program.again(arrays)
+
+
+_last: WeakValueDictionary[Any, Compiled] = WeakValueDictionary()  # of a task and its options
 
 
 def _leads(where: str, name: str, x: Array, axes: int | tuple[int, ...]) -> bool:
