@@ -13,7 +13,7 @@ constexpr int64_t kUnitFeatures = 64;  // at least
 }  // namespace
 
 template <class T>
-Distance<T>::Distance(int tag, const DistanceSpec& spec, const Kernels& kernels) : Instruction(tag), metric_(Metric(spec.metric)), x_(spec.x), y_(spec.y), out_(spec.out) {
+Distance<T>::Distance(int tag, const DistanceSpec& spec, const Kernels& kernels) : Instruction(tag), x_(spec.x), y_(spec.y), out_(spec.out) {
   int64_t n = spec.n, m = spec.m, out_x = spec.out.stride[0], out_y = spec.out.stride[1];
   if (n < m) {  // a distance is the same from both sides; units are of the longer one
     std::swap(n, m);
@@ -27,9 +27,8 @@ Distance<T>::Distance(int tag, const DistanceSpec& spec, const Kernels& kernels)
   args_.y_row = y_.stride[0];
   args_.out_x = out_x;
   args_.out_y = out_y;
-  if constexpr (sizeof(T) == 4) kernel_ = kernels.distance_f32[metric_], row_norms_ = kernels.row_norms_f32;
-  else kernel_ = kernels.distance_f64[metric_], row_norms_ = kernels.row_norms_f64;
-  norms_ = metric_ == kCosine || (metric_ == kSquared && spec.features * int64_t(sizeof(T)) <= kShortRowBytes);
+  if constexpr (sizeof(T) == 4) kernel_ = kernels.distance_f32[spec.metric];
+  else kernel_ = kernels.distance_f64[spec.metric];
   const double row = std::max(1.0, double(m) * double(spec.features));
   long_ = row * double(n) > 4 * kUnitWork;
   unit_rows_ = long_ ? std::clamp(int64_t(kUnitWork / row) / kUnitRows * kUnitRows, kUnitRows, std::max(n, kUnitRows)) : n;
@@ -38,19 +37,19 @@ Distance<T>::Distance(int tag, const DistanceSpec& spec, const Kernels& kernels)
 
 template <class T>
 int64_t Distance<T>::scratch_bytes() const {
-  return !norms_ ? 0 : (args_.y_rows * int64_t(sizeof(T)) + 63) / 64 * 64;
+  return distance_scratch(args_.y_rows, args_.features, sizeof(T)) * int64_t(sizeof(T));
 }
 
 template <class T>
-void Distance<T>::run_unit(Worker& worker, const T* y_norm, int64_t unit) const {
+void Distance<T>::run_unit(Worker& worker, T* prepared, int64_t unit) const {
   DistanceArgs<T> args = args_;
   const int64_t first = unit * unit_rows_;
   args.x_rows = std::min(unit_rows_, args_.x_rows - first);
   args.x = worker.at<T>(x_) + first * args.x_row;
   args.y = worker.at<T>(y_);
   args.out = worker.at<T>(out_) + first * args.out_x;
-  args.y_norm = y_norm;
-  kernel_(args);
+  args.prepared = prepared;
+  kernel_.run(args);
   if (long_) worker.poll();
 }
 
@@ -58,12 +57,15 @@ template <class T>
 void Distance<T>::run(Worker& worker) const {
   struct Context {
     const Distance* self;
-    const T* y_norm;
-  } context{this, reinterpret_cast<const T*>(worker.scratch)};
-  if (norms_) row_norms_(metric_, worker.at<T>(y_), args_.y_row, args_.y_rows, args_.features, reinterpret_cast<T*>(worker.scratch));
+    T* prepared;
+  } context{this, reinterpret_cast<T*>(worker.scratch)};
+  DistanceArgs<T> args = args_;
+  args.y = worker.at<T>(y_);
+  args.prepared = context.prepared;
+  kernel_.prepare(args);
   run_parts(worker, units_, [](const void* argument, Worker& w, int64_t unit) {
     const Context& c = *static_cast<const Context*>(argument);
-    c.self->run_unit(w, c.y_norm, unit);
+    c.self->run_unit(w, c.prepared, unit);
   }, &context);
 }
 

@@ -13,14 +13,11 @@ class Distance final : public Instruction {
   int64_t scratch_bytes() const override;
 
  private:
-  void run_unit(Worker& worker, const T* y_norm, int64_t unit) const;
+  void run_unit(Worker& worker, T* prepared, int64_t unit) const;
 
-  Metric metric_;
-  bool norms_;  // the kernel asks for y's
   DistanceArgs<T> args_{};  // of all rows, pointers left out
   Operand x_, y_, out_;
-  void (*kernel_)(const DistanceArgs<T>&);
-  void (*row_norms_)(Metric, const T*, int64_t, int64_t, int64_t, T*);
+  DistanceFns<T> kernel_;
   int64_t unit_rows_ = 0, units_ = 0;  // of x
   bool long_ = false;
 };

@@ -99,11 +99,6 @@ FASTMETA_INLINE T inverse_length(const T* x, int64_t features) {
   return largest < normal ? T(0) : 1 / largest / root(squared_length(x, features, 1 / largest));
 }
 
-template <class T>
-void row_norms(Metric metric, const T* x, int64_t row, int64_t rows, int64_t features, T* norm) {
-  for (int64_t i = 0; i < rows; i++, x += row) norm[i] = metric == kCosine ? inverse_length(x, features) : squared_length(x, features, T(1));
-}
-
 // ---- Tiles.
 
 // The length of nearly equal pieces of n elements in whole vectors: `longest`, but for rounding up, or less.
@@ -147,7 +142,7 @@ __attribute__((noinline)) void distance_tile(const DistanceArgs<T>& g, const T* 
       FASTMETA_UNROLL
       for (int j = 0; j < NR; j++) {
         V b = load(y[j] + k);
-        if constexpr (M::scaled) b *= S::splat(-g.y_norm[n0 + j]);
+        if constexpr (M::scaled) b *= S::splat(-g.prepared[n0 + j]);
         FASTMETA_PIN(b);
         FASTMETA_UNROLL
         for (int i = 0; i < MR; i++) acc[i][j] = M::add(a[i], b, x_scale[i], acc[i][j]);
@@ -176,7 +171,7 @@ __attribute__((noinline)) void distance_tile(const DistanceArgs<T>& g, const T* 
       T* out = g.out + (m0 + i) * g.out_x + n0 * g.out_y;
       FASTMETA_UNROLL
       for (int j = 0; j < NR; j++)
-        out[j * g.out_y] = M::scaled ? M::finish(sum[j], x_norm[m0 + i], g.y_norm[n0 + j]) : M::finish(sum[j], 0, 0);
+        out[j * g.out_y] = M::scaled ? M::finish(sum[j], x_norm[m0 + i], g.prepared[n0 + j]) : M::finish(sum[j], 0, 0);
     }
   }
 }
@@ -192,6 +187,12 @@ inline void distance_rows(const DistanceArgs<T>& g, const T* x_norm, int64_t n, 
   const int64_t m = g.x_rows - g.x_rows % MR;
   if (m > 0) distance_tile<T, Metric, MR, NR>(g, x_norm, 0, m, n, from, to, sums);
   if (m < g.x_rows) distance_tile<T, Metric, 1, NR>(g, x_norm, m, g.x_rows, n, from, to, sums);
+}
+
+template <class T, template <class> class Metric>
+void prepare_long_rows(const DistanceArgs<T>& g) {
+  if constexpr (Metric<T>::scaled)
+    for (int64_t j = 0; j < g.y_rows; j++) g.prepared[j] = inverse_length(g.y + j * g.y_row, g.features);
 }
 
 // A few rows of x pass by a few rows of y, a piece of their features at a time, which stays in the first-level cache; rows of

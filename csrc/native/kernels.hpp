@@ -108,17 +108,29 @@ enum Metric {
   kCosine,    // 1 - cos(x, y); 1 where a row is zeros
   kMetrics
 };
-constexpr int64_t kShortRowBytes = 512;  // of features: up to here kSquared goes by products, which need lengths
+constexpr int64_t kShortRowBytes = 512;  // of features: up to here rows are short
 template <class T>
 struct DistanceArgs {
   int64_t x_rows, y_rows, features;
   const T *x, *y;
   int64_t x_row, y_row;
-  const T* y_norm;  // of each row of y: kCosine 1 / length or 0, kSquared of short rows the squared length
+  T* prepared;  // distance_scratch() elements: what prepare() makes of y
   T* out;
   int64_t out_x, out_y;
   const T* centre;  // inside PROTO
 };
+template <class T>
+struct DistanceFns {
+  void (*prepare)(const DistanceArgs<T>&);  // once for all rows of x
+  void (*run)(const DistanceArgs<T>&);
+};
+constexpr int64_t lines(int64_t elements, int64_t size) { return (elements * size + 63) / 64 * 64 / size; }
+constexpr bool short_rows(int64_t features, int64_t size) { return features * size <= kShortRowBytes; }
+// Rows in vectors, whose last rows may be missing.
+constexpr int64_t packed_size(int64_t rows, int64_t features, int64_t size) { return lines((rows + 3) * ((features * size + 15) / 16 * 16 / size), size); }
+constexpr int64_t distance_scratch(int64_t m, int64_t features, int64_t size) {
+  return lines(m, size) + (short_rows(features, size) ? lines((m + 3) * (16 / size), size) + packed_size(m, features, size) : 0);
+}
 
 // out[i] = sum over rows j of y of weight[i, j] times the derivative of their distance in row i of x; out_y[j] the same for
 // the rows of y.
@@ -169,9 +181,8 @@ constexpr int64_t proto_row(int64_t features, int64_t size) {
 }
 constexpr int64_t proto_scratch(int64_t m, int64_t features, int64_t size) {
   const int64_t line = 64 / size, row = proto_row(features, size);
-  const int64_t padded = m + 3;  // whole vectors of packed rows
-  const int64_t rows = features * size <= kShortRowBytes ? (kProtoRows + padded) * row : row;
-  return row * (1 + 2 * m) + m * (1 + line) + padded * kProtoRows + rows + 8 * line;
+  const int64_t rows = short_rows(features, size) ? kProtoRows * row + packed_size(m, features, size) : row;
+  return row * (1 + 2 * m) + m * (1 + line) + (m + 3) * kProtoRows + rows + 8 * line;
 }
 
 // One micro-op on a tile of `rows` x `cols`: dst(r, c) = op(x(r, c), y(r, c), z(r, c)).
@@ -221,15 +232,13 @@ struct Kernels {
   void (*conv_f32)(const ConvArgs<float>&);
   void (*conv_f64)(const ConvArgs<double>&);
   void (*winograd[kWinogradTransforms])(const WinogradArgs&);
-  void (*distance_f32[kMetrics])(const DistanceArgs<float>&);
-  void (*distance_f64[kMetrics])(const DistanceArgs<double>&);
+  DistanceFns<float> distance_f32[kMetrics];
+  DistanceFns<double> distance_f64[kMetrics];
   PullFns<float> pull_f32[kPullMetrics];
   PullFns<double> pull_f64[kPullMetrics];
   // Twice the sums of the rows and of the columns of weights.
   void (*sum_weights_f32)(const float* weight, int64_t row, int64_t col, int64_t rows, int64_t cols, float* row_sum, float* col_sum);
   void (*sum_weights_f64)(const double* weight, int64_t row, int64_t col, int64_t rows, int64_t cols, double* row_sum, double* col_sum);
-  void (*row_norms_f32)(Metric, const float* x, int64_t row, int64_t rows, int64_t features, float* norm);
-  void (*row_norms_f64)(Metric, const double* x, int64_t row, int64_t rows, int64_t features, double* norm);
   RowsFn gather_rows[2];   // of 4-byte and 8-byte elements
   RowsFn scatter_rows[3];  // [F32, F64, I32]
   void (*proto_f32)(const ProtoArgs<float>&);

@@ -2,66 +2,70 @@
 // of each of several rows of y, and each of them meets the same piece of a row of x.  No row has to be transposed, no lane
 // stays empty, and what is left to add are the elements of a piece.
 //
-// Included INSIDE the target's namespace, after transpose.hpp and distance_tiles.hpp.  A sum depends on its two rows alone.
+// Included INSIDE the target's namespace, after distance_panels.hpp.  A sum depends on its two rows alone.
 #pragma once
 
-template <class T>
-struct ProductOf {
-  using V = typename Simd<T>::V;
-  static FASTMETA_INLINE V add(V x, V y, V, V sum) { return Simd<T>::fma(x, y, sum); }
+// A few rows of y, in vectors; of a vector each row has so many parts of 16 bytes one after the other, a piece of its features.
+struct PackedTile {
+  int64_t row, rows, vectors, parts;  // the first row, rows that are there
+  int64_t at;                         // where it begins among what is packed
 };
 
 template <class T>
 struct Packed {
   using S = Simd<T>;
   using V = typename S::V;
-  static constexpr int64_t L = S::lanes, piece = 16 / int64_t(sizeof(T)), each = L / piece;  // elements of a vector, of a piece; rows of y in a vector
+  static constexpr int64_t L = S::lanes, part = 16 / int64_t(sizeof(T)), parts = L / part;  // elements of a part; parts of a vector
   static constexpr int rows = 4;  // of x at a time
   static constexpr int most = FASTMETA_LANES_BYTES == 64 ? 6 : FASTMETA_LANES_BYTES == 32 ? 3 : 2;  // vectors of y at a time: what fills the registers
+  static constexpr int finer = FASTMETA_LANES_BYTES == 64 ? 2 : FASTMETA_LANES_BYTES == 32 ? 1 : 0;  // rows of 2, 4, .. parts, as many as fill a vector
 
-  static constexpr int64_t padded(int64_t y_rows) { return (y_rows + each - 1) / each * each; }
-  static constexpr int64_t size(int64_t y_rows, int64_t features) { return padded(y_rows) * ((features + piece - 1) / piece * piece); }
-
-  // f(first vector, vectors) for all tiles of rows of y, of nearly the same size.
+  // f(tile) for all tiles: rows of one part, in tiles of nearly the same size, and what is left of long rows in longer pieces.
   template <class F>
-  static FASTMETA_INLINE void tiles(int64_t y_rows, const F& f) {
-    const int64_t vectors = padded(y_rows) / each, n = (vectors + most - 1) / most;
-    for (int64_t i = 0; i < n; i++) f(vectors * i / n, vectors * (i + 1) / n - vectors * i / n);
+  static FASTMETA_INLINE void tiles(int64_t y_rows, int64_t features, const F& f) {
+    int64_t left = y_rows % parts, longer = 1;
+    while (left > 0 && 2 * longer * left <= parts && 4 * longer * part < features) longer *= 2;
+    if (longer == 1) left = 0;
+    const int64_t vectors = (y_rows - left + parts - 1) / parts, n = (vectors + most - 1) / most, vector = (features + part - 1) / part * L;
+    for (int64_t i = 0; i < n; i++) {
+      const int64_t v = vectors * i / n, end = vectors * (i + 1) / n;
+      f(PackedTile{v * parts, (end * parts < y_rows ? end * parts : y_rows) - v * parts, end - v, 1, v * vector});
+    }
+    if (left > 0) f(PackedTile{y_rows - left, left, 1, longer, vectors * vector});
   }
 
-  // The first n elements of a piece, and zeros.
-  static FASTMETA_INLINE void copy_some(const T* from, int64_t n, T* to) {
-    for (int64_t k = 0; k < piece; k++) to[k] = k < n ? from[k] : T(0);
-  }
-
-  // Rows of y, each times its scale if there are any; and zeros up to whole vectors.
+  // Rows of y, each times its scale if there are any; what fills vectors up is zeros.  to: packed_size() elements.
   static void pack(const T* y, int64_t y_row, int64_t y_rows, int64_t features, const T* scale, T* to) {
-    const int64_t whole = features / piece, pieces = (features + piece - 1) / piece;
-    tiles(y_rows, [&](int64_t first, int64_t vectors) {
-      for (int64_t v = 0; v < vectors; v++) {
-        const int64_t row = (first + v) * each, step = vectors * L;
-        const T* const from = y + row * y_row;
-        T* const tile = to + first * pieces * L + v * L;
-        int64_t k = 0;
-        if (row + each <= y_rows)
-          for (; k < whole; k++) S::store(tile + k * step, (V)sixteen_of_each<S::bytes>(from + k * piece, y_row));
-        for (; k < pieces; k++)
-          for (int64_t c = 0; c < each; c++) copy_some(from + c * y_row + k * piece, row + c < y_rows ? features - k * piece : 0, tile + k * step + c * piece);
-        if (!scale) continue;
+    tiles(y_rows, features, [&](const PackedTile& t) {
+      const int64_t piece = t.parts * part, each = parts / t.parts, pieces = (features + piece - 1) / piece, step = t.vectors * L;
+      for (int64_t v = 0; v < t.vectors; v++) {
+        const int64_t there = t.rows - v * each < each ? t.rows - v * each : each;
+        const T* const from = y + (t.row + v * each) * y_row;
+        T* const first = to + t.at + v * L;
         alignas(64) T by[L];
-        for (int64_t c = 0; c < L; c++) by[c] = row + c / piece < y_rows ? scale[row + c / piece] : T(0);
-        for (k = 0; k < pieces; k++) S::store(tile + k * step, S::load(tile + k * step) * S::load(by));
+        for (int64_t c = 0; c < L; c++) by[c] = c / piece >= there ? T(0) : scale ? scale[t.row + v * each + c / piece] : T(1);
+        int64_t k = 0;
+        if (t.parts == 1 && there == each)
+          for (; (k + 1) * piece <= features; k++) S::store(first + k * step, (V)sixteen_of_each<S::bytes>(from + k * piece, y_row));
+        for (; k < pieces; k++)
+          for (int64_t c = 0; c < L; c++) {
+            const int64_t feature = k * piece + c % piece;
+            first[k * step + c] = c / piece < there && feature < features ? from[c / piece * y_row + feature] : T(0);
+          }
+        if (scale)
+          for (k = 0; k < pieces; k++) S::store(first + k * step, S::load(first + k * step) * S::load(by));
       }
     });
   }
 
-  // The sums of the pieces of vectors, one for each row of x, as many as a piece has elements: in the parts of one vector.
+  // What becomes of vectors of sums, one for each row of x, as many as a part has elements: their parts' sums, in the parts of
+  // one vector.
   static FASTMETA_INLINE V sums(const V* v) {
     using Words = Turns<int32_t, S::bytes>;
     using Longs = Turns<int64_t, S::bytes>;
     using W = typename Words::V;
     using D = typename Longs::V;
-    if constexpr (piece == 4) {
+    if constexpr (part == 4) {
       const V a = (V)Words::first((W)v[0], (W)v[1]) + (V)Words::second((W)v[0], (W)v[1]);
       const V b = (V)Words::first((W)v[2], (W)v[3]) + (V)Words::second((W)v[2], (W)v[3]);
       return (V)Longs::first((D)a, (D)b) + (V)Longs::second((D)a, (D)b);
@@ -69,24 +73,60 @@ struct Packed {
       return (V)Longs::first((D)v[0], (D)v[1]) + (V)Longs::second((D)v[0], (D)v[1]);
     }
   }
-  // Such a vector row of x by row of x.
+  // The sums of every two parts, and again up to a whole vector.
+  template <int... I>
+  static FASTMETA_INLINE V sum_parts(V v, Lanes<I...>) {
+    return __builtin_shufflevector(v, v, (2 * (I / part) % parts * part + I % part)...) + __builtin_shufflevector(v, v, ((2 * (I / part) + 1) % parts * part + I % part)...);
+  }
+  static FASTMETA_INLINE V sum_parts(V v) { return sum_parts(v, typename FirstLanes<L>::type{}); }
+  // A vector of sums by rows of y, and of x in each, by rows of x.
   template <int... I>
   static FASTMETA_INLINE V turned(V v, Lanes<I...>) {
-    return __builtin_shufflevector(v, v, (I % each * piece + I / each)...);
+    return __builtin_shufflevector(v, v, (I % parts * part + I / parts)...);
   }
   static FASTMETA_INLINE V turned(V v) { return turned(v, typename FirstLanes<L>::type{}); }
+  // Of two vectors of them, for half as many rows of x from First on: each row's of both.
+  template <int Rows, int First, int... I>
+  static FASTMETA_INLINE V turned(V a, V b, Lanes<I...>) {
+    constexpr int each = L / Rows;  // of a row of x
+    return __builtin_shufflevector(a, b, (I % each % (each / 2) * part + First + I / each + I % each / (each / 2) * L)...);
+  }
+  // As many of them as a part has elements, by rows of x.
+  static FASTMETA_INLINE void turn(const V* v, V* row) {
+    using All = typename FirstLanes<L>::type;
+    if constexpr (part == 2) {
+      row[0] = turned<1, 0>(v[0], v[1], All{});
+      row[1] = turned<1, 1>(v[0], v[1], All{});
+    } else {
+      const V a = turned<2, 0>(v[0], v[1], All{}), b = turned<2, 2>(v[0], v[1], All{}), c = turned<2, 0>(v[2], v[3], All{}), d = turned<2, 2>(v[2], v[3], All{});
+      row[0] = halves<0>(a, c, All{});
+      row[1] = halves<1>(a, c, All{});
+      row[2] = halves<0>(b, d, All{});
+      row[3] = halves<1>(b, d, All{});
+    }
+  }
+  template <int Which, int... I>
+  static FASTMETA_INLINE V halves(V a, V b, Lanes<I...>) {
+    return __builtin_shufflevector(a, b, (I % (L / 2) + Which * (L / 2) + I / (L / 2) * L)...);
+  }
+  // The first n elements again and again.
+  template <int N, int... I>
+  static FASTMETA_INLINE V repeat(V v, Lanes<I...>) {
+    return __builtin_shufflevector(v, v, (I % N)...);
+  }
 };
 
-// Rows of x, a few at a time, against N vectors of packed rows of y.  Of row i and those behind it, as many as a piece has
-// elements, and of vector v it puts(i, v, sums), which has the sums of the vector's rows one after the other; what stands
-// behind the last row of x are copies of it.
-template <class T, template <class> class Metric, class Put, int N>
+// Rows of x, a few at a time, against N vectors of packed rows of y, each a piece of Parts parts.  Of row i of x and those behind
+// it, as many as a part has elements, it puts(i, v, sums) what vector v makes: in part c what its row c does.  What stands behind
+// the last row of x are copies of it.
+template <class T, template <class> class Metric, class Put, int N, int Parts>
 __attribute__((noinline)) void packed_tile(const T* x, int64_t x_row, int64_t x_rows, const T* y, int64_t features, const Put& put) {
   using S = Simd<T>;
   using V = typename S::V;
   using P = Packed<T>;
-  constexpr int64_t L = S::lanes, piece = P::piece;
+  constexpr int64_t L = S::lanes, piece = P::part * Parts;
   constexpr int R = P::rows;
+  const auto mask = S::mask(int(features % piece));
   const Put to = put;  // a copy, since the compiler must take a store to change anything it finds by a pointer
   for (int64_t i = 0; i < x_rows; i += R, x += R * x_row) {
     const T* row[R];
@@ -115,29 +155,33 @@ __attribute__((noinline)) void packed_tile(const T* x, int64_t x_row, int64_t x_
       at += N * L;
     };
     int64_t k = 0;
-    for (; k + piece <= features; k += piece) step([&](const T* p) __attribute__((always_inline)) { return S::splat_16(p + k); });
+    for (; k + piece <= features; k += piece) step([&](const T* p) __attribute__((always_inline)) { return S::template splat_bytes<16 * Parts>(p + k); });
     if (k < features)
-      step([&](const T* p) __attribute__((always_inline)) {
-        T some[piece];
-        P::copy_some(p + k, features - k, some);
-        return S::splat_16(some);
-      });
+      step([&](const T* p) __attribute__((always_inline)) { return P::template repeat<piece>(S::load(p + k, mask), typename FirstLanes<L>::type{}); });
     FASTMETA_UNROLL
     for (int v = 0; v < N; v++) {
       FASTMETA_UNROLL
-      for (int r = 0; r < R; r += piece) to(i + r, v, P::sums(acc[v] + r));
+      for (int r = 0; r < R; r += P::part) {
+        V sums = P::sums(acc[v] + r);
+        FASTMETA_UNROLL
+        for (int parts = 1; parts < Parts; parts *= 2) sums = P::sum_parts(sums);
+        to(i + r, v, sums);
+      }
     }
   }
 }
 
 template <class T, template <class> class Metric, class Put>
 struct PackedTiles {
-  void (*of[Packed<T>::most])(const T*, int64_t, int64_t, const T*, int64_t, const Put&);  // by vectors, less 1
+  using P = Packed<T>;
+  void (*of[P::most + P::finer])(const T*, int64_t, int64_t, const T*, int64_t, const Put&);  // by vectors, less 1; of longer pieces
   template <int N = 1>
   constexpr void fill() {
-    of[N - 1] = packed_tile<T, Metric, Put, N>;
-    if constexpr (N < Packed<T>::most) fill<N + 1>();
+    of[N - 1] = packed_tile<T, Metric, Put, N, 1>;
+    if constexpr (N < P::most) fill<N + 1>();
+    if constexpr (N <= P::finer) of[P::most + N - 1] = packed_tile<T, Metric, Put, 1, 1 << N>;
   }
+  auto operator[](const PackedTile& t) const { return of[t.parts == 1 ? t.vectors - 1 : P::most + t.parts / 2 - 1]; }
 };
 template <class T, template <class> class Metric, class Put>
 static constexpr PackedTiles<T, Metric, Put> kPackedTiles = [] {
@@ -146,12 +190,8 @@ static constexpr PackedTiles<T, Metric, Put> kPackedTiles = [] {
   return tiles;
 }();
 
-// The same against all packed rows, put_of(first vector) for each tile of them.
-template <class T, template <class> class Metric, class PutOf>
-inline void packed_rows(const T* x, int64_t x_row, int64_t x_rows, const T* packed, int64_t y_rows, int64_t features, const PutOf& put_of) {
-  using P = Packed<T>;
-  const int64_t vector = P::size(P::each, features);
-  P::tiles(y_rows, [&](int64_t first, int64_t vectors) {
-    kPackedTiles<T, Metric, decltype(put_of(first))>.of[vectors - 1](x, x_row, x_rows, packed + first * vector, features, put_of(first));
-  });
+// Rows of x against one tile of packed rows.
+template <class T, template <class> class Metric, class Put>
+inline void pass_by(const T* x, int64_t x_row, int64_t x_rows, const T* packed, const PackedTile& tile, int64_t features, const Put& put) {
+  kPackedTiles<T, Metric, Put>[tile](x, x_row, x_rows, packed + tile.at, features, put);
 }

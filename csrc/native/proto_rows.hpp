@@ -21,7 +21,7 @@ struct ProtoRows {
   const ProtoArgs<T>& g;
   const int64_t m, row;  // rows of y but the reference, at least one: a row that is nowhere if need be; features in whole vectors
   int64_t reference = 0;
-  T *centre, *y, *addend;  // the reference [row]; u [m, row]; [m] minus |u / 2|^2
+  T *centre, *y, *addend;  // the reference [row]; u [m, row]; [m] minus |u / 2|^2, times the factor
   T *back, *sums;          // b [m, row]; [m, L] that add up to the sums of weights
   T* z;                    // [m, most] products, then weights
   T* rest;                 // of the scratch
@@ -35,7 +35,7 @@ struct ProtoRows {
     addend = reserve(m);
     back = reserve(m * row);
     sums = reserve(m * L);
-    z = reserve(Packed<T>::padded(m) * most);
+    z = reserve((m + 3) * most);  // and what fills vectors up
   }
   FASTMETA_INLINE T* reserve(int64_t n) {
     T* const here = rest;
@@ -97,7 +97,7 @@ struct ProtoRows {
     });
     if (g.y_rows == 1)
       for (int64_t k = 0; k < row; k += L) S::store(y + k, V{});
-    for (int64_t j = 0; j < m; j++) addend[j] = g.y_rows > 1 && there(row_of(j)) ? -squared_length(y + j * row, g.features, T(0.5)) : -T(__builtin_inff());
+    for (int64_t j = 0; j < m; j++) addend[j] = g.y_rows > 1 && there(row_of(j)) ? -squared_length(y + j * row, g.features, T(0.5)) * g.factor : -T(__builtin_inff());
     for (int64_t k = 0; k < m * row; k += L) S::store(back + k, V{});
     for (int64_t k = 0; k < m * L; k += L) S::store(sums + k, V{});
   }
@@ -128,9 +128,13 @@ struct ProtoRows {
     }
     I now{};
     auto look = [&](int h, V v) __attribute__((always_inline)) {
-      const I larger = ~(v <= largest[h]) & (largest[h] == largest[h]);  // the first of equals stays, and the first NaN
-      largest[h] = larger ? v : largest[h];
-      if constexpr (Answers) at[h] = larger ? now : at[h];
+      if constexpr (Answers) {
+        const I larger = ~(v <= largest[h]) & (largest[h] == largest[h]);  // the first of equals stays, and the first NaN
+        largest[h] = larger ? v : largest[h];
+        at[h] = larger ? now : at[h];
+      } else {
+        largest[h] = v > largest[h] ? v : largest[h];  // a NaN shows in the sum
+      }
       own[h] = label[h] == now ? v : own[h];
     };
     auto look_at_rows = [&](int64_t from, int64_t to) __attribute__((always_inline)) {
@@ -138,7 +142,7 @@ struct ProtoRows {
         const V more = S::splat(addend[j]);
         FASTMETA_UNROLL
         for (int h = 0; h < 2; h++) {
-          const V v = (S::load(z + j * most + h * L) + more) * factor;
+          const V v = S::fma(S::load(z + j * most + h * L), factor, more);
           S::store(z + j * most + h * L, v);
           look(h, v);
         }

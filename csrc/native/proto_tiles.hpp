@@ -13,7 +13,7 @@ struct ProtoShortRows : ProtoRows<T> {
   using typename Base::V;
   T *packed, *x;  // u; [most, row] less the reference
 
-  FASTMETA_INLINE explicit ProtoShortRows(const ProtoArgs<T>& g) : Base(g), packed(this->reserve(Packed<T>::size(m, row))), x(this->reserve(most * row)) {}
+  FASTMETA_INLINE explicit ProtoShortRows(const ProtoArgs<T>& g) : Base(g), packed(this->reserve(packed_size(m, g.features, sizeof(T)))), x(this->reserve(most * row)) {}
 
   // Rows of x, and zeros up to whole panels.
   void take_x(int64_t first, int64_t rows, int64_t padded) {
@@ -32,12 +32,11 @@ struct ProtoShortRows : ProtoRows<T> {
   }
   void multiply(int64_t rows) {
     using P = Packed<T>;
-    const int64_t features = P::size(P::each, g.features) / P::each;  // whole pieces, with zeros at the end
-    packed_rows<T, ProductOf>(x, row, rows, packed, m, features, [this](int64_t first) {
-      return [z = z + first * P::each * most](int64_t i, int v, V sums) __attribute__((always_inline)) {
+    P::tiles(m, g.features, [&](const PackedTile& tile) {
+      pass_by<T, ProductOf>(x, row, rows, packed, tile, g.features, [to = z + tile.row * most](int64_t i, int v, V sums) __attribute__((always_inline)) {
         FASTMETA_UNROLL
-        for (int c = 0; c < P::each; c++) __builtin_memcpy(z + (v * P::each + c) * most + i, (const T*)&sums + c * P::piece, 16);
-      };
+        for (int c = 0; c < P::parts; c++) __builtin_memcpy(to + (v * P::parts + c) * most + i, (const T*)&sums + c * P::part, 16);
+      });
     });
   }
   void run() {
@@ -47,7 +46,7 @@ struct ProtoShortRows : ProtoRows<T> {
       const int64_t rows = first + most < g.x_rows ? most : g.x_rows - first, padded = (rows + W - 1) / W * W;
       this->take_labels(first, rows, padded);
       take_x(first, rows, padded);
-      multiply(padded);
+      multiply(rows);
       for (int64_t p = 0; p < padded; p += W) this->softmax(p);
       if (this->derived()) derivatives(first, rows);
     }
@@ -107,7 +106,7 @@ struct ProtoLongRows : ProtoRows<T> {
 
 template <class T>
 void proto(const ProtoArgs<T>& g) {
-  if (g.features * int64_t(sizeof(T)) <= kShortRowBytes) ProtoShortRows<T>(g).run();
+  if (short_rows(g.features, sizeof(T))) ProtoShortRows<T>(g).run();
   else ProtoLongRows<T>(g).run();
 }
 

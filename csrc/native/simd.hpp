@@ -99,15 +99,16 @@ struct Simd {
   }
 #endif
 
-  // The 16 bytes from p on, again and again, by a load and nothing else.
-  static FASTMETA_INLINE V splat_16(const T* p) {
+  // So many bytes from p on, again and again, by a load and nothing else.
+  template <int Bytes>
+  static FASTMETA_INLINE V splat_bytes(const T* p) {
 #if FASTMETA_LANES_BYTES == 64
-    return (V)_mm512_broadcast_f32x4(_mm_loadu_ps((const float*)p));
+    if constexpr (Bytes == 16) return (V)_mm512_broadcast_f32x4(_mm_loadu_ps((const float*)p));
+    if constexpr (Bytes == 32) return (V)_mm512_broadcast_f32x8(_mm256_loadu_ps((const float*)p));
 #elif FASTMETA_LANES_BYTES == 32
-    return (V)_mm256_broadcast_ps((const __m128*)p);
-#else
-    return load(p);
+    if constexpr (Bytes == 16) return (V)_mm256_broadcast_ps((const __m128*)p);
 #endif
+    return load(p);
   }
 
   // x * y + z, in one rounding where the target can.  Said outright where bits must not depend on which of several

@@ -1,0 +1,39 @@
+// The kernels of DISTANCE, by the length of rows.
+//
+// Included INSIDE the target's namespace, after distance_tiles.hpp, distance_panels.hpp and packed_distances.hpp.
+#pragma once
+
+// Whether transposing rows of x costs more than what sums of packed rows of y leave to add: with many registers, of long rows, and
+// enough of them that lengths count for little.
+template <class T>
+constexpr bool kPacks = FASTMETA_LANES_BYTES == 64 && sizeof(T) == 4;
+template <class T, template <class> class Metric>
+FASTMETA_INLINE bool packs(const DistanceArgs<T>& g) {
+  return g.features >= 48 && (g.y_rows >= 8 || Metric<T>::absolute);
+}
+
+template <class T, template <class> class Metric>
+void prepare_distances(const DistanceArgs<T>& g) {
+  if (!short_rows(g.features, sizeof(T))) return prepare_long_rows<T, Metric>(g);
+  if constexpr (kPacks<T>)
+    if (packs<T, Metric>(g)) return PackedDistances<T, Metric>::prepare(g);
+  PanelDistances<T, Metric>::prepare(g);
+}
+template <class T, template <class> class Metric>
+void distances(const DistanceArgs<T>& g) {
+  if (!short_rows(g.features, sizeof(T))) return distances_of_long_rows<T, Metric>(g);
+  if constexpr (kPacks<T>)
+    if (packs<T, Metric>(g)) return PackedDistances<T, Metric>(g).run();
+  PanelDistances<T, Metric>(g).run();
+}
+template <class T, template <class> class Metric>
+constexpr DistanceFns<T> kDistances = {prepare_distances<T, Metric>, distances<T, Metric>};
+
+constexpr void fill_distances(Kernels& k) {
+  k.distance_f32[kSquared] = kDistances<float, SquaredDifference>;
+  k.distance_f32[kAbsolute] = kDistances<float, AbsoluteDifference>;
+  k.distance_f32[kCosine] = kDistances<float, DirectionDifference>;
+  k.distance_f64[kSquared] = kDistances<double, SquaredDifference>;
+  k.distance_f64[kAbsolute] = kDistances<double, AbsoluteDifference>;
+  k.distance_f64[kCosine] = kDistances<double, DirectionDifference>;
+}

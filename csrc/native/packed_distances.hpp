@@ -1,0 +1,174 @@
+// Distances between short rows by packed rows of y; as by panels, from differences where products leave too little.
+//
+// Included INSIDE the target's namespace, after packed_rows.hpp and distance_panels.hpp.
+#pragma once
+
+template <class T, template <class> class Metric>
+struct PackedDistances {
+  using S = Simd<T>;
+  using V = typename S::V;
+  using P = Packed<T>;
+  static constexpr int64_t L = S::lanes, most = 32;  // rows at a time, of x and of y
+  static constexpr int64_t features = kShortRowBytes / sizeof(T);
+  static constexpr bool absolute = Metric<T>::absolute, scaled = Metric<T>::scaled;
+
+  const DistanceArgs<T>& g;
+  const T* const lengths;  // of rows of y, squared, each as often as a part has elements
+  const T* const packed;   // rows of y; under kCosine directions
+  int64_t m, rows;         // of x at hand
+  const T* x;
+  int64_t x_row;
+  alignas(64) T squares[most], scale[most];  // squared lengths, and what makes directions
+  alignas(64) T directions[scaled ? most * features : 1];
+
+  FASTMETA_INLINE explicit PackedDistances(const DistanceArgs<T>& g)
+      : g(g), lengths(g.prepared + lines(g.y_rows, sizeof(T))), packed(lengths + lines((g.y_rows + 3) * P::part, sizeof(T))) {}
+
+  static void prepare(const DistanceArgs<T>& g) {
+    const PackedDistances self(g);
+    T* const lengths = const_cast<T*>(self.lengths);
+    if constexpr (scaled)
+      for (int64_t j = 0; j < g.y_rows; j++) g.prepared[j] = inverse_length(g.y + j * g.y_row, g.features);
+    if constexpr (!absolute && !scaled)
+      for (int64_t j = 0; j < g.y_rows + 3; j++) {
+        const T square = j < g.y_rows ? squared_length(g.y + j * g.y_row, g.features, T(1)) : T(__builtin_inff());  // no row: never near
+        for (int64_t k = 0; k < P::part; k++) lengths[j * P::part + k] = square;
+      }
+    P::pack(g.y, g.y_row, g.y_rows, g.features, scaled ? g.prepared : nullptr, const_cast<T*>(self.packed));
+  }
+
+  FASTMETA_INLINE const T* row(int64_t i) const { return x + (i < rows ? i : rows - 1) * x_row; }
+
+  FASTMETA_INLINE void measure() {
+    constexpr int R = P::rows;
+    const int64_t whole = g.features / L * L;
+    const auto mask = S::mask(int(g.features - whole));
+    for (int64_t i = 0; i < rows; i += R) {
+      V sum[R];
+      const T* at[R];
+      FASTMETA_UNROLL
+      for (int r = 0; r < R; r++) {
+        sum[r] = V{};
+        at[r] = row(i + r);
+      }
+      auto add = [&](auto load) __attribute__((always_inline)) {
+        FASTMETA_UNROLL
+        for (int r = 0; r < R; r++) {
+          const V v = load(at[r]);
+          sum[r] = S::fma(v, v, sum[r]);
+        }
+      };
+      for (int64_t k = 0; k < whole; k += L) add([k](const T* p) __attribute__((always_inline)) { return S::load(p + k); });
+      if (whole < g.features) add([&](const T* p) __attribute__((always_inline)) { return S::load(p + whole, mask); });
+      store_lane_sums<T, R>(sum, squares + i);
+    }
+  }
+  void take_x(int64_t first, int64_t some) {
+    m = first;
+    rows = some;
+    x = g.x + m * g.x_row;
+    x_row = g.x_row;
+    if constexpr (!absolute) measure();
+    if constexpr (scaled) {
+      // Rows whose products could overflow or vanish become directions at once; the others' products are scaled.
+      const int64_t padded = (rows + P::rows - 1) / P::rows * P::rows;
+      T now[most];
+      bool safe = true;
+      for (int64_t i = 0; i < most; i += L) S::store(scale + i, S::splat(T(1)) / sqrt(S::load(squares + i)));
+      for (int64_t i = 0; i < padded; i++) {
+        now[i] = 1;
+        if (safe_length(squares[i])) continue;
+        scale[i] = 1;
+        now[i] = inverse_length(row(i), g.features);
+        safe = false;
+      }
+      if (safe) return;
+      for (int64_t i = 0; i < rows; i++)
+        for (int64_t k = 0; k < g.features; k++) directions[i * g.features + k] = x[i * x_row + k] * now[i];
+      x = directions;
+      x_row = g.features;
+    }
+  }
+
+  static FASTMETA_INLINE typename S::I sure(V d, V both) { return d >= both * S::splat(T(1) / 128); }
+  // The squared lengths of both rows, of directions a half of it.
+  FASTMETA_INLINE V both(int64_t i, int64_t j) const { return scaled ? S::splat(T(1)) : S::template splat_bytes<16>(squares + i) + S::load(lengths + j * P::part); }
+
+  using Sums = V[most / P::part][P::most];  // [i / part][v]: of rows i.. of x from vector v of a tile
+  template <template <class> class Sum>
+  FASTMETA_INLINE void pass(const T* x, int64_t x_row, const PackedTile& tile, Sums& sums) const {
+    pass_by<T, Sum>(x, x_row, rows, packed, tile, g.features, [to = &sums](int64_t i, int v, V all) __attribute__((always_inline)) { (*to)[i / P::part][v] = all; });
+  }
+  __attribute__((noinline)) void from_differences(const PackedTile& tile, Sums& sums) const {
+    alignas(64) T turned[scaled ? most * features : 1];
+    if constexpr (scaled)
+      for (int64_t i = 0; i < rows; i++)
+        for (int64_t k = 0; k < g.features; k++) turned[i * g.features + k] = x[i * x_row + k] * scale[i];
+    Sums exact;
+    pass<SquaredDifference>(scaled ? turned : x, scaled ? g.features : x_row, tile, exact);
+    for (int64_t i = 0; i < rows; i += P::part)
+      for (int64_t v = 0; v < tile.vectors; v++) {
+        const V d = sums[i / P::part][v];
+        sums[i / P::part][v] = sure(d, both(i, tile.row + v * P::parts)) ? d : exact[i / P::part][v] * S::splat(scaled ? T(0.5) : T(1));
+      }
+  }
+  FASTMETA_INLINE void put(const PackedTile& tile, const Sums& sums) const {
+    const int64_t out_x = g.out_x, out_y = g.out_y, rows = this->rows, count = tile.rows;
+    T* const out = g.out + m * out_x + tile.row * out_y;
+    for (int64_t i = 0; i < rows; i += P::part) {
+      int64_t v = 0, j = 0;
+      if (out_y == 1 && i + P::part <= rows)
+        for (; v + P::part <= tile.vectors && j + L <= count; v += P::part, j += L) {
+          V row[P::part];
+          P::turn(sums[i / P::part] + v, row);
+          FASTMETA_UNROLL
+          for (int r = 0; r < P::part; r++) S::store(out + (i + r) * out_x + j, row[r]);
+        }
+      for (; v < tile.vectors; v++, j += P::parts) {
+        const V all = sums[i / P::part][v];
+        T* const at = out + i * out_x + j * out_y;
+        if (out_y == 1 && i + P::part <= rows && j + P::parts <= count) {
+          const V by_x = P::turned(all);
+          FASTMETA_UNROLL
+          for (int64_t r = 0; r < P::part; r++) __builtin_memcpy(at + r * out_x, (const T*)&by_x + r * P::parts, P::parts * sizeof(T));
+          continue;
+        }
+        if (out_x == 1 && i + P::part <= rows && j + P::parts <= count) {
+          FASTMETA_UNROLL
+          for (int64_t c = 0; c < P::parts; c++) __builtin_memcpy(at + c * out_y, (const T*)&all + c * P::part, 16);
+          continue;
+        }
+        alignas(64) T some[L];
+        S::store(some, all);
+        for (int64_t c = 0; c < P::parts && j + c < count; c++)
+          for (int64_t r = 0; r < P::part && i + r < rows; r++) at[r * out_x + c * out_y] = some[c * P::part + r];
+      }
+    }
+  }
+  void against(const PackedTile& tile) {
+    Sums sums;
+    if constexpr (absolute) {
+      pass<Metric>(x, x_row, tile, sums);
+    } else {
+      pass<ProductOf>(x, x_row, tile, sums);
+      typename S::I all = ~typename S::I{};
+      const T* const lengths = this->lengths + tile.row * P::part;
+      for (int64_t i = 0; i < rows; i += P::part) {
+        const V factor = scaled ? -S::template splat_bytes<16>(scale + i) : S::splat(T(-2)), length = scaled ? V{} : S::template splat_bytes<16>(squares + i);
+        for (int64_t v = 0; v < tile.vectors; v++) {
+          const V both = scaled ? S::splat(T(1)) : length + S::load(lengths + v * L), d = S::fma(factor, sums[i / P::part][v], both);
+          sums[i / P::part][v] = d;
+          all &= sure(d, both);
+        }
+      }
+      if (any(~all)) from_differences(tile, sums);
+    }
+    put(tile, sums);
+  }
+  void run() {
+    for (int64_t i = 0; i < g.x_rows; i += most) {
+      take_x(i, i + most < g.x_rows ? most : g.x_rows - i);
+      P::tiles(g.y_rows, g.features, [this](const PackedTile& tile) { against(tile); });
+    }
+  }
+};
