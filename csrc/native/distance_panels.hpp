@@ -80,6 +80,10 @@ inline void panel_rows(const T* panel, const T* y, int64_t y_row, int64_t rows, 
   }
 }
 
+// Whether a distance from products has digits enough; both: the rows' squared lengths.
+template <class V>
+FASTMETA_INLINE auto sure(V d, V both) { return d >= both * splat<V>(1.0f / 128); }
+
 template <class T, template <class> class Metric>
 struct PanelDistances {
   using S = Simd<T>;
@@ -139,7 +143,6 @@ struct PanelDistances {
       for (int h = 0; h < 2; h++) S::store(to + k + h * L, S::load(x + k + h * L) * S::load(by + h * L));
   }
   FASTMETA_INLINE V both(int64_t j, int h) const { return length[h] + S::splat(scaled ? T(0.5) : g.prepared[j]); }
-  static FASTMETA_INLINE typename S::I sure(V d, V both) { return d >= both * S::splat(T(1) / 128); }
 
   // The panel against rows n .. n + count of y.
   FASTMETA_INLINE void against(int64_t n, int64_t count, bool new_y) {

@@ -3,12 +3,14 @@
 // Included INSIDE the target's namespace, after packed_rows.hpp and distance_panels.hpp.
 #pragma once
 
+// Of vectors that hold four rows of y by four of x.
 template <class T, template <class> class Metric>
 struct PackedDistances {
   using S = Simd<T>;
   using V = typename S::V;
   using P = Packed<T>;
-  static constexpr int64_t L = S::lanes, most = 32;  // rows at a time, of x and of y
+  static_assert(P::part == 4 && P::parts == 4);
+  static constexpr int64_t L = S::lanes, most = 32;  // rows of x at a time
   static constexpr int64_t features = kShortRowBytes / sizeof(T);
   static constexpr bool absolute = Metric<T>::absolute, scaled = Metric<T>::scaled;
 
@@ -83,14 +85,16 @@ struct PackedDistances {
         safe = false;
       }
       if (safe) return;
-      for (int64_t i = 0; i < rows; i++)
-        for (int64_t k = 0; k < g.features; k++) directions[i * g.features + k] = x[i * x_row + k] * now[i];
+      scale_rows(now, directions);
       x = directions;
       x_row = g.features;
     }
   }
+  FASTMETA_INLINE void scale_rows(const T* by, T* to) const {
+    for (int64_t i = 0; i < rows; i++)
+      for (int64_t k = 0; k < g.features; k++) to[i * g.features + k] = x[i * x_row + k] * by[i];
+  }
 
-  static FASTMETA_INLINE typename S::I sure(V d, V both) { return d >= both * S::splat(T(1) / 128); }
   // The squared lengths of both rows, of directions a half of it.
   FASTMETA_INLINE V both(int64_t i, int64_t j) const { return scaled ? S::splat(T(1)) : S::template splat_bytes<16>(squares + i) + S::load(lengths + j * P::part); }
 
@@ -100,48 +104,63 @@ struct PackedDistances {
     pass_by<T, Sum>(x, x_row, rows, packed, tile, g.features, [to = &sums](int64_t i, int v, V all) __attribute__((always_inline)) { (*to)[i / P::part][v] = all; });
   }
   __attribute__((noinline)) void from_differences(const PackedTile& tile, Sums& sums) const {
-    alignas(64) T turned[scaled ? most * features : 1];
-    if constexpr (scaled)
-      for (int64_t i = 0; i < rows; i++)
-        for (int64_t k = 0; k < g.features; k++) turned[i * g.features + k] = x[i * x_row + k] * scale[i];
+    alignas(64) T scaled_x[scaled ? most * features : 1];
+    if constexpr (scaled) scale_rows(scale, scaled_x);
     Sums exact;
-    pass<SquaredDifference>(scaled ? turned : x, scaled ? g.features : x_row, tile, exact);
+    pass<SquaredDifference>(scaled ? scaled_x : x, scaled ? g.features : x_row, tile, exact);
     for (int64_t i = 0; i < rows; i += P::part)
       for (int64_t v = 0; v < tile.vectors; v++) {
         const V d = sums[i / P::part][v];
         sums[i / P::part][v] = sure(d, both(i, tile.row + v * P::parts)) ? d : exact[i / P::part][v] * S::splat(scaled ? T(0.5) : T(1));
       }
   }
+  // A vector by rows of y, and of x in each, by rows of x; or four of them.
+  template <int... I>
+  static FASTMETA_INLINE V turned(V v, Lanes<I...>) {
+    return __builtin_shufflevector(v, v, (I % 4 * 4 + I / 4)...);
+  }
+  template <int Row, int... I>
+  static FASTMETA_INLINE V two_rows(V a, V b, Lanes<I...>) {  // Row of both, and the next
+    return __builtin_shufflevector(a, b, (I % 4 * 4 + Row + I / 8 + I / 4 % 2 * L)...);
+  }
+  template <int Half, int... I>
+  static FASTMETA_INLINE V halves(V a, V b, Lanes<I...>) {
+    return __builtin_shufflevector(a, b, (I % 8 + Half * 8 + I / 8 * L)...);
+  }
+  static FASTMETA_INLINE void turn(const V* v, V* row) {
+    typename FirstLanes<L>::type all;
+    for (int i = 0; i < 4; i += 2) {
+      const V a = i ? two_rows<2>(v[0], v[1], all) : two_rows<0>(v[0], v[1], all), b = i ? two_rows<2>(v[2], v[3], all) : two_rows<0>(v[2], v[3], all);
+      row[i] = halves<0>(a, b, all);
+      row[i + 1] = halves<1>(a, b, all);
+    }
+  }
   FASTMETA_INLINE void put(const PackedTile& tile, const Sums& sums) const {
-    const int64_t out_x = g.out_x, out_y = g.out_y, rows = this->rows, count = tile.rows;
+    const int64_t out_x = g.out_x, out_y = g.out_y, rows = this->rows;
     T* const out = g.out + m * out_x + tile.row * out_y;
     for (int64_t i = 0; i < rows; i += P::part) {
+      const V* const of = sums[i / P::part];
+      const bool whole = i + P::part <= rows;
       int64_t v = 0, j = 0;
-      if (out_y == 1 && i + P::part <= rows)
-        for (; v + P::part <= tile.vectors && j + L <= count; v += P::part, j += L) {
-          V row[P::part];
-          P::turn(sums[i / P::part] + v, row);
+      if (out_y == 1 && whole)
+        for (; j + L <= tile.rows; v += 4, j += L) {
+          V row[4];
+          turn(of + v, row);
           FASTMETA_UNROLL
-          for (int r = 0; r < P::part; r++) S::store(out + (i + r) * out_x + j, row[r]);
+          for (int r = 0; r < 4; r++) S::store(out + (i + r) * out_x + j, row[r]);
         }
       for (; v < tile.vectors; v++, j += P::parts) {
-        const V all = sums[i / P::part][v];
-        T* const at = out + i * out_x + j * out_y;
-        if (out_y == 1 && i + P::part <= rows && j + P::parts <= count) {
-          const V by_x = P::turned(all);
-          FASTMETA_UNROLL
-          for (int64_t r = 0; r < P::part; r++) __builtin_memcpy(at + r * out_x, (const T*)&by_x + r * P::parts, P::parts * sizeof(T));
-          continue;
+        T* const to = out + i * out_x + j * out_y;
+        if (whole && j + P::parts <= tile.rows && out_y == 1) {
+          P::put(turned(of[v], typename FirstLanes<L>::type{}), to, out_x);
+        } else if (whole && j + P::parts <= tile.rows && out_x == 1) {
+          P::put(of[v], to, out_y);
+        } else {
+          alignas(64) T some[L];
+          S::store(some, of[v]);
+          for (int64_t c = 0; c < P::parts && j + c < tile.rows; c++)
+            for (int64_t r = 0; r < P::part && i + r < rows; r++) to[r * out_x + c * out_y] = some[c * P::part + r];
         }
-        if (out_x == 1 && i + P::part <= rows && j + P::parts <= count) {
-          FASTMETA_UNROLL
-          for (int64_t c = 0; c < P::parts; c++) __builtin_memcpy(at + c * out_y, (const T*)&all + c * P::part, 16);
-          continue;
-        }
-        alignas(64) T some[L];
-        S::store(some, all);
-        for (int64_t c = 0; c < P::parts && j + c < count; c++)
-          for (int64_t r = 0; r < P::part && i + r < rows; r++) at[r * out_x + c * out_y] = some[c * P::part + r];
       }
     }
   }

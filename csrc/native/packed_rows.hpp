@@ -1,6 +1,5 @@
-// Sums over the features of short rows, whose lane sums would cost as much as their products: a vector holds a piece, 16 bytes,
-// of each of several rows of y, and each of them meets the same piece of a row of x.  No row has to be transposed, no lane
-// stays empty, and what is left to add are the elements of a piece.
+// Sums over the features of short rows without transposing any: a vector holds a piece, 16 bytes, of each of several rows of y, and
+// each of them meets the same piece of a row of x.  What is left to add are the elements of a piece.
 //
 // Included INSIDE the target's namespace, after distance_panels.hpp.  A sum depends on its two rows alone.
 #pragma once
@@ -39,11 +38,9 @@ struct Packed {
     tiles(y_rows, features, [&](const PackedTile& t) {
       const int64_t piece = t.parts * part, each = parts / t.parts, pieces = (features + piece - 1) / piece, step = t.vectors * L;
       for (int64_t v = 0; v < t.vectors; v++) {
-        const int64_t there = t.rows - v * each < each ? t.rows - v * each : each;
-        const T* const from = y + (t.row + v * each) * y_row;
+        const int64_t row = t.row + v * each, there = t.rows - v * each < each ? t.rows - v * each : each;
+        const T* const from = y + row * y_row;
         T* const first = to + t.at + v * L;
-        alignas(64) T by[L];
-        for (int64_t c = 0; c < L; c++) by[c] = c / piece >= there ? T(0) : scale ? scale[t.row + v * each + c / piece] : T(1);
         int64_t k = 0;
         if (t.parts == 1 && there == each)
           for (; (k + 1) * piece <= features; k++) S::store(first + k * step, (V)sixteen_of_each<S::bytes>(from + k * piece, y_row));
@@ -52,8 +49,10 @@ struct Packed {
             const int64_t feature = k * piece + c % piece;
             first[k * step + c] = c / piece < there && feature < features ? from[c / piece * y_row + feature] : T(0);
           }
-        if (scale)
-          for (k = 0; k < pieces; k++) S::store(first + k * step, S::load(first + k * step) * S::load(by));
+        if (!scale) continue;
+        alignas(64) T by[L];
+        for (int64_t c = 0; c < L; c++) by[c] = c / piece < there ? scale[row + c / piece] : T(0);
+        for (k = 0; k < pieces; k++) S::store(first + k * step, S::load(first + k * step) * S::load(by));
       }
     });
   }
@@ -79,35 +78,10 @@ struct Packed {
     return __builtin_shufflevector(v, v, (2 * (I / part) % parts * part + I % part)...) + __builtin_shufflevector(v, v, ((2 * (I / part) + 1) % parts * part + I % part)...);
   }
   static FASTMETA_INLINE V sum_parts(V v) { return sum_parts(v, typename FirstLanes<L>::type{}); }
-  // A vector of sums by rows of y, and of x in each, by rows of x.
-  template <int... I>
-  static FASTMETA_INLINE V turned(V v, Lanes<I...>) {
-    return __builtin_shufflevector(v, v, (I % parts * part + I / parts)...);
-  }
-  static FASTMETA_INLINE V turned(V v) { return turned(v, typename FirstLanes<L>::type{}); }
-  // Of two vectors of them, for half as many rows of x from First on: each row's of both.
-  template <int Rows, int First, int... I>
-  static FASTMETA_INLINE V turned(V a, V b, Lanes<I...>) {
-    constexpr int each = L / Rows;  // of a row of x
-    return __builtin_shufflevector(a, b, (I % each % (each / 2) * part + First + I / each + I % each / (each / 2) * L)...);
-  }
-  // As many of them as a part has elements, by rows of x.
-  static FASTMETA_INLINE void turn(const V* v, V* row) {
-    using All = typename FirstLanes<L>::type;
-    if constexpr (part == 2) {
-      row[0] = turned<1, 0>(v[0], v[1], All{});
-      row[1] = turned<1, 1>(v[0], v[1], All{});
-    } else {
-      const V a = turned<2, 0>(v[0], v[1], All{}), b = turned<2, 2>(v[0], v[1], All{}), c = turned<2, 0>(v[2], v[3], All{}), d = turned<2, 2>(v[2], v[3], All{});
-      row[0] = halves<0>(a, c, All{});
-      row[1] = halves<1>(a, c, All{});
-      row[2] = halves<0>(b, d, All{});
-      row[3] = halves<1>(b, d, All{});
-    }
-  }
-  template <int Which, int... I>
-  static FASTMETA_INLINE V halves(V a, V b, Lanes<I...>) {
-    return __builtin_shufflevector(a, b, (I % (L / 2) + Which * (L / 2) + I / (L / 2) * L)...);
+  // The parts of a vector, to rows that are `apart`.
+  static FASTMETA_INLINE void put(V v, T* to, int64_t apart) {
+    FASTMETA_UNROLL
+    for (int c = 0; c < parts; c++) __builtin_memcpy(to + c * apart, (const T*)&v + c * part, 16);
   }
   // The first n elements again and again.
   template <int N, int... I>

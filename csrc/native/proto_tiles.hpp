@@ -30,13 +30,11 @@ struct ProtoShortRows : ProtoRows<T> {
     T* const out = g.out ? g.out + first * g.out_row : nullptr;
     this->strips([&](int64_t k, const Strip<T>& strip) { Base::derivatives(k, strip, x + k, row, rows, out); });
   }
-  void multiply(int64_t rows) {
+  void multiply(int64_t rows) const {
     using P = Packed<T>;
     P::tiles(m, g.features, [&](const PackedTile& tile) {
-      pass_by<T, ProductOf>(x, row, rows, packed, tile, g.features, [to = z + tile.row * most](int64_t i, int v, V sums) __attribute__((always_inline)) {
-        FASTMETA_UNROLL
-        for (int c = 0; c < P::parts; c++) __builtin_memcpy(to + (v * P::parts + c) * most + i, (const T*)&sums + c * P::part, 16);
-      });
+      pass_by<T, ProductOf>(x, row, rows, packed, tile, g.features,
+                            [to = z + tile.row * most](int64_t i, int v, V sums) __attribute__((always_inline)) { P::put(sums, to + v * P::parts * most + i, most); });
     });
   }
   void run() {
