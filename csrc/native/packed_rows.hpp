@@ -45,10 +45,8 @@ struct Packed {
         if (t.parts == 1 && there == each)
           for (; (k + 1) * piece <= features; k++) S::store(first + k * step, (V)sixteen_of_each<S::bytes>(from + k * piece, y_row));
         for (; k < pieces; k++)
-          for (int64_t c = 0; c < L; c++) {
-            const int64_t feature = k * piece + c % piece;
-            first[k * step + c] = c / piece < there && feature < features ? from[c / piece * y_row + feature] : T(0);
-          }
+          for (int64_t c = 0; c < each; c++)
+            for (int64_t e = 0; e < piece; e++) first[k * step + c * piece + e] = c < there && k * piece + e < features ? from[c * y_row + k * piece + e] : T(0);
         if (!scale) continue;
         alignas(64) T by[L];
         for (int64_t c = 0; c < L; c++) by[c] = c / piece < there ? scale[row + c / piece] : T(0);
