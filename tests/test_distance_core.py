@@ -12,8 +12,8 @@ from fastmeta.ops.distance import DISTANCE as ROW
 from fastmeta.ops.distance import DISTANCE_PULL, KERNEL_METRICS, PULL_METRICS
 from fastmeta.plan import make_plan
 
-# rows of x and y, features: below, at and above what is transposed; few and many rows; both orders
-SIZES = [(1, 1, 1), (5, 3, 4), (2, 9, 33), (75, 5, 64), (64, 64, 128), (17, 40, 130), (4, 6, 257), (33, 7, 1600)]
+# rows of x and y, features: what is transposed, packed (8 rows of y and more, 48 to 128 features), and left as it is; parts of vectors; both orders
+SIZES = [(1, 1, 1), (5, 3, 4), (2, 9, 33), (75, 5, 64), (64, 64, 128), (37, 13, 50), (9, 30, 61), (47, 29, 127), (17, 40, 130), (4, 6, 257), (33, 7, 1600)]
 RTOL = {np.float32: 1e-5, np.float64: 1e-13}
 
 
@@ -50,14 +50,15 @@ def test_distance(isa, sizes, metric, dtype):
 
 
 @pytest.mark.parametrize("metric", KERNEL_METRICS)
-@pytest.mark.parametrize("d", [20, 300])
-def test_strides(isa, metric, d):
-    x, y = sample((12, 3 * d)), sample((7, d), seed=1)
+@pytest.mark.parametrize("d", [20, 61, 300])
+@pytest.mark.parametrize("n", [6, 21])
+def test_strides(isa, metric, n, d):
+    x, y = sample((2 * n, 3 * d)), sample((11, d), seed=1)
     some = x[::-2, d : 2 * d]
     want = ROW.evaluate(some.astype(np.float64), y.astype(np.float64), metric)
-    b = Builder([(f32, x.shape), (f32, y.shape)], [(f32, (7, 12))])
-    operands = [view(b.input(0), x.shape, make=lambda a: a[::-2, d : 2 * d]), view(b.input(1), y.shape), view(b.output(0), (7, 12), make=lambda a: a.T[::2])]
-    b.emit(DISTANCE, [0, KERNEL_METRICS.index(metric), 6, 7, d, *(word for o in operands for word in o.words)])
+    b = Builder([(f32, x.shape), (f32, y.shape)], [(f32, (11, 2 * n))])
+    operands = [view(b.input(0), x.shape, make=lambda a: a[::-2, d : 2 * d]), view(b.input(1), y.shape), view(b.output(0), (11, 2 * n), make=lambda a: a.T[::2])]
+    b.emit(DISTANCE, [0, KERNEL_METRICS.index(metric), n, 11, d, *(word for o in operands for word in o.words)])
     got = b.run(x, y)[0]
     np.testing.assert_allclose(got.T[::2], want, 1e-5, 1e-6)
 
@@ -91,9 +92,9 @@ def test_what_is_near_keeps_its_digits(isa, metric, d):
 @pytest.mark.parametrize("dtype", FLOATS)
 @pytest.mark.parametrize("d", [5, 64, 300])
 def test_rows_of_any_length_under_cosine(isa, d, dtype):
-    y = sample((6, d), dtype)
     far = 1e30 if dtype == f32 else 1e250
-    scales = np.array([0, 1, far, 1 / far, far / 1e5, 1e-3])[:, None]
+    scales = np.array([0, 1, far, 1 / far, 1, far / 1e5, 1e-3, 1, 1])[:, None]
+    y = sample((len(scales), d), dtype)
     x = (y * scales).astype(dtype)
     got = distances(x, (y * scales[::-1]).astype(dtype), "cosine")
     want = ROW.evaluate(y.astype(np.float64), y.astype(np.float64), "cosine")
@@ -103,8 +104,9 @@ def test_rows_of_any_length_under_cosine(isa, d, dtype):
 
 @pytest.mark.parametrize("metric", KERNEL_METRICS)
 @pytest.mark.parametrize("d", [64, 300])
-def test_nan_stays_in_its_row(isa, metric, d):
-    x, y = sample((40, d)), sample((6, d), seed=1)
+@pytest.mark.parametrize("m", [6, 9])
+def test_nan_stays_in_its_row(isa, metric, m, d):
+    x, y = sample((40, d)), sample((m, d), seed=1)
     clean = distances(x, y, metric)
     x[33, 7] = np.nan
     got = distances(x, y, metric)
