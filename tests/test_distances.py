@@ -401,16 +401,19 @@ def test_bad_input(name: str, backend: str) -> None:
 
 @pytest.mark.parametrize("tasks", [False, True])
 @pytest.mark.parametrize("name", BAD)
-def test_bad_input_after_good(name: str, tasks: bool) -> None:
+def test_bad_input_after_good(name: str, tasks: bool, backend: str) -> None:
     """What a call has checked is not checked again for arrays of its kinds, and for others is."""
     lead = (lambda a: np.stack([a, a])) if tasks else (lambda a: a)
     for metric in ("l1", "sqeuclidean"):
         kernels.pairwise_distance(lead(X), lead(Y2), metric=metric)
         for k in (1, 3):
             kernels.nearest(lead(X), lead(Y2), k, metric=metric)
+    for metric, scale in (("rbf", 2.0), ("mahalanobis", np.eye(2, dtype=np.float32))):
+        kernels.pairwise_distance(lead(X), lead(Y2), metric=metric, scale=scale)
     for n_way in (2, 3):
         kernels.prototypes(lead(X), lead(LAB), n_way=n_way)
-    test_bad_input(name, "native")
+        kernels.prototypes(lead(X), lead(LAB), n_way=n_way, weights=lead(np.ones(4)))
+    test_bad_input(name, backend)
 
 
 def test_arrays_of_other_kinds_after_the_first_ones() -> None:
