@@ -37,7 +37,7 @@ Distance<T>::Distance(int tag, const DistanceSpec& spec, const Kernels& kernels)
 
 template <class T>
 int64_t Distance<T>::scratch_bytes() const {
-  return distance_scratch(args_.y_rows, args_.features, sizeof(T)) * int64_t(sizeof(T));
+  return (kernel_.scratch(args_) * int64_t(sizeof(T)) + 63) / 64 * 64;
 }
 
 template <class T>

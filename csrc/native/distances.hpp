@@ -13,6 +13,13 @@ FASTMETA_INLINE bool packs(const DistanceArgs<T>& g) {
 }
 
 template <class T, template <class> class Metric>
+int64_t distance_scratch(const DistanceArgs<T>& g) {
+  if (!short_rows(g.features, sizeof(T))) return Metric<T>::scaled ? g.y_rows : 0;
+  if constexpr (kPacks<T>)
+    if (packs<T, Metric>(g)) return PackedDistances<T, Metric>::scratch(g);
+  return Metric<T>::absolute ? 0 : g.y_rows;
+}
+template <class T, template <class> class Metric>
 void prepare_distances(const DistanceArgs<T>& g) {
   if (!short_rows(g.features, sizeof(T))) return prepare_long_rows<T, Metric>(g);
   if constexpr (kPacks<T>)
@@ -27,7 +34,7 @@ void distances(const DistanceArgs<T>& g) {
   PanelDistances<T, Metric>(g).run();
 }
 template <class T, template <class> class Metric>
-constexpr DistanceFns<T> kDistances = {prepare_distances<T, Metric>, distances<T, Metric>};
+constexpr DistanceFns<T> kDistances = {distance_scratch<T, Metric>, prepare_distances<T, Metric>, distances<T, Metric>};
 
 constexpr void fill_distances(Kernels& k) {
   k.distance_f32[kSquared] = kDistances<float, SquaredDifference>;

@@ -114,23 +114,21 @@ struct DistanceArgs {
   int64_t x_rows, y_rows, features;
   const T *x, *y;
   int64_t x_row, y_row;
-  T* prepared;  // distance_scratch() elements: what prepare() makes of y
+  T* prepared;  // scratch() elements: what prepare() makes of y
   T* out;
   int64_t out_x, out_y;
   const T* centre;  // inside PROTO
 };
 template <class T>
 struct DistanceFns {
-  void (*prepare)(const DistanceArgs<T>&);  // once for all rows of x
+  int64_t (*scratch)(const DistanceArgs<T>&);  // by numbers of rows and features
+  void (*prepare)(const DistanceArgs<T>&);     // once for all rows of x
   void (*run)(const DistanceArgs<T>&);
 };
 constexpr int64_t lines(int64_t elements, int64_t size) { return (elements * size + 63) / 64 * 64 / size; }
 constexpr bool short_rows(int64_t features, int64_t size) { return features * size <= kShortRowBytes; }
 // Rows in vectors, whose last rows may be missing.
 constexpr int64_t packed_size(int64_t rows, int64_t features, int64_t size) { return lines((rows + 3) * ((features * size + 15) / 16 * 16 / size), size); }
-constexpr int64_t distance_scratch(int64_t m, int64_t features, int64_t size) {
-  return lines(m, size) + (short_rows(features, size) ? lines((m + 3) * (16 / size), size) + packed_size(m, features, size) : 0);
-}
 
 // out[i] = sum over rows j of y of weight[i, j] times the derivative of their distance in row i of x; out_y[j] the same for
 // the rows of y.

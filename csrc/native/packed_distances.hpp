@@ -26,6 +26,9 @@ struct PackedDistances {
   FASTMETA_INLINE explicit PackedDistances(const DistanceArgs<T>& g)
       : g(g), lengths(g.prepared + lines(g.y_rows, sizeof(T))), packed(lengths + lines((g.y_rows + 3) * P::part, sizeof(T))) {}
 
+  static int64_t scratch(const DistanceArgs<T>& g) {
+    return lines(g.y_rows, sizeof(T)) + lines((g.y_rows + 3) * P::part, sizeof(T)) + packed_size(g.y_rows, g.features, sizeof(T));
+  }
   static void prepare(const DistanceArgs<T>& g) {
     const PackedDistances self(g);
     T* const lengths = const_cast<T*>(self.lengths);

@@ -101,7 +101,7 @@ struct ProtoRows {
     for (int64_t k = 0; k < m * row; k += L) S::store(back + k, V{});
     for (int64_t k = 0; k < m * L; k += L) S::store(sums + k, V{});
   }
-  // Labels and shares of rows of x, and none up to whole panels.
+  // Labels and shares of rows of x, and none up to what a softmax takes.
   void take_labels(int64_t first, int64_t rows, int64_t padded) {
     for (int64_t i = 0; i < padded; i++) {
       share[i] = i < rows ? g.share[(first + i) * g.share_step] : T(0);

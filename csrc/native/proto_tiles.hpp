@@ -1,4 +1,4 @@
-// The kernel of PROTO: rows of x a few at a time, short ones as panels, long ones as they are.
+// The kernel of PROTO: rows of x a few at a time, short ones by packed rows of y, long ones as they are.
 //
 // Included INSIDE the target's namespace, after proto_rows.hpp.
 #pragma once
@@ -15,7 +15,7 @@ struct ProtoShortRows : ProtoRows<T> {
 
   FASTMETA_INLINE explicit ProtoShortRows(const ProtoArgs<T>& g) : Base(g), packed(this->reserve(packed_size(m, g.features, sizeof(T)))), x(this->reserve(most * row)) {}
 
-  // Rows of x, and zeros up to whole panels.
+  // Rows of x, and zeros up to what a softmax takes.
   void take_x(int64_t first, int64_t rows, int64_t padded) {
     this->strips([&](int64_t k, const Strip<T>& strip) __attribute__((always_inline)) {
       centred_rows(g.x + first * g.x_row + k, g.x_row, rows, strip, centre + k, T(1), x + k, row);
