@@ -12,7 +12,7 @@ import optree
 from fastmeta import backends
 from fastmeta.backends.arrays import check_places, device_dtype, on_device
 from fastmeta.errors import expected
-from fastmeta.program import NAMES, Program
+from fastmeta.program import DTYPES, NAMES, Program
 from fastmeta.trace import PerTask, Tracer, as_array, close, located, running, trace
 from fastmeta.tree import flatten, is_array, is_number
 
@@ -144,7 +144,7 @@ class Compiled:
 class Entry:
     """One compiled program: from flat arguments to results."""
 
-    __slots__ = ("tree", "backend", "program", "executable", "footprint", "hidden", "loose", "per_task", "out_tree", "fixed", "slots", "dynamic", "mapped", "statics")
+    __slots__ = ("tree", "backend", "program", "executable", "footprint", "hidden", "loose", "per_task", "out_tree", "fixed", "slots", "dynamic", "mapped", "statics", "scalars")
 
     def __init__(self, f: Callable[..., Any], tree: Any, kinds: list[Any]) -> None:
         self.tree = tree
@@ -152,6 +152,7 @@ class Entry:
         self.dynamic = [k for k, kind in enumerate(kinds) if kind[0] != "static"]
         statics = {k: kind[1] for k, kind in enumerate(kinds) if kind[0] == "static"}
         self.statics = list(statics.items())
+        self.scalars = _scalars([kinds[k] for k in self.dynamic])
 
         def flat(*tracers: Tracer) -> Any:
             full = dict(statics)
@@ -173,12 +174,28 @@ class Entry:
         """The number of tasks of checked arguments; 1 for a function without a task axis."""
         return 1 if self.mapped is None else len(values[self.dynamic[self.mapped]])
 
+    def _with_scalars(self, arrays: list[Any]) -> list[Any]:
+        """Numbers as arrays, those of Python in the dtype that they have beside the other arguments."""
+        arrays = list(arrays)
+        for k, number, dtype in self.scalars:
+            x = arrays[k]
+            if type(x) is number:
+                arrays[k] = np.array(x, dtype)
+            elif isinstance(x, np.generic):
+                arrays[k] = np.asarray(x)
+        return arrays
+
     def run(self, leaves: list[Any], checked: bool = False) -> Any:
         arrays = leaves
         if self.statics:
             if any(type(leaves[k]) is not type(x) or leaves[k] != x for k, x in self.statics):
                 return None
             arrays = [leaves[k] for k in self.dynamic]
+        if self.scalars:
+            try:
+                arrays = self._with_scalars(arrays)
+            except OverflowError:  # an integer that needs 64 bits
+                return None
         if self.hidden:
             hidden = self.hidden
             if self.loose:  # by reference all the same: copied anew at every call
@@ -205,3 +222,16 @@ class Entry:
                 full[k] = x
             outs = full
         return self.out_tree.unflatten(outs)
+
+
+def _scalars(kinds: list[Any]) -> list[tuple[int, type | None, np.dtype[Any]]]:
+    """Which arguments are scalars, the type of a number of Python that each may be (None: it would have another dtype), and its dtype.
+
+    A float is float64 if there is an array of that.
+    """
+    numbers: dict[str, type] = {"i32": int, "bool": bool}
+    if any(name == "f64" and shape for shape, name in kinds):
+        numbers["f64"] = float
+    elif all(name != "f64" for _, name in kinds):
+        numbers["f32"] = float
+    return [(k, numbers.get(name), DTYPES[name]) for k, (shape, name) in enumerate(kinds) if shape == ()]

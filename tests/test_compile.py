@@ -87,6 +87,34 @@ def test_large_captured_arrays_are_references() -> None:
     assert str(j.program(np.asarray(1.0))).count("f64[5000]") >= 1
 
 
+def test_numbers_do_not_depend_on_the_call_before(backend: str) -> None:
+    """What a number is beside the other arguments it is at every call, whatever the last one gave in its place."""
+    numbers = (2, 2.0, True, 1 / 3, np.float32(0.1), np.float64(0.1), np.int32(3), np.array(0.1), np.array(0.1, np.float32), np.bool_(True), 2**31 - 1)
+    arrays = (np.ones(3, np.float32), np.ones(3), 1 / 7, np.array(0.3))
+
+    def outcome(g: Callable[..., Any], x: Any, a: Any) -> list[tuple[str, bytes]] | None:
+        try:
+            return [(out.dtype.name, out.tobytes()) for out in g(x, a)]
+        except TypeError:  # two float dtypes
+            return None
+
+    def f(x: Any, a: Any) -> Any:
+        return x * a + a, a
+
+    again = fm.jit(f)
+    for x in arrays:
+        want = [outcome(fm.jit(lambda x, a: f(x, a)), x, a) for a in numbers]
+        assert any(want)
+        for before in numbers:
+            for a, result in zip(numbers, want, strict=True):
+                outcome(again, x, before)
+                assert outcome(again, x, a) == result, (x, before, a)
+    for a in (2**31, -(2**31) - 1):
+        again(1.0, 5)
+        with pytest.raises(OverflowError):
+            again(1.0, a)
+
+
 def test_numbers_take_the_dtype_they_meet(backend: str) -> None:
     for dtype in (np.float32, np.float64):
         x = np.ones(2, dtype)

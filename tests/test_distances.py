@@ -413,6 +413,10 @@ def test_bad_input_after_good(name: str, tasks: bool, backend: str) -> None:
     for n_way in (2, 3):
         kernels.prototypes(lead(X), lead(LAB), n_way=n_way)
         kernels.prototypes(lead(X), lead(LAB), n_way=n_way, weights=lead(np.ones(4)))
+        for temperature in (1.0, 2.0):
+            kernels.proto_loss(lead(X), lead(LAB), lead(X), lead(LAB), n_way=n_way, temperature=temperature)
+    for mask in (None, lead(np.ones(3, bool))):
+        kernels.attention(lead(X), lead(Y2), lead(Y2), metric="dot", mask=mask)
     test_bad_input(name, backend)
 
 

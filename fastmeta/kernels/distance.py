@@ -230,8 +230,15 @@ def check_metric(where: str, metric: str, scale: Array | None, x: Array, rows: i
         raise located(expected(where, f"no scale for {metric}", f"one of shape {np.shape(scale)}"))
 
 
+def is_positive(x: Array) -> bool:
+    """Whether x is one of Python's numbers, above 0 and finite."""
+    return type(x) in (float, int) and 0 < x < float("inf")
+
+
 def positive(where: str, name: str, x: Array | None) -> None:
     """Refuses what is no positive number, as far as that is known."""
+    if is_positive(x):
+        return
     if x is None or len(np.shape(x)) > 1:
         raise located(expected(where, f"{name} a positive number", "none" if x is None else f"shape {np.shape(x)}"))
     values = known(x)

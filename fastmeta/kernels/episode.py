@@ -6,7 +6,7 @@ import numpy as np
 
 from fastmeta import array as fa
 from fastmeta.errors import expected, whole
-from fastmeta.kernels.distance import check_metric, distance, in_one_pass, nearness, number, positive, scale_axes
+from fastmeta.kernels.distance import check_metric, distance, in_one_pass, is_positive, nearness, number, positive, scale_axes
 from fastmeta.kernels.fused import fused
 from fastmeta.kernels.tasks import Argument, features, known, per_task, repeated
 from fastmeta.ops.proto import proto_kernels
@@ -78,6 +78,10 @@ def proto_loss(
     >>> float(accuracy)
     1.0
     """
+    if weights is None and query_weights is None and scale is None and is_positive(temperature):
+        out = repeated(_proto_loss, support, labels, query, query_labels, None, None, None, temperature, n_way=n_way, metric=metric)
+        if out is not None:
+            return out
     support, query = features("proto_loss", support=support, query=query)
     n_way = _whole("proto_loss", "n_way", n_way)
     for name, x, y, w in (("", support, labels, weights), ("query_", query, query_labels, query_weights)):
@@ -120,6 +124,10 @@ def attention(
     array([[1., 0.],
            [0., 1.]], dtype=float32)
     """
+    if scale is None and is_positive(temperature):
+        out = repeated(_attention, query, keys, values, mask, None, temperature, metric=metric)
+        if out is not None:
+            return out
     query, keys = features("attention", query=query, keys=keys)
     (values,) = features("attention", values=values)
     if values.shape[-2] != keys.shape[-2]:
