@@ -6,7 +6,16 @@ import numpy as np
 
 from fastmeta import array as fa
 from fastmeta.errors import expected, whole
-from fastmeta.kernels.distance import check_metric, distance, in_one_pass, is_positive, nearness, number, positive, scale_axes
+from fastmeta.kernels.distance import (
+    check_metric,
+    distance,
+    in_one_pass,
+    is_positive,
+    nearness,
+    number,
+    positive,
+    scale_axes,
+)
 from fastmeta.kernels.fused import fused
 from fastmeta.kernels.tasks import Argument, features, known, per_task, repeated
 from fastmeta.ops.proto import proto_kernels
