@@ -184,13 +184,6 @@ struct PanelDistances {
       for (int64_t j = 0; j < count; j++)
         for (int64_t i = 0; i < rows; i++) to[i * g.out_x + j * g.out_y] = out[j * W + i];
   }
-  static void prepare(const DistanceArgs<T>& g) {
-    if constexpr (!absolute)
-      for (int64_t j = 0; j < g.y_rows; j++) {
-        const T* const row = g.y + j * g.y_row;
-        g.prepared[j] = scaled ? inverse_length(row, g.features) : squared_length(row, g.features, T(1));
-      }
-  }
   void run() {
     constexpr int64_t most = Panel<T>::rows;
     for (int64_t m = 0; m < g.x_rows; m += W) {

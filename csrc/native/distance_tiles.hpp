@@ -189,12 +189,6 @@ inline void distance_rows(const DistanceArgs<T>& g, const T* x_norm, int64_t n, 
   if (m < g.x_rows) distance_tile<T, Metric, 1, NR>(g, x_norm, m, g.x_rows, n, from, to, sums);
 }
 
-template <class T, template <class> class Metric>
-void prepare_long_rows(const DistanceArgs<T>& g) {
-  if constexpr (Metric<T>::scaled)
-    for (int64_t j = 0; j < g.y_rows; j++) g.prepared[j] = inverse_length(g.y + j * g.y_row, g.features);
-}
-
 // A few rows of x pass by a few rows of y, a piece of their features at a time, which stays in the first-level cache; rows of
 // y as many as stay in the second.
 

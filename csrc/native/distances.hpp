@@ -9,29 +9,35 @@ template <class T>
 constexpr bool kPacks = FASTMETA_LANES_BYTES == 64 && sizeof(T) == 4;
 template <class T, template <class> class Metric>
 FASTMETA_INLINE bool packs(const DistanceArgs<T>& g) {
-  return g.features >= 48 && (g.y_rows >= 8 || Metric<T>::absolute);
+  return short_rows(g.features, sizeof(T)) && g.features >= 48 && (g.y_rows >= 8 || Metric<T>::absolute);
+}
+template <class T, template <class> class Metric>
+FASTMETA_INLINE bool takes_lengths(const DistanceArgs<T>& g) {
+  return Metric<T>::scaled || (!Metric<T>::absolute && short_rows(g.features, sizeof(T)));
 }
 
 template <class T, template <class> class Metric>
 int64_t distance_scratch(const DistanceArgs<T>& g) {
-  if (!short_rows(g.features, sizeof(T))) return Metric<T>::scaled ? g.y_rows : 0;
   if constexpr (kPacks<T>)
     if (packs<T, Metric>(g)) return PackedDistances<T, Metric>::scratch(g);
-  return Metric<T>::absolute ? 0 : g.y_rows;
+  return takes_lengths<T, Metric>(g) ? g.y_rows : 0;
 }
 template <class T, template <class> class Metric>
 void prepare_distances(const DistanceArgs<T>& g) {
-  if (!short_rows(g.features, sizeof(T))) return prepare_long_rows<T, Metric>(g);
+  if (takes_lengths<T, Metric>(g))
+    for (int64_t j = 0; j < g.y_rows; j++) {
+      const T* const row = g.y + j * g.y_row;
+      g.prepared[j] = Metric<T>::scaled ? inverse_length(row, g.features) : squared_length(row, g.features, T(1));
+    }
   if constexpr (kPacks<T>)
-    if (packs<T, Metric>(g)) return PackedDistances<T, Metric>::prepare(g);
-  PanelDistances<T, Metric>::prepare(g);
+    if (packs<T, Metric>(g)) PackedDistances<T, Metric>::prepare(g);
 }
 template <class T, template <class> class Metric>
 void distances(const DistanceArgs<T>& g) {
-  if (!short_rows(g.features, sizeof(T))) return distances_of_long_rows<T, Metric>(g);
   if constexpr (kPacks<T>)
     if (packs<T, Metric>(g)) return PackedDistances<T, Metric>(g).run();
-  PanelDistances<T, Metric>(g).run();
+  if (short_rows(g.features, sizeof(T))) PanelDistances<T, Metric>(g).run();
+  else distances_of_long_rows<T, Metric>(g);
 }
 template <class T, template <class> class Metric>
 constexpr DistanceFns<T> kDistances = {distance_scratch<T, Metric>, prepare_distances<T, Metric>, distances<T, Metric>};

@@ -29,14 +29,13 @@ struct PackedDistances {
   static int64_t scratch(const DistanceArgs<T>& g) {
     return lines(g.y_rows, sizeof(T)) + lines((g.y_rows + 3) * P::part, sizeof(T)) + packed_size(g.y_rows, g.features, sizeof(T));
   }
+  // After each row's length, or its inverse, is there.
   static void prepare(const DistanceArgs<T>& g) {
     const PackedDistances self(g);
     T* const lengths = const_cast<T*>(self.lengths);
-    if constexpr (scaled)
-      for (int64_t j = 0; j < g.y_rows; j++) g.prepared[j] = inverse_length(g.y + j * g.y_row, g.features);
     if constexpr (!absolute && !scaled)
       for (int64_t j = 0; j < g.y_rows + 3; j++) {
-        const T square = j < g.y_rows ? squared_length(g.y + j * g.y_row, g.features, T(1)) : T(__builtin_inff());  // no row: never near
+        const T square = j < g.y_rows ? g.prepared[j] : T(__builtin_inff());  // no row: never near
         for (int64_t k = 0; k < P::part; k++) lengths[j * P::part + k] = square;
       }
     P::pack(g.y, g.y_row, g.y_rows, g.features, scaled ? g.prepared : nullptr, const_cast<T*>(self.packed));
