@@ -93,7 +93,7 @@ def whole(folder: Path) -> None:
         (truncated, {}, ValueError, r"a whole zip archive in .*images_evaluation\.zip, got .*truncated or damaged"),
         (flipped, {}, ValueError, r"a whole zip archive in .*images_background\.zip, got |a PNG image at .*, got "),
         (without_one_image, {}, ValueError, r"images 01 to 20 of Korean/character01, got 19 images"),
-        # XXXX_YY is how the archive names its files: character XXXX, drawn by person YY
+        # what the archive calls its files: the number of a character, then that of the person who drew it
         (of_other_names, {}, ValueError, r"images_background/<Alphabet>/characterNN/XXXX_YY\.png in .*, got '.*letter"),
         (of_other_files, {}, ValueError, r"a PNG image at .*, got "),
         (one_archive, {}, FileNotFoundError, r"images_evaluation\.zip or a folder images_evaluation in root, got neither in "),

@@ -423,7 +423,10 @@ def test_bad_input_after_good(name: str, tasks: bool, backend: str) -> None:
 def test_arrays_of_other_kinds_after_the_first_ones() -> None:
     x, y = embeddings(T, N, D), embeddings(T, M, D)
     want = ((x[:, :, None] - y[:, None]) ** 2).sum(-1)
-    f = lambda a, b: kernels.pairwise_distance(a, b, metric="sqeuclidean")  # noqa: E731
+
+    def f(a: Any, b: Any) -> np.ndarray:
+        return kernels.pairwise_distance(a, b, metric="sqeuclidean")
+
     for _ in range(2):
         np.testing.assert_allclose(f(x, y), want, 1e-12)
         np.testing.assert_allclose(f(x[0], y[0]), want[0], 1e-12)
