@@ -194,7 +194,7 @@ inline void distance_rows(const DistanceArgs<T>& g, const T* x_norm, int64_t n, 
 
 template <class T, template <class> class Metric>
 inline void distances_of_long_rows(const DistanceArgs<T>& g) {
-  constexpr int64_t L = Simd<T>::lanes, few = 16, cached = 16 << 10;
+  constexpr int64_t L = Simd<T>::lanes, few = 32, cached = 16 << 10;
   constexpr int NR = 5;
   const int64_t fit = kBlockBytes / int64_t(sizeof(T)) / g.features, step = fit < 32 ? 32 : fit;
   const int64_t piece = equal_pieces<T>(g.features, cached / int64_t(sizeof(T)) / NR);

@@ -45,11 +45,6 @@ struct ProtoRows {
   FASTMETA_INLINE bool there(int64_t j) const { return !g.absent[j * g.absent_step]; }
   FASTMETA_INLINE int64_t row_of(int64_t j) const { return j + (j >= reference); }
 
-  // f(first feature, strip) for all strips of features.
-  template <class F>
-  FASTMETA_INLINE void strips(const F& f) const {
-    for (int64_t k = 0; k < g.features; k += Strip<T>::width) f(k, Strip<T>(g.features - k));
-  }
   // f(first feature, mask) for all vectors of features.
   template <class F>
   FASTMETA_INLINE void vectors(const F& f) const {
@@ -58,10 +53,14 @@ struct ProtoRows {
     for (; k + L <= g.features; k += L) f(k, whole);
     if (k < g.features) f(k, S::mask(int(g.features - k)));
   }
-  // The derivatives for a strip of features from k on: of `rows` rows of x, less the reference in `x`.
-  void derivatives(int64_t k, const Strip<T>& strip, const T* x, int64_t x_row, int64_t rows, T* out) const {
-    if (out) weighted_rows<T>(rows, strip, {z, 1, most, y + k, row, m}, {}, out + k, g.out_row);
-    if (g.out_y) weighted_rows<T>(m, Strip<T>(strip.vectors * L), {z, most, 1, x, x_row, rows}, {back + k, row, nullptr}, back + k, row);
+  // The derivatives of `rows` rows of x, and what they add to y's; a centre is still to be taken off x.
+  void derivatives(int64_t rows, const T* x, int64_t x_row, const T* centre, T* out, bool streamed) const {
+    constexpr int64_t piece = 128;  // features: of y they stay in the first-level cache, and what is written comes in between
+    for (int64_t k = 0; k < g.features; k += piece) {
+      const int64_t some = k + piece < g.features ? piece : g.features - k, padded = (some + L - 1) / L * L;
+      if (out) weighted_rows<T>(rows, some, {z, 1, most, y + k, row, m, out + k, g.out_row, {}, nullptr, streamed});
+      if (g.out_y) weighted_rows<T>(m, centre ? some : padded, {z, most, 1, x + k, x_row, rows, back + k, row, {back + k, row}, centre ? centre + k : nullptr});
+    }
   }
   // The row nearest to the mean of those that are there: products with differences from an outlier would leave few digits.
   void choose_reference() {
@@ -74,27 +73,18 @@ struct ProtoRows {
         if (there(j)) sum += S::load(g.y + j * g.y_row + k, mask);
       S::store(centre + k, sum * by);
     });
-    T least = T(__builtin_inff());
-    for (int64_t j = 0; j < g.y_rows; j++) {
-      if (!there(j)) continue;
-      V sum{};
-      vectors([&](int64_t k, const auto& mask) __attribute__((always_inline)) {
-        const V d = S::load(g.y + j * g.y_row + k, mask) - S::load(centre + k);
-        sum = S::fma(d, d, sum);
-      });
-      const T far = S::sum(sum);
-      if (far < least) least = far, reference = j;
-    }
+    T *const far = back, least = T(__builtin_inff());
+    distances_of_long_rows<T, SquaredDifference>({1, g.y_rows, g.features, centre, g.y, row, g.y_row, nullptr, far, 0, 1});
+    for (int64_t j = 0; j < g.y_rows; j++)
+      if (there(j) && far[j] < least) least = far[j], reference = j;
     vectors([&](int64_t k, const auto& mask) __attribute__((always_inline)) { S::store(centre + k, S::load(g.y + reference * g.y_row + k, mask)); });
   }
   void take_y() {
     choose_reference();
     const T* const r = g.y + reference * g.y_row;
     const int64_t before = reference, after = g.y_rows - 1 - reference;
-    strips([&](int64_t k, const Strip<T>& strip) __attribute__((always_inline)) {
-      centred_rows(g.y + k, g.y_row, before, strip, centre + k, T(2), y + k, row);
-      centred_rows(r + g.y_row + k, g.y_row, after, strip, centre + k, T(2), y + before * row + k, row);
-    });
+    centred_rows(g.y, g.y_row, before, g.features, centre, T(2), y, row);
+    centred_rows(r + g.y_row, g.y_row, after, g.features, centre, T(2), y + before * row, row);
     if (g.y_rows == 1)
       for (int64_t k = 0; k < row; k += L) S::store(y + k, V{});
     for (int64_t j = 0; j < m; j++) addend[j] = g.y_rows > 1 && there(row_of(j)) ? -squared_length(y + j * row, g.features, T(0.5)) * g.factor : -T(__builtin_inff());

@@ -17,9 +17,7 @@ struct ProtoShortRows : ProtoRows<T> {
 
   // Rows of x, and zeros up to what a softmax takes.
   void take_x(int64_t first, int64_t rows, int64_t padded) {
-    this->strips([&](int64_t k, const Strip<T>& strip) __attribute__((always_inline)) {
-      centred_rows(g.x + first * g.x_row + k, g.x_row, rows, strip, centre + k, T(1), x + k, row);
-    });
+    centred_rows(g.x + first * g.x_row, g.x_row, rows, g.features, centre, T(1), x, row);
     for (int64_t k = rows * row; k < padded * row; k += L) S::store(x + k, V{});
   }
   void derivatives(int64_t first, int64_t rows) {
@@ -27,8 +25,7 @@ struct ProtoShortRows : ProtoRows<T> {
       for (int64_t i = 0; i < rows; i++)
         if (share[i] == 0)  // what counts for nothing may be infinite
           for (int64_t k = 0; k < row; k += L) S::store(x + i * row + k, V{});
-    T* const out = g.out ? g.out + first * g.out_row : nullptr;
-    this->strips([&](int64_t k, const Strip<T>& strip) { Base::derivatives(k, strip, x + k, row, rows, out); });
+    Base::derivatives(rows, x, row, nullptr, g.out ? g.out + first * g.out_row : nullptr, false);
   }
   void multiply(int64_t rows) const {
     using P = Packed<T>;
@@ -53,26 +50,13 @@ struct ProtoShortRows : ProtoRows<T> {
 };
 
 // ---- Long rows: vectors along the features, and rows of x where they are; the second time they come from the second-level cache.
+// A copy of them would cost as much as half of the products.
 
 template <class T>
 struct ProtoLongRows : ProtoRows<T> {
   using Base = ProtoRows<T>;
-  using Base::W, Base::most, Base::g, Base::m, Base::row, Base::centre, Base::y, Base::back, Base::z;
-  static constexpr int64_t few = 10;
-  T* nowhere;  // a row for derivatives that nobody asks for
+  using Base::Base, Base::W, Base::most, Base::g, Base::m, Base::row, Base::centre, Base::y, Base::z;
 
-  FASTMETA_INLINE explicit ProtoLongRows(const ProtoArgs<T>& g) : Base(g), nowhere(this->reserve(row)) {}
-
-  // Row by row, or where there are many rows of y by tiles of products.
-  void derivatives(const T* x, T* out, int64_t rows) const {
-    if (m <= few)
-      return pull_both_rows<T, PullCentred>({x, centre, y, z, g.x_row, row, 1, most, out ? out : nowhere, back, out ? g.out_row : 0, row, rows, m, g.features, out && g.streamed});
-    alignas(64) T some[most * Strip<T>::width];
-    this->strips([&](int64_t k, const Strip<T>& strip) {
-      centred_rows(x + k, g.x_row, rows, strip, centre + k, T(1), some, Strip<T>::width);
-      Base::derivatives(k, strip, some, Strip<T>::width, rows, out);
-    });
-  }
   // Rows that count, up to `most` from `first` on.
   int64_t counting(int64_t first) const {
     int64_t i = first;
@@ -80,6 +64,7 @@ struct ProtoLongRows : ProtoRows<T> {
     return i - first;
   }
   void run() {
+    const bool streamed = g.streamed && (int64_t(g.out) | g.out_row * int64_t(sizeof(T))) % Base::S::bytes == 0;
     this->take_y();
     for (int64_t first = 0; first < g.x_rows;) {
       const int64_t rows = counting(first);
@@ -95,9 +80,10 @@ struct ProtoLongRows : ProtoRows<T> {
       this->take_labels(first, rows, padded);
       distances_of_long_rows<T, CentredProduct>({rows, m, g.features, x, y, g.x_row, row, nullptr, z, 1, most, centre});
       for (int64_t p = 0; p < padded; p += W) this->softmax(p);
-      if (this->derived()) derivatives(x, out, rows);
+      if (this->derived()) this->derivatives(rows, x, g.x_row, centre, out, streamed);
       first += rows;
     }
+    if (streamed) Base::S::end_streams();
     this->finish();
   }
 };

@@ -11,15 +11,14 @@ template <class T>
 void pull_by_products(const PullArgs<T>& g) {
   using S = Simd<T>;
   using V = typename S::V;
-  constexpr int64_t L = S::lanes, W = Strip<T>::width, most_x = 48, most_y = 64;  // rows at a time
+  constexpr int64_t L = S::lanes, W = kStrip<T>, most_x = 48, most_y = 64;  // rows at a time
   alignas(64) T x[most_x * W];     // centred
   alignas(64) T y[most_y * W];     // centred, times -2
   alignas(64) T back[most_y * W];  // what rows of x have added to y's
   alignas(64) T centre[W];
   for (int64_t k = 0; k < g.features; k += W) {
-    const Strip<T> strip(g.features - k);
-    const auto last = S::mask(strip.tail);
-    const int64_t whole = (strip.vectors - 1) * L;
+    const int64_t some = k + W < g.features ? W : g.features - k, vectors = (some + L - 1) / L, whole = (vectors - 1) * L;
+    const auto last = S::mask(int(some - whole));
     for (int64_t c = 0; c <= whole; c += L) {
       V sum{};
       for (int64_t j = 0; j < g.y_rows; j++) sum += c < whole ? S::load(g.y + j * g.y_row + k + c) : S::load(g.y + j * g.y_row + k + c, last);
@@ -27,17 +26,17 @@ void pull_by_products(const PullArgs<T>& g) {
     }
     for (int64_t n0 = 0; n0 < g.y_rows; n0 += most_y) {
       const int64_t count = n0 + most_y < g.y_rows ? most_y : g.y_rows - n0;
-      centred_rows(g.y + n0 * g.y_row + k, g.y_row, count, strip, centre, T(-2), y, W);
+      centred_rows(g.y + n0 * g.y_row + k, g.y_row, count, some, centre, T(-2), y, W);
       if (g.out_y)
         for (int64_t i = 0; i < count * W; i += L) S::store(back + i, V{});
       for (int64_t m0 = 0; m0 < g.x_rows; m0 += most_x) {
         const int64_t rows = m0 + most_x < g.x_rows ? most_x : g.x_rows - m0;
         const T* weight = g.weight + m0 * g.weight_x + n0 * g.weight_y;
         T* out = g.out + m0 * g.out_row + k;
-        centred_rows(g.x + m0 * g.x_row + k, g.x_row, rows, strip, centre, T(1), x, W);
+        centred_rows(g.x + m0 * g.x_row + k, g.x_row, rows, some, centre, T(1), x, W);
         const Start<T> start = n0 > 0 ? Start<T>{out, g.out_row, nullptr} : Start<T>{x, W, g.x_sum + m0};
-        weighted_rows<T>(rows, strip, {weight, g.weight_x, g.weight_y, y, W, count}, start, out, g.out_row);
-        if (g.out_y) weighted_rows<T>(count, Strip<T>(strip.vectors * L), {weight, g.weight_y, g.weight_x, x, W, rows}, {back, W, nullptr}, back, W);
+        weighted_rows<T>(rows, some, {weight, g.weight_x, g.weight_y, y, W, count, out, g.out_row, start});
+        if (g.out_y) weighted_rows<T>(count, vectors * L, {weight, g.weight_y, g.weight_x, x, W, rows, back, W, {back, W}});
       }
       if (!g.out_y) continue;
       for (int64_t j = 0; j < count; j++) {

@@ -10,7 +10,6 @@ struct PullSquared {  // 2 (x - y)
   using S = Simd<T>;
   using V = typename S::V;
   static constexpr T factor = 2;
-  static constexpr bool centred = false;
   static FASTMETA_INLINE V add(V weight, V d, V sum) { return S::fma(weight, d, sum); }
   static FASTMETA_INLINE void both(V weight, V x, V y, V& sum_x, V& sum_y) {
     const V d = x - y;
@@ -28,7 +27,6 @@ struct PullAbsolute {  // sign(x - y)
     const I sign = (I)S::splat(T(-0.0));
     return (V)(((I)weight ^ ((I)d & sign)) & (d != V{}));
   }
-  static constexpr bool centred = false;
   static FASTMETA_INLINE V add(V weight, V d, V sum) { return sum + signed_weight(weight, d); }
   static FASTMETA_INLINE void both(V weight, V x, V y, V& sum_x, V& sum_y) {
     const V w = signed_weight(weight, x - y);
@@ -36,18 +34,6 @@ struct PullAbsolute {  // sign(x - y)
     sum_y += w;
   }
 };
-template <class T>
-struct PullCentred {  // each side the other's row: what is left of 2 (x - y) where a row's weights add up to 0, see proto_rows.hpp
-  using S = Simd<T>;
-  using V = typename S::V;
-  static constexpr T factor = 1;
-  static constexpr bool centred = true;
-  static FASTMETA_INLINE void both(V weight, V x, V y, V& sum_x, V& sum_y) {
-    sum_x = S::fma(weight, y, sum_x);
-    sum_y = S::fma(weight, x, sum_y);
-  }
-};
-
 // Rows m0 .. m0 + MR, two vectors of features from k on, the second of `tail` elements; added to out where `more`.
 template <class T, template <class> class Metric, int MR>
 __attribute__((noinline)) void pull_tile(const PullArgs<T>& g, int64_t m0, int64_t k, int tail, int64_t n0, int64_t n1, bool more) {
@@ -113,82 +99,80 @@ void pull(const PullArgs<T>& g) {
   }
 }
 
-// ---- Both sides at once: rows of x pass by, a few with all their weights in registers, and what they add to y's stays in the
-// first-level cache.
+// ---- Both sides at once: a strip of a few rows of y, and what is added to them, stay in registers while rows of x pass by.
 
-template <class T>
-struct PulledRows {
-  const T *x, *centre, *y, *weight;  // centre: of rows of x, where the metric is centred
-  int64_t x_row, y_row, weight_x, weight_y;
-  T *out, *back;  // back: what rows of x add to rows of y, here with the other sign; it holds sums already
-  int64_t out_row, back_row;
-  int64_t x_rows, y_rows, features;
-  bool streamed;  // out is larger than the caches keep
-};
-constexpr int64_t kPulledRows = 16, kPulledBytes = 16 << 10;  // rows of x at a time; of what they pass by at a time
+constexpr int64_t kPulledRows = 16;  // of x at a time: a page of each, and of its derivatives, is at hand
+constexpr int kPulledVectors = FASTMETA_LANES_BYTES == 64 ? 2 : 64 / FASTMETA_LANES_BYTES;  // of a strip: a whole line, or streams would write parts of one
+constexpr int kPulledBy = 5;  // rows of y at a time, at most
 
-// Features from..to of rows m..m_end of x, MR at a time, and NR of y, n their first; sums that later rows of y add to are kept.
-template <class T, template <class> class Metric, int MR, int NR>
-__attribute__((noinline)) void pull_both_tile(const PulledRows<T>& g, int64_t m, int64_t m_end, int64_t n, int64_t from, int64_t to, T* kept, int64_t kept_row) {
+// Rows m0..m1 of x and n0..n0 + NR of y; C vectors of features from k on, the last of `tail` elements.  Sums that later rows of y
+// add to are kept.
+template <class T, template <class> class Metric, int NR, int C>
+__attribute__((noinline)) void pull_both_tile(const PullArgs<T>& g, int64_t m0, int64_t m1, int64_t n0, int64_t k, int tail, T* kept, bool streamed) {
   using S = Simd<T>;
   using V = typename S::V;
   constexpr int64_t L = S::lanes;
-  const bool more = n > 0, last = n + NR == g.y_rows, streamed = last && g.streamed;
-  const V factor = S::splat(last ? Metric<T>::factor : T(1));
+  const auto last = S::mask(tail);
+  const bool first = n0 == 0, end = n0 + NR == g.y_rows, begin_y = m0 == 0;
   // Copies, since the compiler must take a store to change anything it finds by a pointer.
-  const int64_t x_row = g.x_row, y_row = g.y_row, out_row = last ? g.out_row : kept_row, back_row = g.back_row;
-  const T *x = g.x + m * x_row, *y = g.y + n * y_row, *centre = g.centre;
-  T *out = last ? g.out + m * out_row : kept - from, *back = g.back + n * back_row;
-  for (kept -= from; m < m_end; m += MR, x += MR * x_row, out += MR * out_row, kept += MR * kept_row) {
-    V w[MR][NR];
+  const int64_t x_row = g.x_row, weight_x = g.weight_x, weight_y = g.weight_y, out_row = end ? g.out_row : C * L;
+  const T *x = g.x + m0 * x_row + k, *weight = g.weight + m0 * weight_x + n0 * weight_y;
+  T *out = end ? g.out + m0 * out_row + k : kept, *const back = g.out_y + n0 * g.out_y_row + k;
+  const V factor = S::splat(end ? Metric<T>::factor : T(1)), factor_y = S::splat(m1 == g.x_rows ? -Metric<T>::factor : T(1));
+  auto pass = [&](auto load, auto store, auto store_out) __attribute__((always_inline)) {
+    V y[NR][C], sum_y[NR][C];
     FASTMETA_UNROLL
-    for (int i = 0; i < MR; i++) {
+    for (int j = 0; j < NR; j++) {
       FASTMETA_UNROLL
-      for (int j = 0; j < NR; j++) w[i][j] = S::splat(g.weight[(m + i) * g.weight_x + (n + j) * g.weight_y]);
+      for (int c = 0; c < C; c++) {
+        y[j][c] = load(g.y + (n0 + j) * g.y_row + k, c);
+        sum_y[j][c] = begin_y ? V{} : load(back + j * g.out_y_row, c);
+        FASTMETA_PIN(y[j][c]);
+      }
     }
-    auto step = [&](int64_t k, auto load, auto store, auto store_out) __attribute__((always_inline)) {
-      V a[MR], sum[MR];
+    for (int64_t m = m0; m < m1; m++, x += x_row, weight += weight_x, out += out_row, kept += C * L) {
+      V a[C], sum[C];
       FASTMETA_UNROLL
-      for (int i = 0; i < MR; i++) {
-        a[i] = load(x + i * x_row + k);
-        if constexpr (Metric<T>::centred) a[i] -= load(centre + k);
-        FASTMETA_PIN(a[i]);
-        sum[i] = more ? load(kept + i * kept_row + k) : V{};
+      for (int c = 0; c < C; c++) {
+        a[c] = load(x, c);
+        FASTMETA_PIN(a[c]);
+        if (c * L * sizeof(T) % 64 == 0) __builtin_prefetch(x + (C + c) * L);  // what hardware foresees are longer pieces of rows
+        sum[c] = first ? V{} : S::load(kept + c * L);
       }
       FASTMETA_UNROLL
       for (int j = 0; j < NR; j++) {
-        V b = load(y + j * y_row + k), sum_y = load(back + j * back_row + k);
-        FASTMETA_PIN(b);
+        V w = S::splat(weight[j * weight_y]);
+        FASTMETA_PIN(w);
         FASTMETA_UNROLL
-        for (int i = 0; i < MR; i++) Metric<T>::both(w[i][j], a[i], b, sum[i], sum_y);
-        store(back + j * back_row + k, sum_y);
+        for (int c = 0; c < C; c++) Metric<T>::both(w, a[c], y[j][c], sum[c], sum_y[j][c]);
       }
       FASTMETA_UNROLL
-      for (int i = 0; i < MR; i++) store_out(out + i * out_row + k, sum[i] * factor);
-    };
-    auto load = [](const T* p) __attribute__((always_inline)) { return S::load(p); };
-    auto store = [](T* p, V v) __attribute__((always_inline)) { S::store(p, v); };
-    int64_t k = from;
-    if (streamed)
-      for (; k + L <= to; k += L) step(k, load, store, [](T* p, V v) __attribute__((always_inline)) { S::stream(p, v); });
-    for (; k + L <= to; k += L) step(k, load, store, store);
-    if (k < to) {
-      const auto mask = S::mask(int(to - k));
-      auto store_some = [&](T* p, V v) __attribute__((always_inline)) { S::store(p, v, mask); };
-      step(k, [&](const T* p) __attribute__((always_inline)) { return S::load(p, mask); }, store_some, store_some);
+      for (int c = 0; c < C; c++) store_out(out, c, sum[c] * factor);
     }
-  }
+    FASTMETA_UNROLL
+    for (int j = 0; j < NR; j++) {
+      FASTMETA_UNROLL
+      for (int c = 0; c < C; c++) store(back + j * g.out_y_row, c, sum_y[j][c] * factor_y);
+    }
+  };
+  auto load = [](const T* p, int c) __attribute__((always_inline)) { return S::load(p + c * L); };
+  auto store = [](T* p, int c, V v) __attribute__((always_inline)) { S::store(p + c * L, v); };
+  auto stream = [](T* p, int c, V v) __attribute__((always_inline)) { S::stream(p + c * L, v); };
+  auto load_some = [&](const T* p, int c) __attribute__((always_inline)) { return c < C - 1 ? S::load(p + c * L) : S::load(p + c * L, last); };
+  auto store_some = [&](T* p, int c, V v) __attribute__((always_inline)) { c < C - 1 ? S::store(p + c * L, v) : S::store(p + c * L, v, last); };
+  if (tail < L) pass(load_some, store_some, store_some);
+  else if (end && streamed) pass(load, store, stream);
+  else pass(load, store, store);
 }
 
 template <class T, template <class> class Metric>
 struct PullBothTiles {
-  static constexpr int x_rows = FASTMETA_LANES_BYTES == 64 ? 4 : 2, y_rows = 5;
-  void (*of[2][y_rows])(const PulledRows<T>&, int64_t, int64_t, int64_t, int64_t, int64_t, T*, int64_t);  // of one row of x, or x_rows; by rows of y, less 1
-  template <int N = 1>
+  void (*of[kPulledBy][kPulledVectors])(const PullArgs<T>&, int64_t, int64_t, int64_t, int64_t, int, T*, bool);  // by rows of y and vectors, less 1
+  template <int N = 1, int C = 1>
   constexpr void fill() {
-    of[0][N - 1] = pull_both_tile<T, Metric, 1, N>;
-    of[1][N - 1] = pull_both_tile<T, Metric, x_rows, N>;
-    if constexpr (N < y_rows) fill<N + 1>();
+    of[N - 1][C - 1] = pull_both_tile<T, Metric, N, C>;
+    if constexpr (C < kPulledVectors) fill<N, C + 1>();
+    else if constexpr (N < kPulledBy) fill<N + 1, 1>();
   }
 };
 template <class T, template <class> class Metric>
@@ -199,37 +183,22 @@ static constexpr PullBothTiles<T, Metric> kPullBothTiles = [] {
 }();
 
 template <class T, template <class> class Metric>
-void pull_both_rows(PulledRows<T> g) {
-  using Tiles = PullBothTiles<T, Metric>;
-  constexpr int64_t L = Simd<T>::lanes, least = 8 * L, line = Simd<T>::bytes;
-  const int64_t fit = kPulledBytes / (2 * g.y_rows * int64_t(sizeof(T))), piece = equal_pieces<T>(g.features, fit < least ? least : fit);
-  const int64_t blocks = (g.y_rows + Tiles::y_rows - 1) / Tiles::y_rows;  // of nearly the same size
-  alignas(64) T kept[kPulledRows * (kPulledBytes / (2 * Tiles::y_rows) / int64_t(sizeof(T)) + L)];  // used where there are several blocks
-  g.streamed = g.streamed && (int64_t(g.out) | g.out_row * int64_t(sizeof(T))) % line == 0;
-  for (int64_t from = 0; from < g.features; from += piece) {
-    const int64_t to = from + piece < g.features ? from + piece : g.features;
-    for (int64_t m = 0; m < g.x_rows; m += kPulledRows) {
-      const int64_t end = m + kPulledRows < g.x_rows ? m + kPulledRows : g.x_rows, some = end - (end - m) % Tiles::x_rows;
+void pull_both(const PullArgs<T>& g) {
+  constexpr int64_t L = Simd<T>::lanes, width = kPulledVectors * L;
+  const bool streamed = g.streamed && (int64_t(g.out) | g.out_row * int64_t(sizeof(T))) % Simd<T>::bytes == 0;
+  const int64_t blocks = (g.y_rows + kPulledBy - 1) / kPulledBy;  // of nearly the same size
+  alignas(64) T kept[kPulledRows * width];
+  for (int64_t m = 0; m < g.x_rows; m += kPulledRows) {
+    const int64_t m_end = m + kPulledRows < g.x_rows ? m + kPulledRows : g.x_rows;
+    for (int64_t k = 0; k < g.features; k += width) {
+      const int64_t left = k + width < g.features ? width : g.features - k, vectors = (left + L - 1) / L;
       for (int64_t block = 0; block < blocks; block++) {
         const int64_t n = g.y_rows * block / blocks, count = g.y_rows * (block + 1) / blocks - n;
-        kPullBothTiles<T, Metric>.of[1][count - 1](g, m, some, n, from, to, kept, piece);
-        kPullBothTiles<T, Metric>.of[0][count - 1](g, some, end, n, from, to, kept + (some - m) * piece, piece);
+        kPullBothTiles<T, Metric>.of[count - 1][vectors - 1](g, m, m_end, n, k, int(left - (vectors - 1) * L), kept, streamed);
       }
     }
   }
-  if (g.streamed) Simd<T>::end_streams();
-}
-
-template <class T, template <class> class Metric>
-void pull_both(const PullArgs<T>& g) {
-  auto rows_of_y = [&](auto f) __attribute__((always_inline)) {
-    for (int64_t j = 0; j < g.y_rows; j++)
-      for (int64_t k = 0; k < g.features; k++) f(g.out_y[j * g.out_y_row + k]);
-  };
-  rows_of_y([](T& y) __attribute__((always_inline)) { y = 0; });
-  pull_both_rows<T, Metric>({g.x, nullptr, g.y, g.weight, g.x_row, g.y_row, g.weight_x, g.weight_y, g.out, g.out_y, g.out_row, g.out_y_row, g.x_rows, g.y_rows, g.features,
-                             g.streamed});
-  rows_of_y([](T& y) __attribute__((always_inline)) { y *= -Metric<T>::factor; });
+  if (streamed) Simd<T>::end_streams();
 }
 
 constexpr void fill_pulls(Kernels& k) {
