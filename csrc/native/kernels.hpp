@@ -179,8 +179,8 @@ constexpr int64_t proto_row(int64_t features, int64_t size) {
 }
 constexpr int64_t proto_scratch(int64_t m, int64_t features, int64_t size) {
   const int64_t line = 64 / size, row = proto_row(features, size);
-  const int64_t rows = short_rows(features, size) ? kProtoRows * row + packed_size(m, features, size) : row;
-  return row * (1 + 2 * m) + m * (1 + line) + (m + 3) * kProtoRows + rows + 8 * line;
+  const int64_t packed = short_rows(features, size) ? packed_size(m, features, size) + packed_size(1, features, size) : 0;
+  return row * (1 + 2 * m) + m * (1 + line) + (m + 3) * kProtoRows + packed + 8 * line;
 }
 
 // One micro-op on a tile of `rows` x `cols`: dst(r, c) = op(x(r, c), y(r, c), z(r, c)).

@@ -55,6 +55,9 @@ struct Packed {
     });
   }
 
+  // A row, each piece as often as a vector holds one.  to: whole pieces of a vector each.
+  static void spread(const T* row, int64_t features, T* to) { pack(row, 0, parts, features, nullptr, to); }
+
   // What becomes of vectors of sums, one for each row of x, as many as a part has elements: their parts' sums, in the parts of
   // one vector.
   static FASTMETA_INLINE V sums(const V* v) {
@@ -90,9 +93,10 @@ struct Packed {
 
 // Rows of x, a few at a time, against N vectors of packed rows of y, each a piece of Parts parts.  Of row i of x and those behind
 // it, as many as a part has elements, it puts(i, v, sums) what vector v makes: in part c what its row c does.  What stands behind
-// the last row of x are copies of it.
+// the last row of x are copies of it.  Where the metric is centred, the centre is taken off x: as it is, or spread for pieces of
+// one part.
 template <class T, template <class> class Metric, class Put, int N, int Parts>
-__attribute__((noinline)) void packed_tile(const T* x, int64_t x_row, int64_t x_rows, const T* y, int64_t features, const Put& put) {
+__attribute__((noinline)) void packed_tile(const T* x, int64_t x_row, int64_t x_rows, const T* y, int64_t features, const Put& put, const T* centre) {
   using S = Simd<T>;
   using V = typename S::V;
   using P = Packed<T>;
@@ -110,7 +114,7 @@ __attribute__((noinline)) void packed_tile(const T* x, int64_t x_row, int64_t x_
       for (int v = 0; v < N; v++) acc[v][r] = V{};
     }
     const T* at = y;
-    auto step = [&](auto load) __attribute__((always_inline)) {
+    auto step = [&](int64_t k, auto load) __attribute__((always_inline)) {
       V b[N];
       FASTMETA_UNROLL
       for (int v = 0; v < N; v++) {
@@ -119,7 +123,8 @@ __attribute__((noinline)) void packed_tile(const T* x, int64_t x_row, int64_t x_
       }
       FASTMETA_UNROLL
       for (int r = 0; r < R; r++) {
-        V a = load(row[r]);
+        V a = load(row[r] + k);
+        if constexpr (Metric<T>::centred) a -= Parts == 1 ? S::load(centre + k * P::parts) : load(centre + k);
         FASTMETA_PIN(a);
         FASTMETA_UNROLL
         for (int v = 0; v < N; v++) acc[v][r] = Metric<T>::add(a, b[v], V{}, acc[v][r]);
@@ -127,9 +132,9 @@ __attribute__((noinline)) void packed_tile(const T* x, int64_t x_row, int64_t x_
       at += N * L;
     };
     int64_t k = 0;
-    for (; k + piece <= features; k += piece) step([&](const T* p) __attribute__((always_inline)) { return S::template splat_bytes<16 * Parts>(p + k); });
+    for (; k + piece <= features; k += piece) step(k, [](const T* p) __attribute__((always_inline)) { return S::template splat_bytes<16 * Parts>(p); });
     if (k < features)
-      step([&](const T* p) __attribute__((always_inline)) { return P::template repeat<piece>(S::load(p + k, mask), typename FirstLanes<L>::type{}); });
+      step(k, [&](const T* p) __attribute__((always_inline)) { return P::template repeat<piece>(S::load(p, mask), typename FirstLanes<L>::type{}); });
     FASTMETA_UNROLL
     for (int v = 0; v < N; v++) {
       FASTMETA_UNROLL
@@ -146,7 +151,7 @@ __attribute__((noinline)) void packed_tile(const T* x, int64_t x_row, int64_t x_
 template <class T, template <class> class Metric, class Put>
 struct PackedTiles {
   using P = Packed<T>;
-  void (*of[P::most + P::finer])(const T*, int64_t, int64_t, const T*, int64_t, const Put&);  // by vectors, less 1; of longer pieces
+  void (*of[P::most + P::finer])(const T*, int64_t, int64_t, const T*, int64_t, const Put&, const T*);  // by vectors, less 1; of longer pieces
   template <int N = 1>
   constexpr void fill() {
     of[N - 1] = packed_tile<T, Metric, Put, N, 1>;
@@ -164,6 +169,6 @@ static constexpr PackedTiles<T, Metric, Put> kPackedTiles = [] {
 
 // Rows of x against one tile of packed rows.
 template <class T, template <class> class Metric, class Put>
-inline void pass_by(const T* x, int64_t x_row, int64_t x_rows, const T* packed, const PackedTile& tile, int64_t features, const Put& put) {
-  kPackedTiles<T, Metric, Put>[tile](x, x_row, x_rows, packed + tile.at, features, put);
+inline void pass_by(const T* x, int64_t x_row, int64_t x_rows, const T* packed, const PackedTile& tile, int64_t features, const Put& put, const T* centre = nullptr, const T* spread = nullptr) {
+  kPackedTiles<T, Metric, Put>[tile](x, x_row, x_rows, packed + tile.at, features, put, tile.parts == 1 ? spread : centre);
 }

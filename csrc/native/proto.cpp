@@ -1,5 +1,7 @@
 #include "proto.hpp"
 
+#include <algorithm>
+
 namespace fastmeta {
 
 template <class T>
@@ -31,11 +33,16 @@ void Proto<T>::run(Worker& worker) const {
   // A copy, since what is checked must not change before it is used.
   const int32_t* label = worker.at<const int32_t>(spec_.label);
   int32_t* const checked = reinterpret_cast<int32_t*>(args.scratch + proto_scratch(spec_.m, spec_.features, sizeof(T)));
-  for (int64_t i = 0; i < spec_.n; ++i, label += spec_.label.stride[0]) {
-    checked[i] = *label;
-    if (checked[i] >= 0 && checked[i] < spec_.m) continue;
+  const int64_t step = spec_.label.stride[0];
+  bool good = true;
+  for (int64_t i = 0; i < spec_.n; ++i) {
+    checked[i] = label[i * step];
+    good &= uint32_t(checked[i]) < uint32_t(spec_.m);
+  }
+  if (!good) {
     worker.failed = true;
-    return worker.call->record({tag, worker.task, checked[i], spec_.m});
+    const int32_t* const bad = std::find_if(checked, checked + spec_.n, [this](int32_t l) { return l < 0 || l >= spec_.m; });
+    return worker.call->record({tag, worker.task, *bad, spec_.m});
   }
   args.label = checked;
   args.streamed = streamed_.in(*worker.call);

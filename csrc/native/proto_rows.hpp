@@ -53,13 +53,24 @@ struct ProtoRows {
     for (; k + L <= g.features; k += L) f(k, whole);
     if (k < g.features) f(k, S::mask(int(g.features - k)));
   }
-  // The derivatives of `rows` rows of x, and what they add to y's; a centre is still to be taken off x.
-  void derivatives(int64_t rows, const T* x, int64_t x_row, const T* centre, T* out, bool streamed) const {
+  // f(first, end) for the rows of x that count, one by the other; what counts for nothing may be infinite.
+  template <class F>
+  FASTMETA_INLINE void counting(int64_t rows, const F& f) const {
+    for (int64_t i = 0, end; i < rows; i = end + 1) {
+      for (end = i; end < rows && share[end] != 0;) end++;
+      if (end > i) f(i, end);
+    }
+  }
+  // The derivatives of `rows` rows of x, and what they add to y's.
+  void derivatives(int64_t rows, const T* x, T* out, bool streamed) const {
     constexpr int64_t piece = 128;  // features: of y they stay in the first-level cache, and what is written comes in between
     for (int64_t k = 0; k < g.features; k += piece) {
-      const int64_t some = k + piece < g.features ? piece : g.features - k, padded = (some + L - 1) / L * L;
+      const int64_t some = k + piece < g.features ? piece : g.features - k;
       if (out) weighted_rows<T>(rows, some, {z, 1, most, y + k, row, m, out + k, g.out_row, {}, nullptr, streamed});
-      if (g.out_y) weighted_rows<T>(m, centre ? some : padded, {z, most, 1, x + k, x_row, rows, back + k, row, {back + k, row}, centre ? centre + k : nullptr});
+      if (g.out_y)
+        counting(rows, [&](int64_t i, int64_t end) {
+          weighted_rows<T>(m, some, {z + i, most, 1, x + i * g.x_row + k, g.x_row, end - i, back + k, row, {back + k, row}, centre + k});
+        });
     }
   }
   // The row nearest to the mean of those that are there: products with differences from an outlier would leave few digits.
@@ -92,11 +103,12 @@ struct ProtoRows {
     for (int64_t k = 0; k < m * L; k += L) S::store(sums + k, V{});
   }
   // Labels and shares of rows of x, and none up to what a softmax takes.
-  void take_labels(int64_t first, int64_t rows, int64_t padded) {
-    for (int64_t i = 0; i < padded; i++) {
-      share[i] = i < rows ? g.share[(first + i) * g.share_step] : T(0);
-      label[i] = i < rows ? g.label[first + i] : 0;
+  void take_labels(int64_t first, int64_t rows) {
+    for (int64_t i = 0; i < rows; i++) {
+      share[i] = g.share[(first + i) * g.share_step];
+      label[i] = g.label[first + i];
     }
+    for (int64_t i = rows; i % W != 0; i++) share[i] = label[i] = 0;
   }
   // From z = (x - r) u to the weights, for the rows of x from p on.
   template <bool Answers>
