@@ -72,9 +72,12 @@ struct PackedDistances {
     rows = some;
     x = g.x + m * g.x_row;
     x_row = g.x_row;
-    if constexpr (!absolute) measure();
+  }
+  // What products of rows of x are to be completed with.  False if x is rows of directions from now on, since products could
+  // overflow or vanish: those of such rows at once, the others' products are scaled.
+  bool take_lengths() {
+    measure();
     if constexpr (scaled) {
-      // Rows whose products could overflow or vanish become directions at once; the others' products are scaled.
       const int64_t padded = (rows + P::rows - 1) / P::rows * P::rows;
       T now[most];
       bool safe = true;
@@ -86,11 +89,14 @@ struct PackedDistances {
         now[i] = inverse_length(row(i), g.features);
         safe = false;
       }
-      if (safe) return;
-      scale_rows(now, directions);
-      x = directions;
-      x_row = g.features;
+      if (!safe) {
+        scale_rows(now, directions);
+        x = directions;
+        x_row = g.features;
+        return false;
+      }
     }
+    return true;
   }
   FASTMETA_INLINE void scale_rows(const T* by, T* to) const {
     for (int64_t i = 0; i < rows; i++)
@@ -172,6 +178,7 @@ struct PackedDistances {
       pass<Metric>(x, x_row, tile, sums);
     } else {
       pass<ProductOf>(x, x_row, tile, sums);
+      if (tile.at == 0 && !take_lengths()) pass<ProductOf>(x, x_row, tile, sums);  // after the products: then rows are in the first-level cache
       typename S::I all = ~typename S::I{};
       const T* const lengths = this->lengths + tile.row * P::part;
       for (int64_t i = 0; i < rows; i += P::part) {
