@@ -4,7 +4,7 @@
 // their small difference, keeps no more digits than the rows have.
 //
 // Included INSIDE the target's namespace, after gemm.hpp and weighted_rows.hpp.  Both sides are computed in one pass over x, a
-// strip of features at a time: what is centred stays in the first-level cache.
+// strip of features at a time.
 #pragma once
 
 template <class T>
@@ -12,7 +12,6 @@ void pull_by_products(const PullArgs<T>& g) {
   using S = Simd<T>;
   using V = typename S::V;
   constexpr int64_t L = S::lanes, W = kStrip<T>, most_x = 48, most_y = 64;  // rows at a time
-  alignas(64) T x[most_x * W];     // centred
   alignas(64) T y[most_y * W];     // centred, times -2
   alignas(64) T back[most_y * W];  // what rows of x have added to y's
   alignas(64) T centre[W];
@@ -31,12 +30,11 @@ void pull_by_products(const PullArgs<T>& g) {
         for (int64_t i = 0; i < count * W; i += L) S::store(back + i, V{});
       for (int64_t m0 = 0; m0 < g.x_rows; m0 += most_x) {
         const int64_t rows = m0 + most_x < g.x_rows ? most_x : g.x_rows - m0;
-        const T* weight = g.weight + m0 * g.weight_x + n0 * g.weight_y;
+        const T *const x = g.x + m0 * g.x_row + k, *const weight = g.weight + m0 * g.weight_x + n0 * g.weight_y;
         T* out = g.out + m0 * g.out_row + k;
-        centred_rows(g.x + m0 * g.x_row + k, g.x_row, rows, some, centre, T(1), x, W);
-        const Start<T> start = n0 > 0 ? Start<T>{out, g.out_row, nullptr} : Start<T>{x, W, g.x_sum + m0};
+        const Start<T> start = n0 > 0 ? Start<T>{out, g.out_row} : Start<T>{x, g.x_row, g.x_sum + m0, centre};
         weighted_rows<T>(rows, some, {weight, g.weight_x, g.weight_y, y, W, count, out, g.out_row, start});
-        if (g.out_y) weighted_rows<T>(count, vectors * L, {weight, g.weight_y, g.weight_x, x, W, rows, back, W, {back, W}});
+        if (g.out_y) weighted_rows<T>(count, some, {weight, g.weight_y, g.weight_x, x, g.x_row, rows, back, W, {back, W}, centre});
       }
       if (!g.out_y) continue;
       for (int64_t j = 0; j < count; j++) {

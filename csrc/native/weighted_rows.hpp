@@ -4,12 +4,12 @@
 // are summed, so the bits do not show how rows and features are split.
 #pragma once
 
-// The results begin with rows of `start`, each times its scale; or with 0.
+// The results begin with rows of `start`; less a centre and each times its scale, if there are any; or with 0.
 template <class T>
 struct Start {
   const T* rows = nullptr;
   int64_t row = 0;
-  const T* scale = nullptr;
+  const T *scale = nullptr, *centre = nullptr;
 };
 
 // Row r of out: the start, and the sum over k < count of weight[r * w_row + k * w_k] times row k of b.
@@ -44,7 +44,7 @@ __attribute__((noinline)) void weighted_tile(const Weighted<T>& g, int64_t row, 
   const bool streamed = g.streamed && tail == L;
   int64_t step = g.w_k;
   const int64_t b_row = g.b_row, count = g.count, out_row = g.out_row;
-  const Start<T> start{g.start.rows ? g.start.rows + row * g.start.row : nullptr, g.start.row, g.start.scale ? g.start.scale + row : nullptr};
+  const Start<T> start{g.start.rows ? g.start.rows + row * g.start.row : nullptr, g.start.row, g.start.scale ? g.start.scale + row : nullptr, g.start.centre};
   FASTMETA_HIDE(step);  // or the compiler makes a loop of its own for 1
   const T *weight = g.weight + row * g.w_row, *w[R];
   FASTMETA_HIDE(weight);  // or it multiplies again for every row
@@ -71,7 +71,7 @@ __attribute__((noinline)) void weighted_tile(const Weighted<T>& g, int64_t row, 
         FASTMETA_UNROLL
         for (int r = 0; r < R; r++) {
           FASTMETA_UNROLL
-          for (int c = 0; c < C; c++) acc[r][c] *= S::splat(start.scale[r]);
+          for (int c = 0; c < C; c++) acc[r][c] = (acc[r][c] - S::load(start.centre + f + c * L)) * S::splat(start.scale[r]);
         }
       }
     }
