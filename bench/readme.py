@@ -20,7 +20,7 @@ SHOWN = {
     "xent T=32": "32 features, 5 classes, cross-entropy",
     "adam T=32": "Adam as inner rule, 5 steps",
 }
-OTHERS = {"avx2": "AMD Zen 3 with AVX2", "zen4": "AMD Zen 4 with AVX-512"}  # machines, by the prefix of their result files
+OTHERS = {"avx2": "AMD Zen 3 with AVX2", "zen4": "AMD Zen 4 with AVX-512", "zen5": "AMD Zen 5 with AVX-512"}  # machines, by the prefix of their result files
 IMAGES = {  # one result file each
     "conv4-omni T=8": "Conv4, 64 channels, 28x28x1, 1 inner step, 8 tasks",
     "conv4-strided T=8": "the same with strides instead of pooling",
