@@ -169,6 +169,6 @@ static constexpr PackedTiles<T, Metric, Put> kPackedTiles = [] {
 
 // Rows of x against one tile of packed rows.
 template <class T, template <class> class Metric, class Put>
-inline void pass_by(const T* x, int64_t x_row, int64_t x_rows, const T* packed, const PackedTile& tile, int64_t features, const Put& put, const T* centre = nullptr, const T* spread = nullptr) {
-  kPackedTiles<T, Metric, Put>[tile](x, x_row, x_rows, packed + tile.at, features, put, tile.parts == 1 ? spread : centre);
+inline void pass_by(const T* x, int64_t x_row, int64_t x_rows, const T* packed, const PackedTile& tile, int64_t features, const Put& put, const T* centre = nullptr) {
+  kPackedTiles<T, Metric, Put>[tile](x, x_row, x_rows, packed + tile.at, features, put, centre);
 }

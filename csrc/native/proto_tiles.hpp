@@ -9,7 +9,7 @@ struct ProtoShortRows : ProtoRows<T> {
   using Base = ProtoRows<T>;
   using P = Packed<T>;
   using Base::most, Base::g, Base::m, Base::row, Base::centre, Base::y, Base::z;
-  T *packed, *spread;  // u, the reference
+  T *packed, *spread;  // u; the reference
 
   FASTMETA_INLINE explicit ProtoShortRows(const ProtoArgs<T>& g)
       : Base(g), packed(this->reserve(packed_size(m, g.features, sizeof(T)))), spread(this->reserve(packed_size(1, g.features, sizeof(T)))) {}
@@ -21,7 +21,7 @@ struct ProtoShortRows : ProtoRows<T> {
   void multiply(const T* x, int64_t rows) const {
     P::tiles(m, g.features, [&](const PackedTile& tile) {
       auto put = [to = z + tile.row * most](int64_t i, int v, typename Base::V sums) __attribute__((always_inline)) { P::put(sums, to + v * P::parts * most + i, most); };
-      pass_by<T, CentredProduct>(x, g.x_row, rows, packed, tile, g.features, put, centre, spread);
+      pass_by<T, CentredProduct>(x, g.x_row, rows, packed, tile, g.features, put, tile.parts == 1 ? spread : centre);
     });
   }
 };
@@ -36,8 +36,8 @@ struct ProtoLongRows : ProtoRows<T> {
   void multiply(const T* x, int64_t rows) const { distances_of_long_rows<T, CentredProduct>({rows, m, g.features, x, y, g.x_row, row, nullptr, z, 1, most, centre}); }
 };
 
-// Rows of x a few at a time, where they are: the second time they come from the first- or second-level cache, and a copy of them
-// would cost as much as half of a product.
+// Rows of x a few at a time, where they are: a copy of them costs more than it saves when they come by for the second time, from
+// the first- or second-level cache.
 template <class T, template <class> class Rows>
 void pass_by_prototypes(const ProtoArgs<T>& g) {
   using P = Rows<T>;
