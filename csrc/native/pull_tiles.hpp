@@ -34,6 +34,7 @@ struct PullAbsolute {  // sign(x - y)
     sum_y += w;
   }
 };
+
 // Rows m0 .. m0 + MR, two vectors of features from k on, the second of `tail` elements; added to out where `more`.
 template <class T, template <class> class Metric, int MR>
 __attribute__((noinline)) void pull_tile(const PullArgs<T>& g, int64_t m0, int64_t k, int tail, int64_t n0, int64_t n1, bool more) {

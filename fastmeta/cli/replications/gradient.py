@@ -95,7 +95,8 @@ GRADIENT: Mapping[str, GradientReplication] = MappingProxyType(
         ),
         "omniglot-maml-5w5s": GradientReplication("MAML", inner_lr=0.4, inner_steps=1, test_steps=3, shots=5, train_shots=5),
         "omniglot-maml-20w1s": GradientReplication(
-            "MAML", inner_lr=0.1, inner_steps=5, test_steps=5, ways=20, tasks=4, queries=2, validation_episodes=100,
+            "MAML", inner_lr=0.4, inner_steps=1, test_steps=3, ways=20, tasks=4, queries=2, version=2, steps=45_000,
+            validate_every=2500, validation_episodes=100,
         ),
     }
 )  # fmt: skip
