@@ -102,7 +102,7 @@ void pull(const PullArgs<T>& g) {
 
 // ---- Both sides at once: a strip of a few rows of y, and what is added to them, stay in registers while rows of x pass by.
 
-constexpr int64_t kPulledRows = 16;  // of x at a time: a page of each, and of its derivatives, is at hand
+constexpr int64_t kPulledRows = 32;  // of x at a time: more are too many pages for some machines, and for streams
 constexpr int kPulledVectors = FASTMETA_LANES_BYTES == 64 ? 2 : 64 / FASTMETA_LANES_BYTES;  // of a strip: a whole line, or streams would write parts of one
 constexpr int kPulledBy = 5;  // rows of y at a time, at most
 
