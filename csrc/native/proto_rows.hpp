@@ -7,7 +7,7 @@
 // and with w_j the derivatives in minus the distances, of x  sum_j w_j u_j,  of c_j  2 b_j - (sum of w_j) u_j,  of r  -2 sum_j b_j,
 // where b_j is the sum over rows of x of w_j (x - r).
 //
-// Included INSIDE the target's namespace, after packed_rows.hpp and weighted_rows.hpp.
+// Included INSIDE the target's namespace, after packed_rows.hpp, weighted_rows.hpp and pull_tiles.hpp.
 #pragma once
 
 // What rows of any length share.
@@ -61,8 +61,18 @@ struct ProtoRows {
       if (end > i) f(i, end);
     }
   }
-  // The derivatives of `rows` rows of x, and what they add to y's.
+  // The derivatives of `rows` rows of x, and what they add to y's: in one pass where all rows of y are passed at once, else by two
+  // products.
   void derivatives(int64_t rows, const T* x, T* out, bool streamed) const {
+    static_assert(most <= kPassingRows);
+    if (out && g.out_y && m <= kPassedRows) {
+      counting(rows, [&](int64_t i, int64_t end) {
+        pull_both_rows<T, PullCentred>({end - i, m, g.features, x + i * g.x_row, centre, y, z + i, g.x_row, row, 1, most, out + i * g.out_row, back, g.out_row, row, false, T(1), streamed});
+      });
+      for (int64_t i = 0; i < rows; i++)
+        if (share[i] == 0) vectors([&](int64_t k, const auto& mask) __attribute__((always_inline)) { S::store(out + i * g.out_row + k, V{}, mask); });
+      return;
+    }
     constexpr int64_t piece = 128;  // features: of y they stay in the first-level cache, and what is written comes in between
     for (int64_t k = 0; k < g.features; k += piece) {
       const int64_t some = k + piece < g.features ? piece : g.features - k;

@@ -10,6 +10,7 @@ struct PullSquared {  // 2 (x - y)
   using S = Simd<T>;
   using V = typename S::V;
   static constexpr T factor = 2;
+  static constexpr bool centred = false;
   static FASTMETA_INLINE V add(V weight, V d, V sum) { return S::fma(weight, d, sum); }
   static FASTMETA_INLINE void both(V weight, V x, V y, V& sum_x, V& sum_y) {
     const V d = x - y;
@@ -23,6 +24,7 @@ struct PullAbsolute {  // sign(x - y)
   using V = typename S::V;
   using I = typename S::I;
   static constexpr T factor = 1;
+  static constexpr bool centred = false;
   static FASTMETA_INLINE V signed_weight(V weight, V d) {
     const I sign = (I)S::splat(T(-0.0));
     return (V)(((I)weight ^ ((I)d & sign)) & (d != V{}));
@@ -32,6 +34,18 @@ struct PullAbsolute {  // sign(x - y)
     const V w = signed_weight(weight, x - y);
     sum_x += w;
     sum_y += w;
+  }
+};
+
+template <class T>
+struct PullCentred {  // each side the other's row: what is left of 2 (x - y) where a row's weights add up to 0, see proto_rows.hpp
+  using S = Simd<T>;
+  using V = typename S::V;
+  static constexpr T factor = 1;
+  static constexpr bool centred = true;
+  static FASTMETA_INLINE void both(V weight, V x, V y, V& sum_x, V& sum_y) {
+    sum_x = S::fma(weight, y, sum_x);
+    sum_y = S::fma(weight, x, sum_y);
   }
 };
 
@@ -102,42 +116,54 @@ void pull(const PullArgs<T>& g) {
 
 // ---- Both sides at once: a strip of a few rows of y, and what is added to them, stay in registers while rows of x pass by.
 
-constexpr int64_t kPulledRows = 32;  // of x at a time: more are too many pages for some machines, and for streams
-constexpr int kPulledVectors = FASTMETA_LANES_BYTES == 64 ? 2 : 64 / FASTMETA_LANES_BYTES;  // of a strip: a whole line, or streams would write parts of one
-constexpr int kPulledBy = 5;  // rows of y at a time, at most
+template <class T>
+struct PassingRows {
+  int64_t x_rows, y_rows, features;
+  const T *x, *centre, *y, *weight;  // centre: of rows of x, where the metric is centred
+  int64_t x_row, y_row, weight_x, weight_y;
+  T *out, *back;
+  int64_t out_row, back_row;
+  bool fresh;     // back holds no sums yet
+  T factor_back;  // of all sums of back
+  bool streamed;  // out is larger than the caches keep, and on whole lines
+};
+constexpr int64_t kPassingRows = 32;  // at most: more are too many pages for some machines, and for streams
+constexpr int kPassingVectors = FASTMETA_LANES_BYTES == 64 ? 2 : 64 / FASTMETA_LANES_BYTES;  // of a strip: a whole line, or streams would write parts of one
+constexpr int kPassedRows = 5;  // of y at a time, at most
 
-// Rows m0..m1 of x and n0..n0 + NR of y; C vectors of features from k on, the last of `tail` elements.  Sums that later rows of y
-// add to are kept.
+// NR rows of y from n on, and C vectors of features from k on, the last of `tail` elements.  Sums that later rows of y add to are
+// kept.
 template <class T, template <class> class Metric, int NR, int C>
-__attribute__((noinline)) void pull_both_tile(const PullArgs<T>& g, int64_t m0, int64_t m1, int64_t n0, int64_t k, int tail, T* kept, bool streamed) {
+__attribute__((noinline)) void pull_both_tile(const PassingRows<T>& g, int64_t n, int64_t k, int tail, T* kept) {
   using S = Simd<T>;
   using V = typename S::V;
   constexpr int64_t L = S::lanes;
   const auto last = S::mask(tail);
-  const bool first = n0 == 0, end = n0 + NR == g.y_rows, begin_y = m0 == 0;
+  const bool first = n == 0, end = n + NR == g.y_rows, fresh = g.fresh;
   // Copies, since the compiler must take a store to change anything it finds by a pointer.
   const int64_t x_row = g.x_row, weight_x = g.weight_x, weight_y = g.weight_y, out_row = end ? g.out_row : C * L;
-  const T *x = g.x + m0 * x_row + k, *weight = g.weight + m0 * weight_x + n0 * weight_y;
-  T *out = end ? g.out + m0 * out_row + k : kept, *const back = g.out_y + n0 * g.out_y_row + k;
-  const V factor = S::splat(end ? Metric<T>::factor : T(1)), factor_y = S::splat(m1 == g.x_rows ? -Metric<T>::factor : T(1));
+  const T *x = g.x + k, *weight = g.weight + n * weight_y, *const centre = g.centre + k;
+  T *out = end ? g.out + k : kept, *const back = g.back + n * g.back_row + k;
+  const V factor = S::splat(end ? Metric<T>::factor : T(1)), factor_back = S::splat(g.factor_back);
   auto pass = [&](auto load, auto store, auto store_out) __attribute__((always_inline)) {
     V y[NR][C], sum_y[NR][C];
     FASTMETA_UNROLL
     for (int j = 0; j < NR; j++) {
       FASTMETA_UNROLL
       for (int c = 0; c < C; c++) {
-        y[j][c] = load(g.y + (n0 + j) * g.y_row + k, c);
-        sum_y[j][c] = begin_y ? V{} : load(back + j * g.out_y_row, c);
+        y[j][c] = load(g.y + (n + j) * g.y_row + k, c);
+        sum_y[j][c] = fresh ? V{} : load(back + j * g.back_row, c);
         FASTMETA_PIN(y[j][c]);
       }
     }
-    for (int64_t m = m0; m < m1; m++, x += x_row, weight += weight_x, out += out_row, kept += C * L) {
+    for (int64_t m = g.x_rows; m > 0; m--, x += x_row, weight += weight_x, out += out_row, kept += C * L) {
       V a[C], sum[C];
       FASTMETA_UNROLL
       for (int c = 0; c < C; c++) {
         a[c] = load(x, c);
+        if constexpr (Metric<T>::centred) a[c] -= S::load(centre + c * L);
         FASTMETA_PIN(a[c]);
-        if (c * L * sizeof(T) % 64 == 0) __builtin_prefetch(x + (C + c) * L);  // what hardware foresees are longer pieces of rows
+        if (c * S::bytes % 64 == 0) __builtin_prefetch(x + (C + c) * L);  // what hardware foresees are longer pieces of rows
         sum[c] = first ? V{} : S::load(kept + c * L);
       }
       FASTMETA_UNROLL
@@ -153,7 +179,7 @@ __attribute__((noinline)) void pull_both_tile(const PullArgs<T>& g, int64_t m0, 
     FASTMETA_UNROLL
     for (int j = 0; j < NR; j++) {
       FASTMETA_UNROLL
-      for (int c = 0; c < C; c++) store(back + j * g.out_y_row, c, sum_y[j][c] * factor_y);
+      for (int c = 0; c < C; c++) store(back + j * g.back_row, c, sum_y[j][c] * factor_back);
     }
   };
   auto load = [](const T* p, int c) __attribute__((always_inline)) { return S::load(p + c * L); };
@@ -162,18 +188,18 @@ __attribute__((noinline)) void pull_both_tile(const PullArgs<T>& g, int64_t m0, 
   auto load_some = [&](const T* p, int c) __attribute__((always_inline)) { return c < C - 1 ? S::load(p + c * L) : S::load(p + c * L, last); };
   auto store_some = [&](T* p, int c, V v) __attribute__((always_inline)) { c < C - 1 ? S::store(p + c * L, v) : S::store(p + c * L, v, last); };
   if (tail < L) pass(load_some, store_some, store_some);
-  else if (end && streamed) pass(load, store, stream);
+  else if (end && g.streamed) pass(load, store, stream);
   else pass(load, store, store);
 }
 
 template <class T, template <class> class Metric>
 struct PullBothTiles {
-  void (*of[kPulledBy][kPulledVectors])(const PullArgs<T>&, int64_t, int64_t, int64_t, int64_t, int, T*, bool);  // by rows of y and vectors, less 1
+  void (*of[kPassedRows][kPassingVectors])(const PassingRows<T>&, int64_t, int64_t, int, T*);  // by rows of y and vectors, less 1
   template <int N = 1, int C = 1>
   constexpr void fill() {
     of[N - 1][C - 1] = pull_both_tile<T, Metric, N, C>;
-    if constexpr (C < kPulledVectors) fill<N, C + 1>();
-    else if constexpr (N < kPulledBy) fill<N + 1, 1>();
+    if constexpr (C < kPassingVectors) fill<N, C + 1>();
+    else if constexpr (N < kPassedRows) fill<N + 1, 1>();
   }
 };
 template <class T, template <class> class Metric>
@@ -184,20 +210,27 @@ static constexpr PullBothTiles<T, Metric> kPullBothTiles = [] {
 }();
 
 template <class T, template <class> class Metric>
-void pull_both(const PullArgs<T>& g) {
-  constexpr int64_t L = Simd<T>::lanes, width = kPulledVectors * L;
-  const bool streamed = g.streamed && (int64_t(g.out) | g.out_row * int64_t(sizeof(T))) % Simd<T>::bytes == 0;
-  const int64_t blocks = (g.y_rows + kPulledBy - 1) / kPulledBy;  // of nearly the same size
-  alignas(64) T kept[kPulledRows * width];
-  for (int64_t m = 0; m < g.x_rows; m += kPulledRows) {
-    const int64_t m_end = m + kPulledRows < g.x_rows ? m + kPulledRows : g.x_rows;
-    for (int64_t k = 0; k < g.features; k += width) {
-      const int64_t left = k + width < g.features ? width : g.features - k, vectors = (left + L - 1) / L;
-      for (int64_t block = 0; block < blocks; block++) {
-        const int64_t n = g.y_rows * block / blocks, count = g.y_rows * (block + 1) / blocks - n;
-        kPullBothTiles<T, Metric>.of[count - 1][vectors - 1](g, m, m_end, n, k, int(left - (vectors - 1) * L), kept, streamed);
-      }
+inline void pull_both_rows(const PassingRows<T>& g) {
+  constexpr int64_t L = Simd<T>::lanes, width = kPassingVectors * L;
+  const int64_t blocks = (g.y_rows + kPassedRows - 1) / kPassedRows;  // of nearly the same size
+  alignas(64) T kept[kPassingRows * width];
+  for (int64_t k = 0; k < g.features; k += width) {
+    const int64_t left = k + width < g.features ? width : g.features - k, vectors = (left + L - 1) / L;
+    for (int64_t block = 0; block < blocks; block++) {
+      const int64_t n = g.y_rows * block / blocks, count = g.y_rows * (block + 1) / blocks - n;
+      kPullBothTiles<T, Metric>.of[count - 1][vectors - 1](g, n, k, int(left - (vectors - 1) * L), kept);
     }
+  }
+}
+
+template <class T, template <class> class Metric>
+void pull_both(const PullArgs<T>& g) {
+  const bool streamed = g.streamed && (int64_t(g.out) | g.out_row * int64_t(sizeof(T))) % Simd<T>::bytes == 0;
+  for (int64_t m = 0; m < g.x_rows; m += kPassingRows) {
+    const int64_t rows = m + kPassingRows < g.x_rows ? kPassingRows : g.x_rows - m;
+    const bool last = m + rows == g.x_rows;
+    pull_both_rows<T, Metric>({rows, g.y_rows, g.features, g.x + m * g.x_row, nullptr, g.y, g.weight + m * g.weight_x, g.x_row, g.y_row, g.weight_x, g.weight_y,
+                               g.out + m * g.out_row, g.out_y, g.out_row, g.out_y_row, m == 0, last ? -Metric<T>::factor : T(1), streamed});
   }
   if (streamed) Simd<T>::end_streams();
 }
