@@ -142,7 +142,7 @@ __attribute__((noinline)) void pull_both_tile(const PassingRows<T>& g, int64_t n
   const bool first = n == 0, end = n + NR == g.y_rows, fresh = g.fresh;
   // Copies, since the compiler must take a store to change anything it finds by a pointer.
   const int64_t x_row = g.x_row, weight_x = g.weight_x, weight_y = g.weight_y, out_row = end ? g.out_row : C * L;
-  const T *x = g.x + k, *weight = g.weight + n * weight_y, *const centre = g.centre + k;
+  const T *x = g.x + k, *weight = g.weight + n * weight_y, *const centre = Metric<T>::centred ? g.centre + k : nullptr;
   T *out = end ? g.out + k : kept, *const back = g.back + n * g.back_row + k;
   const V factor = S::splat(end ? Metric<T>::factor : T(1)), factor_back = S::splat(g.factor_back);
   auto pass = [&](auto load, auto store, auto store_out) __attribute__((always_inline)) {
