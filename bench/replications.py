@@ -45,7 +45,7 @@ INTRODUCTION = """\
 files by `python -m bench.replications`; a test holds it to them.
 
 Training ends after the configured meta-steps, after a number of validations without a new best, or at the time limit, whichever comes first; the parameters
-of the best validation are tested once. The rates of MAML were picked from probes of 25 seconds scored on validation characters, those of the others are their
+of the best validation are tested once. The rates of MAML were picked from probes of 25 to 30 seconds scored on validation characters, those of the others are their
 papers' or MAML's. The papers train MAML and its relatives for 50,000 to 100,000 meta-steps; these configurations fit into minutes on two cores, so a difference from a published
 figure is not, by itself, one between methods. Intervals are 1.96 s / sqrt(n) over n test tasks.
 """
