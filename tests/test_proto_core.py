@@ -14,9 +14,9 @@ from fastmeta.ops.proto import PARTS
 from fastmeta.ops.proto import PROTO as ROW
 from fastmeta.plan import make_plan
 
-# rows of x and y, features: parts of a panel and several, tiles and strips of every size; then rows too long for panels
-SIZES = [(1, 1, 1), (5, 3, 4), (75, 5, 64), (33, 17, 40), (64, 2, 3), (100, 40, 130), (31, 13, 100)]
-SIZES += [(7, 1, 300), (75, 5, 200), (70, 13, 1601), (33, 2, 2600), (40, 22, 272)]
+# rows of x and y, features: tiles and strips of every size, up to 6 rows of y (derivatives in one pass) and more; then long rows
+SIZES = [(1, 1, 1), (5, 3, 4), (75, 5, 64), (33, 17, 40), (64, 2, 3), (100, 40, 130), (31, 13, 100), (40, 6, 90), (9, 7, 33)]
+SIZES += [(7, 1, 300), (75, 5, 200), (70, 13, 1601), (33, 2, 2600), (40, 22, 272), (35, 6, 145), (66, 7, 129)]
 
 
 def episode(sizes, dtype=f32, seed=0):

@@ -34,15 +34,15 @@ void Proto<T>::run(Worker& worker) const {
   const int32_t* label = worker.at<const int32_t>(spec_.label);
   int32_t* const checked = reinterpret_cast<int32_t*>(args.scratch + proto_scratch(spec_.m, spec_.features, sizeof(T)));
   const int64_t step = spec_.label.stride[0];
+  const auto is_row = [last = uint32_t(std::min<int64_t>(spec_.m - 1, INT32_MAX))](int32_t i) { return uint32_t(i) <= last; };  // in 32 bits: vectors
   bool good = true;
   for (int64_t i = 0; i < spec_.n; ++i) {
     checked[i] = label[i * step];
-    good &= uint32_t(checked[i]) < uint32_t(spec_.m);
+    good &= is_row(checked[i]);
   }
   if (!good) {
     worker.failed = true;
-    const int32_t* const bad = std::find_if(checked, checked + spec_.n, [this](int32_t l) { return l < 0 || l >= spec_.m; });
-    return worker.call->record({tag, worker.task, *bad, spec_.m});
+    return worker.call->record({tag, worker.task, *std::find_if_not(checked, checked + spec_.n, is_row), spec_.m});
   }
   args.label = checked;
   args.streamed = streamed_.in(*worker.call);

@@ -1,4 +1,4 @@
-// The kernel of PROTO: rows of x a few at a time, short ones by packed rows of y, long ones as they are.
+// The kernel of PROTO: short rows by packed rows of y, long ones along the features.
 //
 // Included INSIDE the target's namespace, after proto_rows.hpp.
 #pragma once
@@ -42,7 +42,7 @@ template <class T, template <class> class Rows>
 void pass_by_prototypes(const ProtoArgs<T>& g) {
   using P = Rows<T>;
   P self(g);
-  const bool streamed = g.streamed && (int64_t(g.out) | g.out_row * int64_t(sizeof(T))) % Simd<T>::bytes == 0;
+  const bool streamed = g.streamed && Simd<T>::on_lines(g.out, g.out_row);
   self.take_y();
   self.prepare();
   for (int64_t first = 0; first < g.x_rows; first += P::most) {

@@ -225,7 +225,7 @@ inline void pull_both_rows(const PassingRows<T>& g) {
 
 template <class T, template <class> class Metric>
 void pull_both(const PullArgs<T>& g) {
-  const bool streamed = g.streamed && (int64_t(g.out) | g.out_row * int64_t(sizeof(T))) % Simd<T>::bytes == 0;
+  const bool streamed = g.streamed && Simd<T>::on_lines(g.out, g.out_row);
   for (int64_t m = 0; m < g.x_rows; m += kPassingRows) {
     const int64_t rows = m + kPassingRows < g.x_rows ? kPassingRows : g.x_rows - m;
     const bool last = m + rows == g.x_rows;

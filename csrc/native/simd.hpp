@@ -78,6 +78,8 @@ struct Simd {
     _mm_sfence();
 #endif
   }
+  // Whether rows begin on lines, and so can be streamed without writing parts of any.
+  static FASTMETA_INLINE bool on_lines(const T* rows, int64_t row) { return (int64_t(rows) | row * int64_t(sizeof(T))) % 64 == 0; }
   static FASTMETA_INLINE V splat(T s) {
     if constexpr (lanes == 2) return V{s, s};
     else if constexpr (lanes == 4) return V{s, s, s, s};

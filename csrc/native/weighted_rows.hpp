@@ -26,10 +26,9 @@ struct Weighted {
   bool streamed = false;      // out is on whole lines, and larger than the caches keep
 };
 
-template <class T>
 constexpr int kStripVectors = FASTMETA_LANES_BYTES == 64 ? 4 : 2;
 template <class T>
-constexpr int64_t kStrip = kStripVectors<T> * Simd<T>::lanes;  // features
+constexpr int64_t kStrip = kStripVectors * Simd<T>::lanes;  // features
 // Strips by one call: calls take long beside small tiles, and beside large ones a loop does, of which the compiler keeps more
 // at hand than there are registers.
 constexpr bool kManyStrips = FASTMETA_LANES_BYTES < 64;
@@ -100,7 +99,7 @@ __attribute__((noinline)) void weighted_tile(const Weighted<T>& g, int64_t row, 
     if (Centred && tail < L) sum([&](const T* p) __attribute__((always_inline)) { return S::load(p, last); });
     else sum([](const T* p) __attribute__((always_inline)) { return S::load(p); });
     T* out = g.out + row * out_row + f;
-    FASTMETA_HIDE(out);  // likewise
+    FASTMETA_HIDE(out);  // or the addresses of all results are kept from strip to strip
     if (streamed) {
       FASTMETA_UNROLL
       for (int r = 0; r < R; r++, out += out_row) {
@@ -124,12 +123,12 @@ constexpr int kWeightedRows = FASTMETA_LANES_BYTES > 16 ? 6 : 4;  // of a tile, 
 
 template <class T>
 struct WeightedTiles {
-  WeightedTile<T> of[2][kWeightedRows][kStripVectors<T>];  // whether less a centre; by rows and vectors, less 1
+  WeightedTile<T> of[2][kWeightedRows][kStripVectors];  // whether less a centre; by rows and vectors, less 1
   template <int R = 1, int C = 1>
   constexpr void fill() {
     of[0][R - 1][C - 1] = weighted_tile<T, false, R, C>;
     of[1][R - 1][C - 1] = weighted_tile<T, true, R, C>;
-    if constexpr (C < kStripVectors<T>) fill<R, C + 1>();
+    if constexpr (C < kStripVectors) fill<R, C + 1>();
     else if constexpr (R < kWeightedRows) fill<R + 1, 1>();
   }
 };
@@ -149,7 +148,7 @@ inline void weighted_rows(int64_t rows, int64_t features, const Weighted<T>& g) 
   for (int64_t i = 0, row = 0; i < tiles; i++) {
     const int64_t n = size + (i < larger);
     const auto& of = kWeightedTiles<T>.of[g.centre != nullptr][n - 1];
-    for (int64_t f = 0; f < whole; f += piece) of[kStripVectors<T> - 1](g, row, f, f + piece, int(L));
+    for (int64_t f = 0; f < whole; f += piece) of[kStripVectors - 1](g, row, f, f + piece, int(L));
     if (whole < features) of[vectors - 1](g, row, whole, features, int(features - whole - (vectors - 1) * L));
     row += n;
   }
