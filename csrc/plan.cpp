@@ -138,7 +138,7 @@ class Decoder {
   }
 
   Instr read_instr() {
-    const int64_t opcode = in_.next("opcode", 1, 12);
+    const int64_t opcode = in_.next("opcode", 1, 13);
     const int64_t n_words = in_.next("words of instruction", 3, int64_t(n_words_));
     Instr instr;
     const int64_t outer = in_.enter(n_words - 2, "words of instruction");
@@ -156,7 +156,8 @@ class Decoder {
       case 9: instr.body = read_order(); break;
       case 10: instr.body = read_distance(); break;
       case 11: instr.body = read_pull(); break;
-      default: instr.body = read_proto(); break;
+      case 12: instr.body = read_proto(); break;
+      default: instr.body = read_inverse(); break;
     }
     in_.leave(outer, "instruction");
     return instr;
@@ -486,6 +487,17 @@ class Decoder {
     if (!out.has_loss && !out.has_right && !out.has_x && !out.has_y) refuse(where("PROTO"), "a result", "none");
     const int64_t dims[] = {out.n, out.m};
     count(product(dims, 2) * (Checked(out.features) * 3 + 1));
+    return out;
+  }
+
+  InverseSpec read_inverse() {
+    InverseSpec out{};
+    out.dtype = DType(in_.next("dtype of INVERSE", 0, 1));
+    const int64_t dims[] = {out.count = in_.next("matrices", 1, kMaxDim), out.n = in_.next("dim N", 1, kMaxDim), out.n};
+    out.x = read_operand(3, dims, Access::Read, out.dtype, "X");
+    out.out = read_operand(3, dims, Access::Write, out.dtype, "OUT");
+    if (out.n > 1 && out.out.stride[2] != 1) refuse(where("OUT"), "rows side by side", "stride " + std::to_string(out.out.stride[2]));
+    count(product(dims, 3) * (Checked(out.n) + 1));
     return out;
   }
 

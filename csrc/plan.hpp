@@ -175,6 +175,13 @@ struct ProtoSpec {
   Operand loss, right, out_x, out_y;
 };
 
+// `count` matrices [n, n].
+struct InverseSpec {
+  DType dtype;
+  int64_t count, n;
+  Operand x, out;
+};
+
 struct SumSpec {
   int base;
   DType dtype;
@@ -195,7 +202,7 @@ struct LoopSpec {
 
 struct Instr {
   int tag;
-  std::variant<PassSpec, GemmSpec, GatherSpec, ScatterSpec, CumsumSpec, ArgReduceSpec, LoopSpec, ConvSpec, OrderSpec, DistanceSpec, PullSpec, ProtoSpec> body;
+  std::variant<PassSpec, GemmSpec, GatherSpec, ScatterSpec, CumsumSpec, ArgReduceSpec, LoopSpec, ConvSpec, OrderSpec, DistanceSpec, PullSpec, ProtoSpec, InverseSpec> body;
 };
 
 struct Block {

@@ -5,6 +5,7 @@
 #include "convolution.hpp"
 #include "distance.hpp"
 #include "index.hpp"
+#include "inverse.hpp"
 #include "loop.hpp"
 #include "pass.hpp"
 #include "product.hpp"
@@ -59,6 +60,10 @@ std::unique_ptr<Instruction> bind(const Instr& instr, const Kernels& kernels, co
           [&](const ProtoSpec& s) -> std::unique_ptr<Instruction> {
             if (s.dtype == F32) return std::make_unique<Proto<float>>(tag, s, kernels, program.plan());
             return std::make_unique<Proto<double>>(tag, s, kernels, program.plan());
+          },
+          [&](const InverseSpec& s) -> std::unique_ptr<Instruction> {
+            if (s.dtype == F32) return std::make_unique<Inverse<float>>(tag, s, kernels);
+            return std::make_unique<Inverse<double>>(tag, s, kernels);
           },
           [&](const LoopSpec& s) -> std::unique_ptr<Instruction> { return std::make_unique<Loop>(tag, s, program); },
       },

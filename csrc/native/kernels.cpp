@@ -17,6 +17,7 @@ namespace FASTMETA_TARGET {
 #include "packed_distances.hpp"
 #include "distances.hpp"
 #include "weighted_rows.hpp"
+#include "inverse_tiles.hpp"
 #include "pull_products.hpp"
 #include "pull_tiles.hpp"
 #include "proto_rows.hpp"
@@ -36,6 +37,7 @@ __attribute__((noinline)) static Kernels make_kernels() {
   fill_pulls(k);
   fill_pulls_by_products(k);
   fill_protos(k);
+  fill_inverses(k);
   fill_rows(k);
   fill_elementwise(k);
   fill_tiles(k);

@@ -183,6 +183,18 @@ constexpr int64_t proto_scratch(int64_t m, int64_t features, int64_t size) {
   return row * (1 + 2 * m) + m * (1 + line) + (m + 3) * kProtoRows + packed + 8 * line;
 }
 
+// The next rows of a matrix [n, n] that is being inverted where it stands: kInverseRows of them, or what is left.
+constexpr int64_t kInverseRows = 8;
+template <class T>
+struct InverseArgs {
+  int64_t n;
+  T* matrix;
+  int64_t row;
+  const T* least;  // [n]: pivots that are not above it are rounding only, and make everything NaN
+  T* scratch;      // inverse_scratch() elements
+};
+constexpr int64_t inverse_scratch(int64_t n, int64_t size) { return kInverseRows * (lines(n, size) + lines(n, size)); }
+
 // One micro-op on a tile of `rows` x `cols`: dst(r, c) = op(x(r, c), y(r, c), z(r, c)).
 // dst has unit column stride; each argument has column stride 1, or 0 where the variant says so.
 struct TileArgs {
@@ -241,6 +253,8 @@ struct Kernels {
   RowsFn scatter_rows[3];  // [F32, F64, I32]
   void (*proto_f32)(const ProtoArgs<float>&);
   void (*proto_f64)(const ProtoArgs<double>&);
+  void (*inverse_f32)(const InverseArgs<float>&, int64_t from);
+  void (*inverse_f64)(const InverseArgs<double>&, int64_t from);
   TileFn tile[kMaxOps][3][kVariants];  // [micro-op][F32, F64, I32][variant]; nullptr where the op has no such type
   TileFn cast[4][4];                   // [source dtype][target dtype], unit column strides
   ReduceFn reduce[4][3];               // [mode][F32, F64, I32]

@@ -12,7 +12,7 @@ namespace fastmeta {
 namespace {
 
 constexpr int64_t kFewGroups = 16, kMostGroups = 64;
-constexpr int64_t kMostSumBytes = int64_t{64} << 20;
+constexpr int64_t kMostSumBytes = int64_t{1} << 20;
 constexpr int64_t kSumPart = 1 << 14;  // elements of one part of the final addition
 
 }  // namespace

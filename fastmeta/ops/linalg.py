@@ -11,7 +11,7 @@ from fastmeta.errors import expected
 from fastmeta.ops import elementwise as ew
 from fastmeta.ops.product import matmul
 from fastmeta.ops.reduce import total
-from fastmeta.ops.shape import broadcast, reshape
+from fastmeta.ops.shape import broadcast
 from fastmeta.ops.structure import Loop, loop
 from fastmeta.program import DTYPES, FLOATS, Graph, Primitive, Program, Shape, Var
 
@@ -51,11 +51,9 @@ def _inverse_tangent(i: int, t: Var, ins: tuple[Var, ...], attrs: tuple[Any, ...
 
 
 def eliminate(x: Var) -> Var:
-    """The inverse in other primitives: a loop of Gauss-Jordan steps, each on all matrices; a pivot of rounding only gives NaN."""
-    n = x.shape[-1]
-    b = x.size // (n * n)
-    whole, vector = (b, n, n), (b, n)
-    flat = reshape(x, whole)
+    """The inverses of matrices [b, n, n] in other primitives: a loop of Gauss-Jordan steps, each on all; a pivot of rounding only gives NaN."""
+    b, n, _ = whole = x.shape
+    vector = (b, n)
     numbers = np.arange(n, dtype=np.int32)
 
     def chosen(x: Var, at: Var, axis: int) -> Var:
@@ -74,10 +72,10 @@ def eliminate(x: Var) -> Var:
     body = Program([least, a, k], [ew.where(broadcast(here, whole, (1,)), rows, others)], g)
 
     g = x.graph
-    diagonal = total(ew.where(broadcast(g.array(np.eye(n, dtype=bool)), whole, (1, 2)), flat, 0.0), (2,))
+    diagonal = total(ew.where(broadcast(g.array(np.eye(n, dtype=bool)), whole, (1, 2)), x, 0.0), (2,))
     least = ew.multiply(ew.apply(ew.ABS, diagonal), n * float(np.finfo(DTYPES[x.dtype]).eps))
-    (inverse,) = loop(g, Loop(body, 1, 1, 1, 0, 0, n), (least, flat, g.array(numbers)))
-    return reshape(inverse, x.shape)
+    (inverse,) = loop(g, Loop(body, 1, 1, 1, 0, 0, n), (least, x, g.array(numbers)))
+    return inverse
 
 
 # Only symmetric positive definite matrices: what needs no exchange of rows.  Others give NaN throughout.

@@ -19,7 +19,7 @@ def prepare(p: Program, kernels: bool = True) -> Program:
     verify = config.debug()
     if not kernels:
         p = unfused(p)
-    for step in (simplify, unroll, simplify, expand, lay_out, hoist, recompute):
+    for step in (simplify, unroll, simplify, lambda p: expand(p, kernels), lay_out, hoist, recompute):
         p = check(step(p)) if verify else step(p)
     return p
 

@@ -13,6 +13,7 @@ import numpy as np
 from fastmeta.ops import elementwise as ew
 from fastmeta.ops.distance import DISTANCE, DISTANCE_PULL, KERNEL_METRICS, PULL_METRICS
 from fastmeta.ops.index import GATHER, SCATTER_ADD
+from fastmeta.ops.linalg import INVERSE
 from fastmeta.ops.order import ARGSORT
 from fastmeta.ops.product import MATMUL
 from fastmeta.ops.proto import PARTS, PROTO
@@ -29,7 +30,7 @@ from fastmeta.program import ARRAY, CONST, DTYPES, Program, Shape, Var
 
 MAGIC, VERSION = 0x464D504C, 1
 B_INPUT, B_OUTPUT, B_CONST, B_SHARED, B_ARENA, B_SLICE, B_SUM, B_CARRY = range(8)
-PASS, GEMM, I_GATHER, I_SCATTER, I_CUMSUM, I_ARGREDUCE, I_LOOP, I_CONV, I_ORDER, I_DISTANCE, I_PULL, I_PROTO = range(1, 13)
+PASS, GEMM, I_GATHER, I_SCATTER, I_CUMSUM, I_ARGREDUCE, I_LOOP, I_CONV, I_ORDER, I_DISTANCE, I_PULL, I_PROTO, I_INVERSE = range(1, 14)
 SIZE = {0: 4, 1: 8, 2: 4, 3: 1}
 
 
@@ -235,6 +236,8 @@ class Block:
             self.pull(g)
         elif v.op is PROTO:
             self.proto(g)
+        elif v.op is INVERSE:
+            self.inverse(v)
         else:
             self.indexed(v)
 
@@ -430,6 +433,12 @@ class Block:
             payload += _operand(self.place(v))
         self.e.flops += 2 * n * m * features * self.times * (1 + sum(bool(v.shape) for v in (first, *g.twins)))
         self.instruction(I_PROTO, first, [*payload, *self.results(g, PARTS)], n * m * (3 * features + 1))
+
+    def inverse(self, v: Var) -> None:
+        self.allocate(v)
+        count, n = v.shape[:2]
+        self.e.flops += 2 * v.size * n * self.times
+        self.instruction(I_INVERSE, v, [CODES[v.dtype], count, n, *_operand(self.place(v.ins[0])), *_operand(self.place(v))], 2 * v.size * (n + 1))
 
     def first(self, g: Group) -> Var:
         """The first of several results of an instruction, all of them allocated."""

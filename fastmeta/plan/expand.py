@@ -1,4 +1,4 @@
-"""Expansion: pooling in comparisons and selections over strided slices, inverses in a loop of eliminations; passes over elements run both."""
+"""Expansion: pooling in comparisons and selections over strided slices, inverses in a loop of eliminations where no kernel is; passes over elements run both."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from fastmeta.program import DTYPES, FLOATS, Graph, Program, Shape, Var
 from fastmeta.transforms.pooling import pointwise
 
 
-def expand(p: Program) -> Program:
-    """The program without pooling and inverses, its loops' bodies included."""
+def expand(p: Program, kernels: bool = True) -> Program:
+    """The program without pooling and, for a backend without ``kernels``, inverses, its loops' bodies included."""
     tiled: dict[int, Var] = {}  # a map [N, H, W, C] that is a reshape of tiles -> the tiles [N, OH, KH, OW, KW, C]
     numbers: dict[int, Var] = {}  # positions as int32 -> the same as numbers of the map's dtype
 
@@ -30,9 +30,9 @@ def expand(p: Program) -> Program:
 
     def visit(g: Graph, v: Var, ins: tuple[Any, ...], env: list[Any]) -> Any:
         if v.op is LOOP:
-            return loop(g, v.attrs[0]._replace(body=_body(v.attrs[0].body)), ins)
+            return loop(g, v.attrs[0]._replace(body=_body(v.attrs[0].body, kernels)), ins)
         if v.op is INVERSE:
-            return eliminate(ins[0])
+            return inverted(ins[0], kernels)
         if v.op is POOL_INDEX:
             at = where_maximum(ins[0], ins[0], *v.attrs)[1]
             y = cast(at, "i32")
@@ -98,11 +98,21 @@ def seen(x: Var, view: Callable[[Var], Var], depth: int = 4) -> Var:
     return view(x)
 
 
-def _body(p: Program) -> Program:
-    done = p.memo.get("expanded")
+def _body(p: Program, kernels: bool) -> Program:
+    name = "expanded" if kernels else "expanded, no kernels"
+    done = p.memo.get(name)
     if done is None:
-        done = p.memo["expanded"] = expand(p)
+        done = p.memo[name] = expand(p, kernels)
     return done
+
+
+def inverted(x: Var, kernels: bool) -> Var:
+    """The inverses of x as a row of matrices."""
+    if not x.size:
+        return x
+    n = x.shape[-1]
+    matrices = reshape(x, (x.size // (n * n), n, n))
+    return reshape(x.graph.emit(INVERSE, (matrices,)) if kernels else eliminate(matrices), x.shape)
 
 
 def where_maximum(z: Var, x: Var, window: Pair, stride: Pair) -> tuple[Var, Var]:

@@ -1,0 +1,61 @@
+// The inverse of a symmetric positive definite matrix, where it stands: Gauss-Jordan elimination by blocks of rows.
+//
+// Included INSIDE the target's namespace, after weighted_rows.hpp.  Such matrices need no exchange of rows.  The rows of a
+// block are eliminated by each other in a panel that stays in the first-level cache; all others then take in one go what
+// they would have taken row by row, as products, which is nearly all of the work.
+#pragma once
+
+// row -= by * other, in whole vectors
+template <class T>
+FASTMETA_INLINE void subtract_row(T* row, T by, const T* other, int64_t width) {
+  using S = Simd<T>;
+  const auto factor = S::splat(-by);
+  for (int64_t k = 0; k < width; k += S::lanes) S::store(row + k, S::fma(factor, S::load(other + k), S::load(row + k)));
+}
+
+template <class T>
+void inverse_block(const InverseArgs<T>& g, int64_t from) {
+  using S = Simd<T>;
+  const int64_t n = g.n, width = lines(n, sizeof(T)), size = n - from < kInverseRows ? n - from : kInverseRows, after = from + size;
+  T *const panel = g.scratch, *const weight = panel + kInverseRows * width;
+  const T* const least = g.least;
+  T* const rows = g.matrix + from * g.row;
+  for (int64_t p = 0; p < size; p++) {
+    for (int64_t k = 0; k < n; k++) panel[p * width + k] = rows[p * g.row + k];
+    for (int64_t k = n; k < width; k++) panel[p * width + k] = 0;
+  }
+  for (int64_t p = 0; p < size; p++) {
+    T* const row = panel + p * width;
+    const T found = row[from + p], pivot = found > least[from + p] ? found : T(__builtin_nan(""));
+    const auto by = S::splat(pivot);
+    row[from + p] = 1;
+    for (int64_t k = 0; k < width; k += S::lanes) S::store(row + k, S::load(row + k) / by);
+    for (int64_t r = 0; r < size; r++) {
+      if (r == p) continue;
+      const T other = panel[r * width + from + p];
+      panel[r * width + from + p] = 0;
+      subtract_row(panel + r * width, other, row, width);
+    }
+  }
+  auto take = [&](int64_t first, int64_t end) {
+    if (first == end) return;
+    T* const out = g.matrix + first * g.row;
+    for (int64_t i = 0; i < end - first; i++) {
+      T* const taken = out + i * g.row + from;
+      for (int64_t p = 0; p < size; p++) {
+        weight[i * kInverseRows + p] = -taken[p];
+        taken[p] = 0;
+      }
+    }
+    weighted_rows<T>(end - first, n, {weight, kInverseRows, 1, panel, width, size, out, g.row, {out, g.row}});
+  };
+  take(0, from);
+  take(after, n);
+  for (int64_t p = 0; p < size; p++)
+    for (int64_t k = 0; k < n; k++) rows[p * g.row + k] = panel[p * width + k];
+}
+
+constexpr void fill_inverses(Kernels& k) {
+  k.inverse_f32 = inverse_block<float>;
+  k.inverse_f64 = inverse_block<double>;
+}
