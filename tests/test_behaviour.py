@@ -230,10 +230,11 @@ def test_same_bits_at_any_number_of_threads_and_run_to_run(threads: None) -> Non
         assert len(seen) == 1, tasks
 
 
+@pytest.mark.parametrize("rows", [4_000, 120_000])  # for a few threads, for any number
 @pytest.mark.parametrize("tasks", [3, 20])
-def test_same_bits_where_sums_are_too_large_for_each_group_to_have_its_own(tasks: int, threads: None) -> None:
+def test_same_bits_where_sums_are_too_large_for_each_group_to_have_its_own(tasks: int, rows: int, threads: None) -> None:
     x = np.random.default_rng(tasks).standard_normal((tasks, 50)).astype(F32)
-    w = np.linspace(-2, 2, 120_000 * 50, dtype=F32).reshape(-1, 50)
+    w = np.linspace(-2, 2, rows * 50, dtype=F32).reshape(-1, 50)
     f = fm.map_tasks(fm.value_and_grad(lambda w, x: fm.mean(fm.tanh(w * x))), in_axes=(None, 0), reduce="mean")
     seen = set()
     for count in (1, 2, 3, 8, 2, 1):

@@ -182,8 +182,10 @@ learner = fm.MAML(fm.models.Conv4(64, 5, (28, 28, 1)), inner_lr=0.4)
 f, args = learner.value_and_grad, (learner.init(0), (images(8, 5, 28, 1), labels(8, 5), images(8, 25, 28, 1), labels(8, 25)))
 """,
     "sums": """
-learner = fm.MAML(fm.models.MLP((784, 256, 64, 5)))
-f, args = learner.value_and_grad, (learner.init(0), (images(32, 5, 28, 1), labels(32, 5), images(32, 5, 28, 1), labels(32, 5)))
+fm.set_num_threads(8)  # a few would add theirs in turn
+model = fm.models.MLP((784, 512, 64, 5))
+f = fm.map_tasks(fm.grad(lambda p, x, y: fm.nn.cross_entropy(model(p, x), y)), in_axes=(None, 0, 0), reduce="mean")
+args = model.init(0), images(32, 5, 28, 1), labels(32, 5)
 """,
     "sums in turn": """
 learner = fm.MAML(fm.models.MLP((784, 3000, 5)))

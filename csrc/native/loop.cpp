@@ -12,7 +12,9 @@ namespace fastmeta {
 namespace {
 
 constexpr int64_t kFewGroups = 16, kMostGroups = 64;
-constexpr int64_t kMostSumBytes = int64_t{1} << 20;
+constexpr int64_t kMostSumBytes = int64_t{64} << 20;
+// A few workers add their sums in turn where those of all groups leave their caches; many would wait for each other.
+constexpr int64_t kFewWorkers = 4, kNearSumBytes = int64_t{1} << 20;
 constexpr int64_t kSumPart = 1 << 14;  // elements of one part of the final addition
 
 }  // namespace
@@ -20,7 +22,8 @@ constexpr int64_t kSumPart = 1 << 14;  // elements of one part of the final addi
 int64_t group_count(int64_t length) { return length <= kFewGroups ? length : std::clamp(length / 2, kFewGroups, kMostGroups); }
 
 GroupSums::GroupSums(int64_t groups, int64_t bytes, int64_t workers)
-    : by_group(groups <= 1 || groups * bytes <= kMostSumBytes), count(by_group ? groups : std::min(groups, workers)) {}
+    : by_group(groups <= 1 || groups * bytes <= (workers <= kFewWorkers ? kNearSumBytes : kMostSumBytes)),
+      count(by_group ? groups : std::min(groups, workers)) {}
 
 struct Loop::Groups {
   int64_t length, count;

@@ -27,4 +27,4 @@ def prepare(p: Program, kernels: bool = True) -> Program:
 def make_plan(p: Program, kernels: bool = True) -> Plan:
     """The plan of a program; see `prepare`."""
     ready = prepare(p, kernels)
-    return Encoder(ready).plan(ready)
+    return Encoder(ready, kernels).plan(ready)

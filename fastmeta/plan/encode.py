@@ -57,9 +57,10 @@ def bytes_of(v: Var) -> int:
 
 
 class Encoder:
-    """Collects bases, constants and blocks of one plan."""
+    """Collects bases, constants and blocks of one plan; without ``kernels`` a product never adds to a sum over iterations itself."""
 
-    def __init__(self, p: Program) -> None:
+    def __init__(self, p: Program, kernels: bool = True) -> None:
+        self.kernels = kernels
         self.bases: list[tuple[int, int, int, int]] = []
         self.consts = bytearray()
         self.const_at: dict[Any, int] = {}
@@ -314,7 +315,10 @@ class Block:
         operands = [(self.place(w.ins[0]), self.place(w.ins[1])) for w in g.products]
         cin_place = self.over(cin, first.shape) if cin is not None else None
         tail = next((v for v in reversed(epilogue.members) if v.dtype == core.dtype and self.lives.stored(v, g)), None)
-        if self.lives.stored(core, g) or tail is None or not self.overwritable(core, tail, epilogue):
+        added = self.e.kernels and core.id in self.sums and cin is None and not epilogue.members and not self.lives.readers.get(core.id)
+        if added:  # by the product itself
+            self.spots[core.id] = self.sums[core.id]
+        elif self.lives.stored(core, g) or tail is None or not self.overwritable(core, tail, epilogue):
             self.allocate(core, old=self.lives.dying_addend(core, cin, g, self.index))
             if not self.lives.stored(core, g):
                 self.lives.until(core, self.index)
@@ -334,9 +338,10 @@ class Block:
             work += 2 * first.size * inner if matrices else flops(w)
         self.e.flops += work * self.times
         payload += _operand(c_place)
-        payload += [0] if cin_place is None else [1, *_operand(cin_place)]
-        todo = [epilogue, *rest] if epilogue.members or core.id in self.sums else rest
-        words, extra = self.phases(g, todo, core)
+        addend = c_place if added else cin_place
+        payload += [0] if addend is None else [1, *_operand(addend)]
+        todo = [epilogue, *rest] if epilogue.members or core.id in self.sums and not added else rest
+        words, extra = self.phases(g, todo, None if added else core)
         self.instruction(GEMM if matrices else I_CONV, core, [*payload, len(todo), *words], 2 * work + prod(first.shape) * 4 + extra)
 
     def absorb(self, g: Group, rows: Phase | None) -> tuple[float, Var | None, Var, set[int]]:
