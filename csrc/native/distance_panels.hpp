@@ -42,12 +42,6 @@ __attribute__((noinline)) void panel_tile(const T* panel, const T* y, int64_t y_
   }
 }
 
-template <class T>
-struct ProductOf {
-  using V = typename Simd<T>::V;
-  static constexpr bool centred = false;
-  static FASTMETA_INLINE V add(V x, V y, V, V sum) { return Simd<T>::fma(x, y, sum); }
-};
 template <class Metric> struct IsProduct { static constexpr bool yes = false; };
 template <class T> struct IsProduct<ProductOf<T>> { static constexpr bool yes = true; };
 

@@ -10,7 +10,7 @@ template <class T>
 struct SquaredDifference {
   using S = Simd<T>;
   using V = typename S::V;
-  static constexpr bool scaled = false, absolute = false, centred = false;
+  static constexpr bool scaled = false, absolute = false, centred = false, squares = false;
   static FASTMETA_INLINE V add(V x, V y, V, V sum) {
     const V d = x - y;
     return S::fma(d, d, sum);
@@ -21,7 +21,7 @@ template <class T>
 struct AbsoluteDifference {
   using S = Simd<T>;
   using V = typename S::V;
-  static constexpr bool scaled = false, absolute = true, centred = false;
+  static constexpr bool scaled = false, absolute = true, centred = false, squares = false;
   static FASTMETA_INLINE V add(V x, V y, V, V sum) {
     const V d = x - y;
     const typename S::I sign = (typename S::I)S::splat(T(-0.0));
@@ -34,7 +34,7 @@ template <class T>
 struct DirectionDifference {
   using S = Simd<T>;
   using V = typename S::V;
-  static constexpr bool scaled = true, absolute = false, centred = false;
+  static constexpr bool scaled = true, absolute = false, centred = false, squares = false;
   // y is minus the direction
   static FASTMETA_INLINE V add(V x, V y, V scale, V sum) {
     const V d = S::fma(scale, x, y);
@@ -42,11 +42,23 @@ struct DirectionDifference {
   }
   static FASTMETA_INLINE T finish(T sum, T x_scale, T y_scale) { return x_scale == 0 || y_scale == 0 ? T(1) : sum * T(0.5); }
 };
+template <class T>
+struct ProductOf {
+  using V = typename Simd<T>::V;
+  static constexpr bool scaled = false, absolute = false, centred = false, squares = false;
+  static FASTMETA_INLINE V add(V x, V y, V, V sum) { return Simd<T>::fma(x, y, sum); }
+  static FASTMETA_INLINE T finish(T sum, T, T) { return sum; }
+};
+// and the squared length of x, beside
+template <class T>
+struct ProductAndSquare : ProductOf<T> {
+  static constexpr bool squares = true;
+};
 // (x - centre) y, for PROTO
 template <class T>
 struct CentredProduct {
   using V = typename Simd<T>::V;
-  static constexpr bool scaled = false, absolute = false, centred = true;
+  static constexpr bool scaled = false, absolute = false, centred = true, squares = false;
   static FASTMETA_INLINE V add(V x, V y, V, V sum) { return Simd<T>::fma(x, y, sum); }
   static FASTMETA_INLINE T finish(T sum, T, T) { return sum; }
 };
@@ -116,16 +128,16 @@ __attribute__((noinline)) void distance_tile(const DistanceArgs<T>& g, const T* 
   using S = Simd<T>;
   using V = typename S::V;
   using M = Metric<T>;
-  constexpr int L = S::lanes, padded = kLaneSums<T, NR>;
+  constexpr int L = S::lanes, all = NR + M::squares, padded = kLaneSums<T, all>;
   const int64_t ahead = MR * g.x_row;
   const bool first = from == 0, last = to == g.features;
-  for (sums += m0 * NR * L; m0 < m1; m0 += MR, sums += MR * NR * L) {
+  for (sums += m0 * all * L; m0 < m1; m0 += MR, sums += MR * all * L) {
     V acc[MR][padded], x_scale[MR];
     const T *x[MR], *y[NR];
     FASTMETA_UNROLL
     for (int i = 0; i < MR; i++) {
       FASTMETA_UNROLL
-      for (int j = 0; j < padded; j++) acc[i][j] = first || j >= NR ? V{} : S::load(sums + (i * NR + j) * L);
+      for (int j = 0; j < padded; j++) acc[i][j] = first || j >= all ? V{} : S::load(sums + (i * all + j) * L);
       x[i] = g.x + (m0 + i) * g.x_row;
       x_scale[i] = M::scaled ? S::splat(x_norm[m0 + i]) : V{};
     }
@@ -138,6 +150,7 @@ __attribute__((noinline)) void distance_tile(const DistanceArgs<T>& g, const T* 
         a[i] = load(x[i] + k);
         if constexpr (M::centred) a[i] -= load(g.centre + k);
         FASTMETA_PIN(a[i]);
+        if constexpr (M::squares) acc[i][NR] = S::fma(a[i], a[i], acc[i][NR]);
       }
       FASTMETA_UNROLL
       for (int j = 0; j < NR; j++) {
@@ -163,11 +176,12 @@ __attribute__((noinline)) void distance_tile(const DistanceArgs<T>& g, const T* 
     for (int i = 0; i < MR; i++) {
       if (!last) {
         FASTMETA_UNROLL
-        for (int j = 0; j < NR; j++) S::store(sums + (i * NR + j) * L, acc[i][j]);
+        for (int j = 0; j < all; j++) S::store(sums + (i * all + j) * L, acc[i][j]);
         continue;
       }
       T sum[padded];
-      store_lane_sums<T, NR>(acc[i], sum);
+      store_lane_sums<T, all>(acc[i], sum);
+      if constexpr (M::squares) g.squares[m0 + i] = sum[NR];
       T* out = g.out + (m0 + i) * g.out_x + n0 * g.out_y;
       FASTMETA_UNROLL
       for (int j = 0; j < NR; j++)
@@ -189,31 +203,40 @@ inline void distance_rows(const DistanceArgs<T>& g, const T* x_norm, int64_t n, 
   if (m < g.x_rows) distance_tile<T, Metric, 1, NR>(g, x_norm, m, g.x_rows, n, from, to, sums);
 }
 
-// A few rows of x pass by a few rows of y, a piece of their features at a time, which stays in the first-level cache; rows of
-// y as many as stay in the second.
+// Rows of y at a time, and the piece of their features, which stays in the first-level cache.
+constexpr int kLongRows = 5;
+template <class T>
+FASTMETA_INLINE int64_t long_piece(int64_t features) {
+  return equal_pieces<T>(features, (16 << 10) / int64_t(sizeof(T)) / kLongRows);
+}
+
+// f(m, rows, n, count, first) for rows m.. of x and n.. of y, a few by a few, those of y in blocks of nearly the same size; as many
+// of them as stay in the second-level cache before the next of x.  first: for these rows of x.
+template <class T, class F>
+FASTMETA_INLINE void by_blocks(const DistanceArgs<T>& g, int64_t x_rows, int64_t y_rows, const F& f) {
+  const int64_t fit = kBlockBytes / int64_t(sizeof(T)) / g.features, step = fit < 32 ? 32 : fit;
+  for (int64_t n0 = 0; n0 < g.y_rows; n0 += step) {
+    const int64_t some = n0 + step < g.y_rows ? step : g.y_rows - n0, blocks = (some + y_rows - 1) / y_rows;
+    for (int64_t m = 0; m < g.x_rows; m += x_rows)
+      for (int64_t i = 0; i < blocks; i++) f(m, m + x_rows < g.x_rows ? x_rows : g.x_rows - m, n0 + some * i / blocks, some * (i + 1) / blocks - some * i / blocks, i == 0);
+  }
+}
 
 template <class T, template <class> class Metric>
 inline void distances_of_long_rows(const DistanceArgs<T>& g) {
-  constexpr int64_t L = Simd<T>::lanes, few = 32, cached = 16 << 10;
-  constexpr int NR = 5;
-  const int64_t fit = kBlockBytes / int64_t(sizeof(T)) / g.features, step = fit < 32 ? 32 : fit;
-  const int64_t piece = equal_pieces<T>(g.features, cached / int64_t(sizeof(T)) / NR);
-  alignas(64) T sums[few * NR * L];
+  constexpr int64_t few = 32;
+  const int64_t piece = long_piece<T>(g.features);
+  alignas(64) T sums[few * kLongRows * Simd<T>::lanes];
   DistanceArgs<T> h = g;
-  for (int64_t n0 = 0; n0 < g.y_rows; n0 += step) {
-    const int64_t rows = n0 + step < g.y_rows ? step : g.y_rows - n0, blocks = (rows + NR - 1) / NR;
-    for (int64_t m = 0; m < g.x_rows; m += few) {
-      h.x_rows = m + few < g.x_rows ? few : g.x_rows - m;
-      h.x = g.x + m * g.x_row;
-      h.out = g.out + m * g.out_x;
-      T x_norm[few];
-      if constexpr (Metric<T>::scaled)
-        for (int64_t i = 0; i < h.x_rows; i++) x_norm[i] = inverse_length(h.x + i * h.x_row, h.features);
-      for (int64_t i = 0; i < blocks; i++) {
-        const int64_t n = rows * i / blocks, count = rows * (i + 1) / blocks - n;
-        for (int64_t k = 0; k < g.features; k += piece)
-          distance_rows<T, Metric, NR>(h, x_norm, n0 + n, count, k, k + piece < g.features ? k + piece : g.features, sums);
-      }
-    }
-  }
+  T x_norm[few];
+  by_blocks<T>(g, few, kLongRows, [&](int64_t m, int64_t rows, int64_t n, int64_t count, bool first) __attribute__((always_inline)) {
+    h.x_rows = rows;
+    h.x = g.x + m * g.x_row;
+    h.out = g.out + m * g.out_x;
+    if constexpr (Metric<T>::scaled)
+      if (first)
+        for (int64_t i = 0; i < rows; i++) x_norm[i] = inverse_length(h.x + i * h.x_row, h.features);
+    for (int64_t k = 0; k < g.features; k += piece)
+      distance_rows<T, Metric, kLongRows>(h, x_norm, n, count, k, k + piece < g.features ? k + piece : g.features, sums);
+  });
 }

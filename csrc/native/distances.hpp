@@ -1,6 +1,6 @@
 // The kernels of DISTANCE, by the length of rows.
 //
-// Included INSIDE the target's namespace, after distance_tiles.hpp, distance_panels.hpp and packed_distances.hpp.
+// Included INSIDE the target's namespace, after distance_tiles.hpp, distance_panels.hpp, long_cosines.hpp and packed_distances.hpp.
 #pragma once
 
 // Whether transposing rows of x costs more than what sums of packed rows of y leave to add: with many registers, of long rows, and
@@ -36,8 +36,10 @@ template <class T, template <class> class Metric>
 void distances(const DistanceArgs<T>& g) {
   if constexpr (kPacks<T>)
     if (packs<T, Metric>(g)) return PackedDistances<T, Metric>(g).run();
-  if (short_rows(g.features, sizeof(T))) PanelDistances<T, Metric>(g).run();
-  else distances_of_long_rows<T, Metric>(g);
+  if (short_rows(g.features, sizeof(T))) return PanelDistances<T, Metric>(g).run();
+  if constexpr (Metric<T>::scaled)
+    if (g.y_rows >= LongCosines<T>::fewest) return LongCosines<T>(g).run();
+  distances_of_long_rows<T, Metric>(g);
 }
 template <class T, template <class> class Metric>
 constexpr DistanceFns<T> kDistances = {distance_scratch<T, Metric>, prepare_distances<T, Metric>, distances<T, Metric>};

@@ -13,6 +13,7 @@ namespace FASTMETA_TARGET {
 #include "winograd_tiles.hpp"
 #include "distance_tiles.hpp"
 #include "distance_panels.hpp"
+#include "long_cosines.hpp"
 #include "packed_rows.hpp"
 #include "packed_distances.hpp"
 #include "distances.hpp"

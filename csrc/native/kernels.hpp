@@ -118,6 +118,7 @@ struct DistanceArgs {
   T* out;
   int64_t out_x, out_y;
   const T* centre;  // inside PROTO
+  T* squares;       // of rows of x, where they are asked for
 };
 template <class T>
 struct DistanceFns {

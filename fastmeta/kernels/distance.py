@@ -16,8 +16,8 @@ from fastmeta.ops import distance as kernels
 from fastmeta.ops.linalg import positive_definite
 from fastmeta.trace import Array, located
 
-# Where a kernel of differences costs no more than products of matrices: rows with and without derivatives, features.
-FEW_ROWS, SOME_ROWS, SHORT = 10, 32, 128
+FEW_ROWS = 10  # whose derivatives cost no more by differences than by products of matrices
+SHORT = 128  # features
 ONE_PASS_WORK = 1 << 21  # pairs times features
 
 
@@ -100,10 +100,8 @@ def in_one_pass(x: Array, y: Array) -> bool:
 
 
 def _squared(x: Array, y: Array) -> Array:
-    rows = min(x.shape[0], y.shape[0])
-    if rows <= SOME_ROWS or x.shape[1] <= SHORT:
-        return fused(kernels.SQUARED if rows <= FEW_ROWS else kernels.SQUARED_BY_PRODUCTS, _sqeuclidean, x, y)
-    return _sqeuclidean(x, y)
+    few = min(x.shape[0], y.shape[0]) <= FEW_ROWS
+    return fused(kernels.SQUARED if few else kernels.SQUARED_BY_PRODUCTS, _sqeuclidean, x, y)
 
 
 def _sqeuclidean(x: Array, y: Array) -> Array:
