@@ -1,8 +1,9 @@
-"""Plans: what backends run.  A program is unrolled, simplified, expanded, laid out, hoisted, rid of long-lived values, fused and encoded."""
+"""Plans: what backends run.  A program is unrolled, simplified, expanded, rid of products that can wait, laid out, hoisted, rid of long-lived values, fused and encoded."""
 
 from __future__ import annotations
 
 from fastmeta import config
+from fastmeta.plan.defer import defer
 from fastmeta.plan.encode import Encoder, Plan
 from fastmeta.plan.expand import expand
 from fastmeta.plan.hoist import hoist
@@ -19,7 +20,7 @@ def prepare(p: Program, kernels: bool = True) -> Program:
     verify = config.debug()
     if not kernels:
         p = unfused(p)
-    for step in (simplify, unroll, simplify, lambda p: expand(p, kernels), lay_out, hoist, recompute):
+    for step in (simplify, unroll, simplify, lambda p: expand(p, kernels), defer, lay_out, hoist, recompute):
         p = check(step(p)) if verify else step(p)
     return p
 

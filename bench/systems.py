@@ -1,0 +1,271 @@
+"""Episodes of other few-shot systems than MAML against JAX: `python -m bench.systems [NAMES] [--rounds 6] [--out F]`.
+
+Each is written once, as its paper's users write it, and run by both libraries: the mean loss over a meta-batch and its gradient to
+the shared parameters, by `map_tasks(value_and_grad)` here and by `jit(vmap(value_and_grad))` there.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from bench.__main__ import begin, show
+from bench.distances import agree
+
+f32 = np.float32
+rng = np.random.default_rng(0)
+
+
+class System(NamedTuple):
+    """``episode(L, params, *data)`` is the loss of one task in library L; data have a leading task axis."""
+
+    params: Any
+    data: tuple[np.ndarray, ...]
+    episode: Callable[..., Any]
+
+
+def normal(*shape: int, scale: float = 1.0) -> np.ndarray:
+    return (scale * rng.standard_normal(shape)).astype(f32)
+
+
+def labels(tasks: int, n: int, ways: int = 5) -> np.ndarray:
+    return np.tile(np.arange(n, dtype=np.int32) % ways, (tasks, 1))
+
+
+def weights(*sizes: int) -> list[dict[str, np.ndarray]]:
+    return [{"w": normal(n, m, scale=(2 / n) ** 0.5), "b": np.zeros(m, f32)} for n, m in zip(sizes, sizes[1:], strict=False)]
+
+
+def mlp(L: Any, layers: Any, x: Any) -> Any:
+    for layer in layers[:-1]:
+        x = L.relu(x @ layer["w"] + layer["b"])
+    return x @ layers[-1]["w"] + layers[-1]["b"]
+
+
+def cross_entropy(L: Any, logits: Any, y: Any) -> Any:
+    return -L.np.mean(L.np.sum(L.log_softmax(logits, axis=-1) * L.one_hot(y, logits.shape[-1]), axis=-1))
+
+
+def lstm_gates(L: Any, z: Any, cell: Any) -> tuple[Any, Any]:
+    n = z.shape[-1] // 4
+    i, f, o, new = (z[..., k * n : (k + 1) * n] for k in range(4))
+    cell = L.sigmoid(f + 1.0) * cell + L.sigmoid(i) * L.np.tanh(new)
+    return L.sigmoid(o) * L.np.tanh(cell), cell
+
+
+def standard(L: Any, x: Any) -> Any:
+    x = x - L.np.mean(x, axis=-1, keepdims=True)
+    return x * L.rsqrt(L.np.mean(x * x, axis=-1, keepdims=True) + 1e-5)
+
+
+# ---- the systems
+
+
+def neural_process() -> System:
+    """Conditional neural process (Garnelo et al. 2018): encoder, mean, decoder; 10 points seen, 40 asked."""
+
+    def episode(L: Any, p: Any, xs: Any, ys: Any, xq: Any, yq: Any) -> Any:
+        seen = L.np.mean(mlp(L, p["encoder"], L.concat([xs, ys], axis=-1)), axis=0)
+        out = mlp(L, p["decoder"], L.concat([L.np.broadcast_to(seen, (40, 128)), xq], axis=-1))
+        spread = 0.1 + 0.9 * L.np.log(1.0 + L.np.exp(out[:, 1:]))
+        return L.np.mean(L.np.log(spread) + 0.5 * ((yq - out[:, :1]) / spread) ** 2)
+
+    return System({"encoder": weights(2, 128, 128, 128), "decoder": weights(129, 128, 128, 2)}, (normal(32, 10, 1), normal(32, 10, 1), normal(32, 40, 1), normal(32, 40, 1)), episode)
+
+
+def ridge_head() -> System:
+    """R2-D2 (Bertinetto et al. 2019): ridge regression on embeddings, 5-way 5-shot, 75 queries."""
+
+    def episode(L: Any, p: Any, xs: Any, ys: Any, xq: Any, yq: Any) -> Any:
+        s, q = mlp(L, p, xs), mlp(L, p, xq)
+        kernel = s @ s.T + 10.0 * np.eye(25, dtype=f32)
+        return cross_entropy(L, q @ (s.T @ (L.inverse(kernel) @ L.one_hot(ys, 5))), yq)
+
+    return System(weights(64, 128, 64), (normal(32, 25, 64), labels(32, 25), normal(32, 75, 64), labels(32, 75)), episode)
+
+
+def deep_kernel() -> System:
+    """Deep kernel transfer (Patacchiola et al. 2020), its prediction: a Gaussian process on embeddings, 30 points seen and asked."""
+
+    def episode(L: Any, p: Any, xs: Any, ys: Any, xq: Any, yq: Any) -> Any:
+        def kernel(a: Any, b: Any) -> Any:
+            return L.np.exp(L.np.minimum(a @ b.T - 0.5 * L.np.sum(a * a, axis=-1)[:, None] - 0.5 * L.np.sum(b * b, axis=-1), 0.0))
+
+        s, q = L.np.tanh(mlp(L, p, xs)), L.np.tanh(mlp(L, p, xq))
+        return L.np.mean((kernel(q, s) @ (L.inverse(kernel(s, s) + 0.1 * np.eye(30, dtype=f32)) @ ys) - yq) ** 2)
+
+    return System(weights(1, 40, 40, 16), (normal(32, 30, 1), normal(32, 30, 1), normal(32, 30, 1), normal(32, 30, 1)), episode)
+
+
+def weight_generator() -> System:
+    """A hypernetwork: what a set encoder makes of 10 points is all 1,153 weights of a 1-32-32-1 network."""
+
+    def episode(L: Any, p: Any, xs: Any, ys: Any, xq: Any, yq: Any) -> Any:
+        task = L.np.mean(mlp(L, p["encoder"], L.concat([xs, ys], axis=-1)), axis=0)
+        w = mlp(L, p["generator"], task[None])[0]
+        h = L.relu(xq * w[:32] + w[32:64])
+        h = L.relu(h @ L.np.reshape(w[64:1088], (32, 32)) + w[1088:1120])
+        return L.np.mean((h @ L.np.reshape(w[1120:1152], (32, 1)) + w[1152] - yq) ** 2)
+
+    return System({"encoder": weights(2, 64, 64), "generator": weights(64, 64, 1153)}, (normal(32, 10, 1), normal(32, 10, 1), normal(32, 20, 1), normal(32, 20, 1)), episode)
+
+
+def relation_head() -> System:
+    """Relation module (Sung et al. 2018) on embeddings: every query beside every class, 75 x 5 pairs."""
+
+    def episode(L: Any, p: Any, xs: Any, xq: Any, yq: Any) -> Any:
+        s, q = mlp(L, p["embed"], xs), mlp(L, p["embed"], xq)
+        pairs = L.concat([L.np.broadcast_to(q[:, None], (75, 5, 64)), L.np.broadcast_to(s[None], (75, 5, 64))], axis=-1)
+        return L.np.mean((L.sigmoid(mlp(L, p["relate"], pairs))[..., 0] - L.one_hot(yq, 5)) ** 2)
+
+    return System({"embed": weights(64, 64, 64), "relate": weights(128, 64, 1)}, (normal(16, 5, 64), normal(16, 75, 64), labels(16, 75)), episode)
+
+
+def transformer() -> System:
+    """Regression in context (Garg et al. 2022): 2 layers, 4 heads, width 64, 41 tokens."""
+
+    def episode(L: Any, p: Any, x: Any, y: Any) -> Any:
+        h, earlier = x @ p["in"], np.tril(np.ones((41, 41), bool))
+        for layer in p["layers"]:
+            q, k, v = (L.np.permute_dims(L.np.reshape(standard(L, h) @ layer[n], (41, 4, 16)), (1, 0, 2)) for n in "qkv")
+            scores = L.np.where(earlier, q @ L.np.permute_dims(k, (0, 2, 1)) * 0.25, -1e9)
+            h = h + L.np.reshape(L.np.permute_dims(L.softmax(scores, axis=-1) @ v, (1, 0, 2)), (41, 64)) @ layer["o"]
+            u = standard(L, h) @ layer["up"]
+            h = h + (0.5 * u * (1.0 + L.np.tanh(0.797885 * (u + 0.044715 * u**3)))) @ layer["down"]
+        return L.np.mean((h @ p["out"] - y) ** 2)
+
+    layers = [{**{n: normal(64, 64, scale=0.12) for n in "qkvo"}, "up": normal(64, 256, scale=0.12), "down": normal(256, 64, scale=0.06)} for _ in range(2)]
+    return System({"in": normal(21, 64, scale=0.2), "out": normal(64, 1, scale=0.1), "layers": layers}, (normal(32, 41, 21), normal(32, 41, 1)), episode)
+
+
+def snail() -> System:
+    """SNAIL's parts (Mishra et al. 2018): dilated causal convolutions and causal attention over 26 labelled embeddings."""
+
+    def episode(L: Any, p: Any, x: Any, y: Any) -> Any:
+        for k, w in enumerate(p["convolutions"]):
+            before = L.concat([np.zeros((2**k, x.shape[1]), f32), x[: -(2**k)]], axis=0)
+            x = L.concat([x, L.np.tanh(x @ w[0] + before @ w[1])], axis=-1)
+        scores = L.np.where(np.tril(np.ones((26, 26), bool)), (x @ p["q"]) @ (x @ p["k"]).T * 0.25, -1e9)
+        return cross_entropy(L, L.concat([x, L.softmax(scores, axis=-1) @ (x @ p["v"])], axis=-1) @ p["out"], y)
+
+    params = {"convolutions": [normal(2, n, 64, scale=0.1) for n in (32, 96, 160)], "q": normal(224, 16, scale=0.1), "k": normal(224, 16, scale=0.1), "v": normal(224, 32, scale=0.1), "out": normal(256, 5, scale=0.1)}
+    return System(params, (normal(16, 26, 32), labels(16, 26)), episode)
+
+
+def memory() -> System:
+    """Memory-augmented network (Santoro et al. 2016): an LSTM that reads 128 slots by cosine and writes them, 50 steps of one example."""
+    slots, width, hidden, ways = 128, 20, 64, 5
+    empty = normal(slots, width, scale=0.1)  # slots that differ
+
+    def episode(L: Any, p: Any, x: Any, y: Any) -> Any:
+        target = L.one_hot(y, ways)
+
+        def step(state: Any, now: Any) -> Any:
+            h, cell, rows, write, read = state
+            h, cell = lstm_gates(L, now[0] @ p["w"] + h @ p["u"] + read @ p["r"] + p["b"], cell)
+            key = L.np.tanh(h @ p["key"])
+            rows = rows + write[:, None] * L.np.tanh(h @ p["add"])
+            near = L.softmax((rows @ key) * L.rsqrt(L.np.sum(rows * rows, axis=-1) + 1e-6) * L.rsqrt(L.np.sum(key * key) + 1e-6), axis=-1)
+            read = near @ rows
+            logits = L.concat([h, read], axis=0) @ p["out"]
+            return (h, cell, rows, 0.5 * write + 0.5 * near, read), -L.np.sum(L.log_softmax(logits, axis=-1) * now[1])
+
+        start = (np.zeros(hidden, f32), np.zeros(hidden, f32), empty, np.full(slots, 1 / slots, f32), np.zeros(width, f32))
+        shown = L.concat([x, L.concat([np.zeros((1, ways), f32), target[:-1]], axis=0)], axis=-1)
+        return L.np.mean(L.scan(step, start, (shown, target))[1])
+
+    shapes = {"w": (25 + ways, 4 * hidden), "u": (hidden, 4 * hidden), "r": (width, 4 * hidden), "key": (hidden, width), "add": (hidden, width), "out": (hidden + width, ways)}
+    return System({"b": np.zeros(4 * hidden, f32), **{n: normal(*s, scale=0.1) for n, s in shapes.items()}}, (normal(16, 50, 25), labels(16, 50)), episode)
+
+
+def learned_optimiser() -> System:
+    """Learning to learn by gradient descent (Andrychowicz et al. 2016): an LSTM of 20 units for each of 61 weights, 20 steps."""
+    hidden, n = 20, 61
+
+    def episode(L: Any, p: Any, theta: Any, x: Any, y: Any) -> Any:
+        def loss(theta: Any) -> Any:
+            h = L.np.tanh(x * theta[:20] + theta[20:40])
+            return L.np.mean((h @ L.np.reshape(theta[40:60], (20, 1)) + theta[60] - y) ** 2)
+
+        def step(state: Any, _: Any) -> Any:
+            theta, h, cell = state
+            g = L.stop_gradient(L.grad(loss)(theta))
+            h, cell = lstm_gates(L, L.np.stack([g, L.np.abs(g)], axis=-1) @ p["w"] + h @ p["u"] + p["b"], cell)
+            theta = theta + 0.1 * L.np.reshape(h @ p["out"], (n,))
+            return (theta, h, cell), loss(theta)
+
+        start = np.zeros((n, hidden), f32)
+        return L.np.mean(L.scan(step, (theta, start, start), None, length=20)[1])
+
+    params = {"w": normal(2, 4 * hidden, scale=0.3), "u": normal(hidden, 4 * hidden, scale=0.2), "b": np.zeros(4 * hidden, f32), "out": normal(hidden, 1, scale=0.1)}
+    return System(params, (normal(16, n, scale=0.5), normal(16, 10, 1), normal(16, 10, 1)), episode)
+
+
+SYSTEMS: dict[str, Callable[[], System]] = {
+    "conditional neural process, 32 tasks": neural_process,
+    "ridge regression head, 32 tasks": ridge_head,
+    "deep kernel, 32 tasks": deep_kernel,
+    "weight generator, 32 tasks": weight_generator,
+    "relation module, 16 tasks": relation_head,
+    "transformer in context, 32 tasks": transformer,
+    "causal convolutions and attention, 16 tasks": snail,
+    "memory-augmented LSTM, 16 tasks": memory,
+    "learned optimiser, 16 tasks": learned_optimiser,
+}
+
+
+# ---- the libraries
+
+
+def fastmeta(system: System) -> Callable[[], Any]:
+    import optree
+
+    import fastmeta as fm
+
+    names = ("relu", "sigmoid", "softmax", "log_softmax", "rsqrt", "one_hot", "concat", "inverse", "scan", "grad", "stop_gradient")
+    L = SimpleNamespace(np=fm, **{n: getattr(fm, n) for n in names})
+    step = fm.map_tasks(fm.value_and_grad(lambda p, *data: system.episode(L, p, *data)), in_axes=(None, *[0 for _ in system.data]), reduce="mean")
+    return lambda: tuple(optree.tree_leaves(step(system.params, *system.data)))
+
+
+def jax(system: System) -> Callable[[], Any]:
+    import jax
+    import jax.numpy as jnp
+
+    L = SimpleNamespace(
+        np=jnp, relu=jax.nn.relu, sigmoid=jax.nn.sigmoid, softmax=jax.nn.softmax, log_softmax=jax.nn.log_softmax, rsqrt=jax.lax.rsqrt,
+        one_hot=jax.nn.one_hot, concat=jnp.concatenate, inverse=jnp.linalg.inv, scan=jax.lax.scan, grad=jax.grad, stop_gradient=jax.lax.stop_gradient,
+    )  # fmt: skip
+    each = jax.vmap(jax.value_and_grad(lambda p, *data: system.episode(L, p, *data)), (None, *[0 for _ in system.data]))
+    params, data = jax.device_put((system.params, system.data))
+    compiled = jax.jit(lambda p, *data: jax.tree.map(lambda v: v.mean(0), each(p, *data))).lower(params, *data).compile()
+    return lambda: tuple(jax.tree.leaves(jax.block_until_ready(compiled(params, *data))))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m bench.systems", description=__doc__)
+    parser.add_argument("names", nargs="*", help="systems whose title contains one of these (default all)")
+    options, origin = begin(parser)
+    from bench import measure
+
+    reports: dict[str, Any] = {}
+    for title, make in SYSTEMS.items():
+        if options.names and not any(n in title for n in options.names):
+            continue
+        system = make()
+        thunks = {"fastmeta": fastmeta(system), "jax": jax(system)}
+        agree(title, {name: thunk() for name, thunk in thunks.items()})
+        rows = measure.rows(measure.interleave(thunks, options.rounds), "us_per_task", 1e6 / len(system.data[0]))
+        reports[title] = {"rows": rows}
+        show(title, rows)
+    if options.out:
+        options.out.write_text(json.dumps({"provenance": origin, "reports": reports}, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
