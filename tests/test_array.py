@@ -391,6 +391,23 @@ def test_composed_elementwise() -> None:
     np.testing.assert_allclose(same, np.full((2, 5), 0.5), rtol=1e-12)
 
 
+def test_whole_quotients_and_what_is_left() -> None:
+    x = np.array([7, -7, 7, -7, 6, 0, 2**31 - 1, -(2**31), 5, -5], np.int32)
+    y = np.array([2, 2, -2, -2, 3, 5, 1, 3, 0, 0], np.int32)
+    with np.errstate(divide="ignore"):
+        quotient = np.floor_divide(x, y)
+    check(fm.floor_divide, quotient, x, y)
+    check(fm.remainder, x - quotient * y, x, y)
+    check(lambda v: 100 // v + v // 4, 100 // y[:8] + y[:8] // 4, y[:8])
+    check(lambda v: v % 5 - -7 % (v + 10), x[:6] % 5 - -7 % (x[:6] + 10), x[:6])
+    check(lambda v: fm.floor_divide(v, 2), np.array([0, 0], np.int32), np.array([True, False]))
+    for dtype in FLOATS:
+        a, b = normal((4, 5), dtype) * 9, normal((5,), dtype, 1)
+        check(fm.floor_divide, np.floor(a / b), a, b)
+        check(fm.remainder, a - np.floor(a / b) * b, a, b, tolerance=1e-5 if dtype == np.float32 else 1e-12)
+    fm.testing.check_grads(fm.remainder, (normal((4, 5), np.float64), np.full(5, 0.37)))
+
+
 def test_composed_reductions() -> None:
     x = (normal((3, 4, 5)) > 0.8).astype(np.float64) * normal((3, 4, 5), np.float64, 1)
     for v in (x, x.astype(np.float32), x.astype(bool), (x * 9).astype(np.int32), x[:, :0]):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from fastmeta.array.composed import remainder
 from fastmeta.array.indexing import getitem
 from fastmeta.array.numeric import (
     abs,
@@ -12,6 +13,7 @@ from fastmeta.array.numeric import (
     astype,
     divide,
     equal,
+    floor_divide,
     greater,
     greater_equal,
     less,
@@ -37,8 +39,9 @@ def _method(f: Callable[..., Any]) -> Callable[..., Any]:
 
 def _operators() -> None:
     """Gives tracers Python's operators and the methods that arrays have."""
-    binary = {
+    binary: dict[str, Callable[..., Any]] = {
         "add": add, "sub": subtract, "mul": multiply, "truediv": divide, "pow": power, "matmul": matmul,
+        "floordiv": floor_divide, "mod": remainder,
     }  # fmt: skip
     for name, f in binary.items():
         setattr(Tracer, f"__{name}__", _method(f))
