@@ -84,7 +84,7 @@ def ridge_head() -> System:
     def episode(L: Any, p: Any, xs: Any, ys: Any, xq: Any, yq: Any) -> Any:
         s, q = mlp(L, p, xs), mlp(L, p, xq)
         kernel = s @ s.T + 10.0 * np.eye(25, dtype=f32)
-        return cross_entropy(L, q @ (s.T @ (L.inverse(kernel) @ L.one_hot(ys, 5))), yq)
+        return cross_entropy(L, q @ (s.T @ L.solve(kernel, L.one_hot(ys, 5))), yq)
 
     return System(weights(64, 128, 64), (normal(32, 25, 64), labels(32, 25), normal(32, 75, 64), labels(32, 75)), episode)
 
@@ -97,7 +97,7 @@ def deep_kernel() -> System:
             return L.np.exp(L.np.minimum(a @ b.T - 0.5 * L.np.sum(a * a, axis=-1)[:, None] - 0.5 * L.np.sum(b * b, axis=-1), 0.0))
 
         s, q = L.np.tanh(mlp(L, p, xs)), L.np.tanh(mlp(L, p, xq))
-        return L.np.mean((kernel(q, s) @ (L.inverse(kernel(s, s) + 0.1 * np.eye(30, dtype=f32)) @ ys) - yq) ** 2)
+        return L.np.mean((kernel(q, s) @ L.solve(kernel(s, s) + 0.1 * np.eye(30, dtype=f32), ys) - yq) ** 2)
 
     return System(weights(1, 40, 40, 16), (normal(32, 30, 1), normal(32, 30, 1), normal(32, 30, 1), normal(32, 30, 1)), episode)
 
@@ -227,8 +227,8 @@ def fastmeta(system: System) -> Callable[[], Any]:
 
     import fastmeta as fm
 
-    names = ("relu", "sigmoid", "softmax", "log_softmax", "rsqrt", "one_hot", "concat", "inverse", "scan", "grad", "stop_gradient")
-    L = SimpleNamespace(np=fm, **{n: getattr(fm, n) for n in names})
+    names = ("relu", "sigmoid", "softmax", "log_softmax", "rsqrt", "one_hot", "concat", "scan", "grad", "stop_gradient")
+    L = SimpleNamespace(np=fm, solve=lambda a, b: fm.inverse(a) @ b, **{n: getattr(fm, n) for n in names})
     step = fm.map_tasks(fm.value_and_grad(lambda p, *data: system.episode(L, p, *data)), in_axes=(None, *[0 for _ in system.data]), reduce="mean")
     return lambda: tuple(optree.tree_leaves(step(system.params, *system.data)))
 
@@ -239,7 +239,7 @@ def jax(system: System) -> Callable[[], Any]:
 
     L = SimpleNamespace(
         np=jnp, relu=jax.nn.relu, sigmoid=jax.nn.sigmoid, softmax=jax.nn.softmax, log_softmax=jax.nn.log_softmax, rsqrt=jax.lax.rsqrt,
-        one_hot=jax.nn.one_hot, concat=jnp.concatenate, inverse=jnp.linalg.inv, scan=jax.lax.scan, grad=jax.grad, stop_gradient=jax.lax.stop_gradient,
+        one_hot=jax.nn.one_hot, concat=jnp.concatenate, solve=jnp.linalg.solve, scan=jax.lax.scan, grad=jax.grad, stop_gradient=jax.lax.stop_gradient,
     )  # fmt: skip
     each = jax.vmap(jax.value_and_grad(lambda p, *data: system.episode(L, p, *data)), (None, *[0 for _ in system.data]))
     params, data = jax.device_put((system.params, system.data))

@@ -110,11 +110,20 @@ def test_many_rows_and_long_loops_are_added_step_by_step() -> None:
         assert added(p)
 
 
-def test_a_factor_that_never_changes_is_not_kept() -> None:
+def test_a_product_without_elements() -> None:
+    def f(w: Any, xs: Any) -> Any:
+        return fm.scan(lambda h, x: (h + fm.sum(fm.sin(x @ w)), None), np.float64(0), xs)[0]
+
+    for rows, m, n in ((1, 0, 0), (3, 0, 5), (0, 4, 5)):
+        np.testing.assert_array_equal(fm.grad(f)(np.ones((m, n)), np.ones((LENGTH, rows, m))), np.zeros((m, n)))
+
+
+@pytest.mark.parametrize("computed", [False, True])
+def test_a_factor_that_never_changes_is_not_kept(computed: bool) -> None:
     fixed = np.ones((1, 24))
 
     def f(w: Any, fixed: Any, xs: Any) -> Any:
-        return fm.mean(fm.scan(lambda h, x: (fm.sin(h * x + fixed @ w), None), np.zeros((1, 24)), xs)[0])
+        return fm.mean(fm.scan(lambda h, x: (fm.sin(h * x + (fm.exp(fixed) if computed else fixed) @ w), None), np.zeros((1, 24)), xs)[0])
 
     args = random(24, 24), fixed, random(LENGTH, 1, 24)
     assert added(fm.jit(fm.grad(f)).program(*args))

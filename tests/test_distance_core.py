@@ -49,6 +49,30 @@ def test_distance(isa, sizes, metric, dtype):
     np.testing.assert_allclose(distances(x, y, metric), want, RTOL[dtype], 1e-6 if dtype == f32 else 1e-14)
 
 
+@pytest.mark.parametrize("dtype", FLOATS)
+@pytest.mark.parametrize("m", [3, 4, 11])  # up to 3 rows differences of directions, from 4 on products
+@pytest.mark.parametrize("d", [161, 1030])
+def test_cosines_of_long_rows(isa, d, m, dtype):
+    """Rows of zeros, too large, too small, NaN and near each other beside common ones; a last block of a few rows."""
+    x, y = sample((37, d), dtype), sample((m, d), dtype, 1)
+    x[3], x[5, 7], y[1] = 0, np.nan, 0
+    x[8] *= dtype(1e25 if dtype == f32 else 1e200)
+    x[9] *= dtype(1e-25 if dtype == f32 else 1e-200)
+    y[2] *= dtype(1e22 if dtype == f32 else 1e180)
+    near = {35: 0, 12: 2, 33: m - 1}
+    for i, j in near.items():
+        x[i] = y[j] / np.abs(y[j]).max() * 2 + dtype(1e-3) * sample((d,), dtype, i)
+    with np.errstate(invalid="ignore"):
+        directions = [a.astype(np.float64) / np.maximum(np.abs(a).max(1, keepdims=True), 1e-300) for a in (x, y)]
+        u, v = (a / np.maximum(np.linalg.norm(a, axis=1, keepdims=True), 1e-300) for a in directions)
+    want = 0.5 * ((u[:, None] - v[None]) ** 2).sum(2)
+    want[3], want[:, 1] = 1, 1
+    got = distances(x, y, "cosine")
+    assert np.isnan(got[5, [0, 2]]).all()
+    rest = np.arange(37) != 5
+    np.testing.assert_allclose(got[rest], want[rest], 1e-4 if dtype == f32 else 1e-12)
+
+
 @pytest.mark.parametrize("metric", KERNEL_METRICS)
 @pytest.mark.parametrize("d", [20, 61, 300])
 @pytest.mark.parametrize("n", [6, 21])

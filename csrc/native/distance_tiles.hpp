@@ -1,7 +1,7 @@
 // Distances between long rows: vectors along the features, a tile of rows by rows in registers, lane sums at the end.
 //
-// Included INSIDE the target's namespace, after gemm.hpp.  The bits of a distance depend on its two rows alone, so a caller
-// may split the longer side's rows as it likes.
+// Included INSIDE the target's namespace, after gemm.hpp.  The bits of a distance depend on its two rows and on how many rows
+// the shorter side has, so a caller may split the longer side's rows as it likes.
 #pragma once
 
 // A sum over features of what `add` makes of two vectors of them.  Every operation is said outright: left to itself the

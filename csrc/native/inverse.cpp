@@ -9,7 +9,7 @@ namespace fastmeta {
 
 namespace {
 
-constexpr double kPartWork = 2e6;  // multiply-adds: less is not worth a part of a team's work
+constexpr double kPartWork = 2e6;  // multiply-adds: less is not worth a part of a team's work, nor a look whether to stop
 
 }  // namespace
 
@@ -18,6 +18,7 @@ Inverse<T>::Inverse(int tag, const InverseSpec& spec, const Kernels& kernels) : 
   if constexpr (sizeof(T) == 4) block_ = kernels.inverse_f32;
   else block_ = kernels.inverse_f64;
   const double n = double(spec.n), work = n * n * n;
+  long_ = work / n * kInverseRows > kPartWork;
   const auto some = int64_t(std::max(1.0, kPartWork / std::max(1.0, work)));  // matrices of a part
   parts_ = (spec.count + some - 1) / some;
 }
@@ -42,6 +43,7 @@ void Inverse<T>::invert(Worker& worker, const T* x, T* out) const {
   const InverseArgs<T> args{n, out, row, least, scratch};
   for (int64_t from = 0; from < n; from += kInverseRows) {
     block_(args, from);
+    if (long_) worker.poll();
     if (worker.stopped()) return;
   }
 }

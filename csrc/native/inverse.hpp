@@ -17,6 +17,7 @@ class Inverse final : public Instruction {
   InverseSpec spec_;
   void (*block_)(const InverseArgs<T>&, int64_t from);
   int64_t parts_;
+  bool long_;  // a block of rows
 };
 
 }  // namespace fastmeta

@@ -11,6 +11,7 @@ struct LongCosines {
   static constexpr int64_t L = S::lanes, most = 32;  // rows of x at a time
   static constexpr int NR = kLongRows;               // of y
   static constexpr int64_t fewest = 4;               // rows of y that products pay for
+  static constexpr T few_digits = T(1) / 128;        // below it a distance has lost too many; sooner where many features have been added up
 
   const DistanceArgs<T>& g;
   DistanceArgs<T> h;  // the rows at hand
@@ -47,14 +48,14 @@ struct LongCosines {
     } else {
       pass<ProductOf>(count, product);
     }
-    const V one = S::splat(T(1));
+    const V one = S::splat(T(1)), least = S::splat(few_digits < T(g.features) / (1 << 20) ? T(g.features) / (1 << 20) : few_digits);
     typename S::I all = ~typename S::I{};
     for (int64_t j = 0; j < count; j++) {
       const V by = S::splat(-trusted(h.prepared[j]));
       for (int64_t i = 0; i < most; i += L) {
         T* const at = product + j * most + i;
         const V d = S::fma(by * S::load(factor + i), S::load(at), one);
-        all &= sure(d, one);
+        all &= d >= least;
         S::store(at, d);
       }
     }
@@ -62,7 +63,7 @@ struct LongCosines {
       pass<DirectionDifference>(count, exact);
       for (int64_t i = 0; i < count * most; i += L) {
         const V d = S::load(product + i);
-        S::store(product + i, sure(d, one) ? d : S::load(exact + i));
+        S::store(product + i, d >= least ? d : S::load(exact + i));
       }
     }
     for (int64_t j = 0; j < count; j++)

@@ -315,8 +315,10 @@ class Block:
         operands = [(self.place(w.ins[0]), self.place(w.ins[1])) for w in g.products]
         cin_place = self.over(cin, first.shape) if cin is not None else None
         tail = next((v for v in reversed(epilogue.members) if v.dtype == core.dtype and self.lives.stored(v, g)), None)
-        added = self.e.kernels and core.id in self.sums and cin is None and not epilogue.members and not self.lives.readers.get(core.id)
-        if added:  # by the product itself
+        # A product of matrices adds to a sum itself; a convolution would begin with the sum and round each of its terms as coarsely.
+        matrices = first.op is MATMUL
+        added = self.e.kernels and matrices and core.id in self.sums and cin is None and not epilogue.members and not self.lives.readers.get(core.id)
+        if added:
             self.spots[core.id] = self.sums[core.id]
         elif self.lives.stored(core, g) or tail is None or not self.overwritable(core, tail, epilogue):
             self.allocate(core, old=self.lives.dying_addend(core, cin, g, self.index))
@@ -328,7 +330,6 @@ class Block:
         at = self.spot(core)
         code = CODES[core.dtype]
         c_place = Place(at.base, at.offset, code, dense(first.shape))
-        matrices = first.op is MATMUL
         payload = [code, len(first.shape) - 2, *first.shape, _bits(alpha)] if matrices else [code, *geometry(first)]
         payload.append(len(operands))
         work = 0
