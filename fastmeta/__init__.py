@@ -126,6 +126,7 @@ _LAZY = {  # loaded at first use, so that importing the engine stays fast
     "SemiSupervisedProtoNet": "fastmeta.algorithms",
     "Siamese": "fastmeta.algorithms",
     "TaskEmbedding": "fastmeta.algorithms",
+    "algorithms": "fastmeta.algorithms",
     "data": "fastmeta.data",
     "kernels": "fastmeta.kernels",
     "models": "fastmeta.models",

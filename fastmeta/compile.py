@@ -14,7 +14,7 @@ from fastmeta.backends.arrays import check_places, device_dtype, on_device
 from fastmeta.errors import expected
 from fastmeta.program import DTYPES, NAMES, Program
 from fastmeta.trace import PerTask, Tracer, as_array, close, located, running, trace
-from fastmeta.tree import flatten, is_array, is_number
+from fastmeta.tree import beside_float32, flatten, is_array, is_number
 
 SAME_ARGUMENTS = ("jit", "grad", "value_and_grad", "map_tasks")  # transforms whose functions take the arguments of the user's
 
@@ -98,7 +98,8 @@ class Compiled:
         except (ValueError, TypeError, OverflowError, RuntimeError) as error:
             raise located(error) from error.__cause__
 
-    def _lookup(self, args: tuple[Any, ...], leaves: list[Any], tree: Any) -> tuple[Entry, list[Any]]:
+    def _lookup(self, args: tuple[Any, ...], leaves: Sequence[Any], tree: Any) -> tuple[Entry, list[Any]]:
+        leaves = beside_float32(leaves)
         check_places(leaves, backends.chosen())
         wide = any((device_dtype(x) if on_device(x) else getattr(x, "dtype", None)) == np.float64 for x in leaves)
         values: list[Any] = []

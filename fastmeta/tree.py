@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -46,6 +46,13 @@ def is_array(x: Any) -> bool:
 
 def is_number(x: Any) -> bool:
     return type(x) in (float, int, bool)
+
+
+def beside_float32(xs: Sequence[Any]) -> Sequence[Any]:
+    """The arguments, of which NumPy's float64 numbers, as ``np.sqrt(64)`` gives them, are Python's if one is a float32 array."""
+    if any(type(x) is np.float64 for x in xs) and any(getattr(x, "dtype", None) == np.float32 for x in xs):
+        return [float(x) if type(x) is np.float64 else x for x in xs]
+    return xs
 
 
 def prefix(where: str, spec: Any, tree: Any) -> list[Any]:

@@ -170,16 +170,15 @@ def test_promotion() -> None:
     rows: list[tuple[Any, Any, Any]] = [
         (f32, f32, "f4"), (f64, f64, "f8"), (f32, i32, "f4"), (f64, i32, "f8"), (f32, flag, "f4"), (f64, flag, "f8"), (i32, flag, "i4"), (i32, i32, "i4"),
         (f32, 2, "f4"), (f32, 2.5, "f4"), (f64, 2.5, "f8"), (f64, True, "f8"), (i32, 2, "i4"), (i32, 2.5, "f4"), (i32, True, "i4"), (flag, 2, "i4"),
-        (flag, 2.5, "f4"), (f32, np.float32(2), "f4"), (f64, np.float64(2), "f8"), (f32, np.int64(2), "f4"), (f32, np.arange(2), "f4"), (f32, np.ones(2, np.uint8), "f4"),
+        (flag, 2.5, "f4"), (f32, np.float32(2), "f4"), (f64, np.float64(2), "f8"), (f32, np.float64(2), "f4"), (i32, np.float64(2), "f8"), (f32, np.int64(2), "f4"), (f32, np.arange(2), "f4"), (f32, np.ones(2, np.uint8), "f4"),
     ]  # fmt: skip
     for x, y, dtype in rows:
         for f in (fm.add, fm.multiply, fm.maximum):
             assert f(x, y).dtype == np.dtype(dtype) == f(y, x).dtype
             assert fm.jit(lambda a, y=y, f=f: f(a, y))(x).dtype == np.dtype(dtype)
-    for y in (f64, np.float64(2)):
-        for g in (fm.add, fm.less, fm.maximum, fm.power):
-            with pytest.raises(TypeError):
-                g(f32, y)
+    for g in (fm.add, fm.less, fm.maximum, fm.power):
+        with pytest.raises(TypeError):
+            g(f32, f64)
     for f in (fm.exp, fm.sqrt, fm.mean, fm.floor, lambda v: fm.divide(v, 2)):
         assert f(i32).dtype == np.float32
     assert fm.sum(flag).dtype == np.int32 and fm.sum(flag) == 2
@@ -477,6 +476,39 @@ def test_indexing_by_arrays() -> None:
         fm.jit(lambda u, k: u[1, :, k])(x, k)
     np.testing.assert_array_equal(fm.jit(lambda u: u[k])(x), x[k])
     np.testing.assert_array_equal(fm.jit(lambda u, k: u[k])(x, np.asarray(2)), x[2])
+
+
+def test_indexing_by_pairs_of_arrays() -> None:
+    """One element of each row, as a loss picks its labels; known indices may count from the end, and be lists."""
+    x, rows, k = normal((4, 3, 5)), np.arange(4), np.array([2, 0, -1, 1])
+    for f in (lambda u: u[rows, k], lambda u: u[[0, -1], [1, 2], 1:], lambda u: u[np.array([3, 3]), [0, 0], None], lambda u: u[[0, -1]], lambda u: u[:, np.array([-1, 0])]):
+        np.testing.assert_array_equal(fm.jit(f)(x), f(x))
+        want = np.zeros_like(x)
+        np.add.at(want, next(key for key in [f(Key())]), 2 * f(x))
+        np.testing.assert_allclose(fm.grad(lambda u, f=f: fm.sum(f(u) * f(u)))(x), want)
+    labels = np.array([2, 0, 1, 1])
+    np.testing.assert_array_equal(fm.jit(lambda u, k: u[rows, k])(x, labels), x[rows, labels])
+    with pytest.raises(IndexError, match=r"expected an index in 0\.\.2.*got 3"):
+        fm.jit(lambda u, k: u[rows, k])(x, np.array([0, 3, 0, 0]))
+
+
+class Key:
+    """Gives the key that it is indexed by."""
+
+    def __getitem__(self, key: Any) -> Any:
+        return key
+
+
+def test_numpys_numbers_beside_float32_are_pythons() -> None:
+    """np.sqrt(64) is one of float64; alone and with float64 arrays it stays that."""
+    x = normal((2, 4)).astype(np.float32)
+    for f in (lambda v: v / np.sqrt(v.shape[-1]), lambda v: np.float64(2) * v, lambda v: fm.maximum(v, np.float64(0)), lambda v: v ** np.float64(2)):
+        for dtype in FLOATS:
+            assert fm.jit(f)(x.astype(dtype)).dtype == dtype
+    assert fm.jit(lambda v, s: v * s)(x, np.float64(3)).dtype == np.float32
+    assert fm.exp(np.float64(1)).dtype == fm.jit(fm.exp)(np.float64(1)).dtype == np.float64
+    with pytest.raises(TypeError, match="one float dtype"):
+        fm.jit(lambda v, w: v + w)(x, np.ones(4))
 
 
 def test_take_and_scatter() -> None:

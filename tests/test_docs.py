@@ -18,7 +18,8 @@ RUNNABLE = [
 
 
 @pytest.mark.parametrize("block", RUNNABLE)
-def test_block_runs(block: str) -> None:
+def test_block_runs(block: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
     exec(compile(block, "block", "exec"), {"__name__": "block"})
 
 

@@ -458,7 +458,7 @@ BAD = [
     (lambda p: fm.TaskEmbedding(MODEL, None), TypeError, "[TaskEmbedding] expected optimum a function, got NoneType"),
     (lambda p: fm.TaskEmbedding(MODEL, least_squares_slope).measure(p, lines(1)[0]), ValueError, "[TaskEmbedding] expected at least two tasks in a batch, got 1"),
     (lambda p: fm.TaskEmbedding(MODEL, least_squares_slope).measure(p, E), TypeError, "[TaskEmbedding] expected float targets, got int32. Give labels as fm.one_hot"),
-    (lambda p: fm.jit(lambda e: fm.ProtoNet(MODEL).value_and_grad(p, e))(E), ValueError, "[ProtoNet] expected ways where labels are traced"),
+    (lambda p: fm.jit(lambda e: fm.ProtoNet(MODEL).value_and_grad(p, e))(E), ValueError, "[ProtoNet] expected ways, the number of classes"),
 ]  # fmt: skip
 
 

@@ -223,7 +223,17 @@ def test_plots_are_whole_png_files(tmp_path):
         assert content.endswith(b"IEND\xaeB`\x82")
 
 
+def test_given_parameters_are_where_it_begins():
+    given = regression().init(7)
+    run = trainer(params=given).run(3)
+    assert_same_bits(run.params, trainer(seed=7).run(3).params)
+    net = MAML(lambda p, x: x @ p["w"], loss=fm.nn.mse)
+    assert Trainer(net, Sinusoid(tasks=2), optim.sgd(0.1), params={"w": np.zeros((1, 1), np.float32)}).run(2).step == 2
+
+
 BAD = [
+    (lambda: Trainer(MAML(lambda p, x: x), Sinusoid(), optim.sgd(0.1)).run(1), TypeError, r"\[MAML\] expected a model with init\(seed\), got function"),
+    (lambda: Trainer(fm.ProtoNet(MLP((5, 4)), ways=4), classes(), optim.sgd(0.1)).run(1), ValueError, "expected ways 3, the number of classes of the training tasks, got 4"),
     (lambda: Trainer(None, Sinusoid(), optim.sgd(0.1)), TypeError, "a learner, got NoneType"),
     (lambda: Trainer(regression(), [1], optim.sgd(0.1)), TypeError, r"a sampler with batch\(step\), got list"),
     (lambda: Trainer(regression(), Sinusoid(), "adam"), TypeError, "an optimiser"),

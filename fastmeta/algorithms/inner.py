@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastmeta import array as fa
-from fastmeta.algorithms.learner import Learner, Loss, accuracy, examples, quadruple
+from fastmeta.algorithms.learner import Learner, Loss, accuracy, examples, initial, quadruple
 from fastmeta.compile import jit
 from fastmeta.errors import expected, whole
 from fastmeta.gradients import value_and_grad
@@ -72,7 +72,7 @@ class InnerLoop(Learner):
 
     def init(self, seed: int = 0) -> Any:
         """Fresh meta-parameters: those of the model."""
-        return self.model.init(seed)
+        return initial(self._name, self.model, seed)
 
     def init_state(self) -> Any:
         """Statistics before any training, as `fastmeta.models` make them; () for batch norm "batch"."""

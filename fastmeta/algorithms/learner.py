@@ -82,6 +82,10 @@ class Learner(ABC):
     def measure(self, params: Any, episodes: Any, steps: int | None = None, state: Any = ()) -> dict[str, NDArray[Any]]:
         """Per task and number of inner steps: "losses" [tasks, steps + 1] on the query set, and "accuracies" alike."""
 
+    def check(self, episodes: Any) -> None:
+        """Refuses a meta-batch that does not fit the learner; a trainer asks before it compiles, when labels are still known."""
+        return
+
     def init_state(self) -> Any:
         """What training keeps beside meta-parameters and out of every gradient; () for nothing.
 
@@ -117,6 +121,13 @@ class Learner(ABC):
     def evaluate(self, params: Any, episodes: Any, steps: int | None = None, state: Any = ()) -> dict[str, Any]:
         """Means over tasks with 95 % intervals, as `summary` gives them."""
         return summary(self.measure(params, episodes, steps, state))
+
+
+def initial(where: str, model: Any, seed: int) -> Any:
+    """The parameters that a model begins with."""
+    if not callable(getattr(model, "init", None)):
+        raise expected(where, "a model with init(seed)", type(model).__name__, TypeError, "A plain function's parameters are given, to Trainer as params")
+    return model.init(seed)
 
 
 def summary(measured: dict[str, NDArray[Any]]) -> dict[str, Any]:

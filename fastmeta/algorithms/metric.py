@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from fastmeta import array as fa
 from fastmeta import nn
-from fastmeta.algorithms.learner import Learner, Loss, accuracy, examples, quadruple
+from fastmeta.algorithms.learner import Learner, Loss, accuracy, examples, initial, quadruple
 from fastmeta.compile import jit
 from fastmeta.errors import expected, whole
 from fastmeta.loops import map_tasks
@@ -66,7 +66,14 @@ class MetricLearner(Learner):
 
     def init(self, seed: int = 0) -> Any:
         """Fresh meta-parameters: those of the model."""
-        return self.model.init(seed)
+        return initial(self._name, self.model, seed)
+
+    def check(self, episodes: Any) -> None:
+        """Refuses tasks of another number of classes than ``ways``, and support sets without an example of each."""
+        _, support_y, _, query_y = quadruple(self._name, episodes)
+        found = len(self._count(support_y, query_y))
+        if found != len(self._classes(None)):
+            raise expected(self._name, f"ways {found}, the number of classes of the training tasks", self.ways)
 
     def init_state(self) -> Any:
         """Statistics before any training, as `fastmeta.models` make them; () for batch norm "batch"."""
@@ -171,7 +178,7 @@ class MetricLearner(Learner):
         if classes is not None:
             return classes
         if self.ways is None:
-            raise expected(self._name, "ways where labels are traced, as in a trainer", None)
+            raise expected(self._name, "ways, the number of classes: what is compiled, as a trainer's step, cannot count traced labels", None)
         return range(self.ways)
 
     def _count(self, support_y: Any, query_y: Any = None) -> range:

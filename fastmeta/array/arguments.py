@@ -16,6 +16,7 @@ from fastmeta.errors import expected
 from fastmeta.ops import shape as sh
 from fastmeta.program import FLOATS, NAMES, Program, Shape, Var
 from fastmeta.trace import Array, Trace, Tracer, as_array, located, running, user_line
+from fastmeta.tree import beside_float32
 
 Axis = int | tuple[int, ...] | None
 
@@ -37,6 +38,7 @@ def array_function(f: Callable[..., Var]) -> Callable[..., Array]:
             if len(args) - arrays > len(names) or more.keys() & static:
                 raise located(TypeError(f"[{f.__name__}] expected at most {arrays + len(names)} arguments, each once, got {len(args)} and {list(static)}"))
             args, static = args[:arrays], static | more
+        args = tuple(beside_float32(args))
         try:
             if t is None:
                 return _eager(f, args, static)

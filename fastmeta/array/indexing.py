@@ -112,7 +112,7 @@ def _first(x: Any, *, k: int, axis: int, largest: bool) -> Var:
 
 
 def getitem(x: Array, key: Any) -> Array:
-    """x[key] for integers, slices, ``...``, None and one integer array."""
+    """x[key] for integers, slices, ``...``, None and one integer array, or two of one axis for the first two axes of x: x[i[k], j[k]]."""
     try:
         return _getitem(x, key)
     except (TypeError, IndexError, ValueError) as error:
@@ -121,7 +121,7 @@ def getitem(x: Array, key: Any) -> Array:
 
 def _getitem(x: Array, key: Any) -> Array:
     keys = list(key) if isinstance(key, tuple) else [key]
-    keys = [int(k) if isinstance(k, np.integer) else k for k in keys]
+    keys = [int(k) if isinstance(k, np.integer) else np.asarray(k) if isinstance(k, list) and k and all(isinstance(v, int) for v in k) else k for k in keys]
     ndim = len(x.shape)
     used = builtins.sum(k is not None and k is not Ellipsis for k in keys)
     if used > ndim or builtins.sum(k is Ellipsis for k in keys) > 1:
@@ -131,7 +131,7 @@ def _getitem(x: Array, key: Any) -> Array:
     keys = [*keys[:dots], *fill, *keys[dots + 1 :]] if dots is not None else [*keys, *fill]
     arrays = [k for k in keys if isinstance(k, Tracer | np.ndarray | list)]
     if len(arrays) > 1:
-        raise expected("index", "one integer array among the indices", len(arrays), IndexError, "Use fm.take twice")
+        return _pairs(x, keys, arrays)
     basic = tuple(slice(None) if isinstance(k, Tracer | np.ndarray | list) else k for k in keys)
     out = _basic(x, keys=tuple(("s", k.start, k.stop, k.step) if isinstance(k, slice) else k for k in basic))
     if not arrays:
@@ -141,7 +141,30 @@ def _getitem(x: Array, key: Any) -> Array:
     if whole[-1] - whole[0] >= len(whole):  # NumPy moves the array's axes to the front
         raise expected("index", "integers next to the integer array", "other indices between them", IndexError, "Index twice")
     axis = at - builtins.sum(isinstance(k, int) for k in keys[:at])
-    return take(out, arrays[0], axis=axis)
+    return take(out, _from_start(arrays[0], out.shape[axis]), axis=axis)
+
+
+def _pairs(x: Array, keys: list[Any], arrays: list[Any]) -> Array:
+    """x[i, j] of two integer arrays of one axis."""
+    shapes = [np.shape(k) for k in arrays]
+    if keys[0] is not arrays[0] or keys[1] is not arrays[1] or len(arrays) > 2 or len(shapes[0]) != 1 or shapes[0] != shapes[1]:
+        got = " and ".join(map(str, shapes))
+        raise expected("index", "one integer array, or two of one axis and length for the first two axes", got, IndexError, "Use fm.take or fm.take_along_axis")
+    i, j = (_from_start(k, n) for k, n in zip(arrays, x.shape, strict=False))
+    return _getitem(_diagonal(take(x, i, axis=0), j), (slice(None), *keys[2:]))
+
+
+def _from_start(k: Any, n: int) -> Any:
+    """Known indices that count from the end, from the start."""
+    return np.where(k < 0, k + n, k) if isinstance(k, np.ndarray) and k.dtype.kind == "i" else k
+
+
+@array_function
+def _diagonal(x: Any, indices: Any) -> Var:
+    """x[k, indices[k]] for every k."""
+    integer_operand("index", indices)
+    out = ix.gather(x, sh.reshape(indices, (indices.size, *[1 for _ in x.shape[1:]])), 1)
+    return sh.reshape(out, (indices.size, *x.shape[2:]))
 
 
 @array_function

@@ -50,10 +50,11 @@ def _operators() -> None:
     unary = {"neg": negative, "abs": abs, "invert": logical_not}
     for name, f in {**compare, **unary, "and": logical_and, "or": logical_or}.items():
         setattr(Tracer, f"__{name}__", _method(f))
-    for f in (sum, mean, max, min, argmax, argmin, prod, reshape):
+    for f in (sum, mean, max, min, argmax, argmin, prod):
         setattr(Tracer, f.__name__, _method(f))
     others = {
         "__getitem__": getitem,
+        "reshape": lambda self, *shape: reshape(self, shape[0] if len(shape) == 1 else shape),
         "__iter__": lambda self: (getitem(self, i) for i in range(len(self))),
         "T": property(lambda self: permute_dims(self, tuple(range(self.ndim))[::-1])),
         "astype": lambda self, dtype: astype(self, dtype=dtype),

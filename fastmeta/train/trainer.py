@@ -98,6 +98,7 @@ class Trainer:
         learner: see `fastmeta.algorithms.Learner`.
         sampler: makes the batch of tasks of every step.
         optimizer: of the meta-parameters, `fastmeta.optim`; chain it with `clip_by_global_norm` to clip meta-gradients.
+        params: initial parameters, those of a pretrained model for instance; the learner's own by ``seed`` if None.
         seed: of the initial parameters.
         validation: a sampler of validation tasks; with labels, the parameters of the best accuracy are kept.
         validate_every: steps between validations.
@@ -132,6 +133,7 @@ class Trainer:
         sampler: Sampler,
         optimizer: Optimizer,
         *,
+        params: Any = None,
         seed: int = 0,
         validation: Sampler | None = None,
         validate_every: int = 1000,
@@ -152,6 +154,7 @@ class Trainer:
         if not isinstance(optimizer, Optimizer):
             raise expected("Trainer", "an optimiser of fastmeta.optim", type(optimizer).__name__, TypeError)
         self.learner, self.sampler, self.optimizer = learner, sampler, optimizer
+        self.params = params
         self.seed = whole("Trainer", "seed", seed, least=0)
         self.validation = validation
         self.validate_every = whole("Trainer", "validate_every", validate_every)
@@ -171,7 +174,7 @@ class Trainer:
     def run(self, steps: int, resume: str | os.PathLike[str] | None = None) -> Trained:
         """Train up to meta-step ``steps``, from the beginning or from a checkpoint; resuming changes no bit."""
         total = whole("Trainer", "steps", steps)
-        params = self.learner.init(self.seed)
+        params = self._initial()
         state, moments, step, log = self.learner.init_state(), self.optimizer.init(params), 0, _Log()
         best = (params, state)
         if resume is not None:
@@ -191,9 +194,12 @@ class Trainer:
 
     def memory_estimate(self) -> MemoryEstimate:
         """The memory that a meta-step will take beside data, parameters and the optimiser's state (native backend only)."""
-        params, state = self.learner.init(self.seed), self.learner.init_state()
+        params, state = self._initial(), self.learner.init_state()
         moments = self.optimizer.init(params)
         return memory_estimate(self._meta_step, params, state, moments, self.sampler.batch(0), self.learner.phase(0))
+
+    def _initial(self) -> Any:
+        return self.learner.init(self.seed) if self.params is None else self.params
 
     def _make_step(self) -> Callable[..., Any]:
         """(params, state, moments, episodes, phase) -> (params, state, moments, [loss, health, residual(, accuracy)]).
@@ -265,6 +271,7 @@ class _Run:
         chunk, row, shown = 1, _Mean(), _Mean()
         told = time.perf_counter()
         step, params, state, moments = self.now
+        first = step
         try:
             while not self._over() and not stop():
                 end = min(step + chunk, *(self._next(step, n) for n in self._periods()), self.total)
@@ -272,6 +279,8 @@ class _Run:
                 share: list[float] = []
                 while step < end:
                     episodes = batch(step)
+                    if step == first:
+                        t.learner.check(episodes)
                     new, new_state, new_moments, numbers = meta_step(params, state, moments, episodes, phase(step))
                     loss, health, residual, *share = numbers.tolist()
                     if not isfinite(health):
