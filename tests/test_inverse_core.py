@@ -57,6 +57,15 @@ def test_what_is_not_positive_definite_is_nan_alone(isa, at, dtype):
     np.testing.assert_array_equal(got[1], inverses(x[1:2])[0])
 
 
+@pytest.mark.parametrize(("noise", "limit"), [(1e-2, 1e-4), (1e-4, 6e-3), (1e-5, 6e-2)])
+def test_nearly_singular_matrices_keep_what_digits_they_have(isa, noise, limit):
+    """A Gaussian process on 40 points of a line: as near as Cholesky's factors come in float32 (2e-5, 2e-3, 2e-2)."""
+    t = np.linspace(-3, 3, 40)
+    x = (np.exp(-0.5 * (t[:, None] - t) ** 2) + noise * np.eye(40)).astype(f32)
+    want = np.linalg.inv(x.astype(np.float64))
+    assert np.abs(inverses(x[None])[0] - want).max() <= limit * np.abs(want).max()
+
+
 def test_threads_do_not_show():
     """Of one call: 300 matrices are parts of a team's work."""
     x = definite(300, 40, f32)

@@ -194,7 +194,7 @@ struct InverseArgs {
   const T* least;  // [n]: pivots that are not above it are rounding only, and make everything NaN
   T* scratch;      // inverse_scratch() elements
 };
-constexpr int64_t inverse_scratch(int64_t n, int64_t size) { return 2 * kInverseRows * lines(n, size); }
+constexpr int64_t inverse_scratch(int64_t n, int64_t size) { return 3 * kInverseRows * lines(n, size); }
 
 // One micro-op on a tile of `rows` x `cols`: dst(r, c) = op(x(r, c), y(r, c), z(r, c)).
 // dst has unit column stride; each argument has column stride 1, or 0 where the variant says so.
