@@ -18,7 +18,7 @@ from fastmeta.tree import is_array, shown
 
 
 def grad(f: Callable[..., Any], argnums: int | tuple[int, ...] = 0, has_aux: bool = False) -> Callable[..., Any]:
-    """The gradient of a scalar function with respect to the arguments ``argnums`` (pytrees of floats).
+    """The gradient of a scalar function with respect to the arguments ``argnums`` (pytrees of floats, in which None stays None).
 
     With ``has_aux`` f returns (scalar, aux) and the gradient function (gradient, aux).
 
@@ -42,9 +42,8 @@ def _gradient(f: Callable[..., Any], argnums: int | tuple[int, ...], has_aux: bo
         chosen = _within("grad", numbers, len(args), argnums)
         sizes = [optree.tree_structure(a, none_is_leaf=True).num_leaves for a in args]
         starts = [sum(sizes[:k]) for k in range(len(args))]
-        for k in chosen:
-            values("grad", f"argument {k}", args[k])
-        first = [starts[k] + i for k in chosen for i in range(sizes[k])]
+        parameters = {k: values("grad", f"argument {k}", args[k], none=True) for k in chosen}
+        first = [starts[k] + i for k in chosen for i, x in enumerate(parameters[k][0]) if x is not None]
         inner = Inner(f, args, first)
         for k, v in zip(first, inner.args, strict=False):
             if v.dtype not in FLOATS:
@@ -66,8 +65,7 @@ def _gradient(f: Callable[..., Any], argnums: int | tuple[int, ...], has_aux: bo
         t = inner.outer
         results = tracers(t, structure.call(t.graph, structure.Call(body, n, at), tuple(inner.args)))
         grads = iter(results[at:])
-        trees = [optree.tree_structure(args[k], none_is_leaf=True) for k in chosen]
-        gs = tuple(optree.tree_unflatten(s, [next(grads) for _ in range(s.num_leaves)]) for s in trees)
+        gs = tuple(optree.tree_unflatten(s, [None if x is None else next(grads) for x in xs]) for xs, s in (parameters[k] for k in chosen))
         g = gs if isinstance(argnums, tuple) else gs[0]
         if not keep:
             return g

@@ -70,11 +70,11 @@ def kinds(vs: Sequence[Any]) -> str:
     return ", ".join(f"{v.dtype}{list(v.shape)}" for v in vs)
 
 
-def values(where: str, what: str, tree: Any) -> tuple[list[Any], Any]:
-    """Leaves and structure of a tree that may hold arrays and numbers only."""
+def values(where: str, what: str, tree: Any, none: bool = False) -> tuple[list[Any], Any]:
+    """Leaves and structure of a tree that may hold arrays and numbers only, and None in place of some if ``none``."""
     leaves, spec = flatten(tree)
     for x in leaves:
-        if not is_array(x) and not is_number(x):
+        if not is_array(x) and not is_number(x) and not (none and x is None):
             raise expected(where, f"{what} of arrays and numbers", repr(x), TypeError)
     return leaves, spec
 

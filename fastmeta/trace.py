@@ -194,12 +194,14 @@ def escaped(x: Tracer) -> RuntimeError:
     )  # fmt: skip
 
 
-NUMPY = "the function of the same name in fastmeta (fm.exp, fm.sum, ...)"
+NUMPY = "the function of the same name in fastmeta (fm.exp, fm.sum, ...: docs/language.md lists them)"
+
+
+LOOPS = "; for loops whose length is data use fm.scan with a fixed length and fm.where"
 
 
 def _refused(what: str, got: object, instead: str) -> TypeError:
-    hint = f"Use {instead}; for loops whose length is data use fm.scan with a fixed length and fm.where"
-    return expected("trace", f"a value known while tracing for {what}", got, TypeError, hint)
+    return expected("trace", f"a value known while tracing for {what}", got, TypeError, f"Use {instead}")
 
 
 class Tracer:
@@ -238,13 +240,13 @@ class Tracer:
         return self.shape[0]
 
     def __bool__(self) -> bool:
-        raise located(_refused("if, while, and, or", self, "fm.where(condition, a, b)"))
+        raise located(_refused("if, while, and, or", self, "fm.where(condition, a, b)" + LOOPS))
 
     def __float__(self) -> float:
         raise located(_refused("float()", self, "the value as an array, or return it from the function"))
 
     def __int__(self) -> int:
-        raise located(_refused("int(), range() or an index", self, "a Python integer known before the call, or fm.take for an index"))
+        raise located(_refused("int(), range() or an index", self, "a Python integer known before the call, or fm.take for an index" + LOOPS))
 
     __index__ = __int__
 

@@ -83,7 +83,7 @@ def test_quiet_prints_nothing():
 def test_resume_is_the_same_run(tmp_path):
     whole = json.loads(sinusoid("--steps", 20, "--out", "whole", "--json").stdout)
     sinusoid("--steps", 8, "--out", "part", "--quiet")
-    part = run("train", "sinusoid", "--resume", "part/checkpoint.safetensors", "--steps", 20, "--json")
+    part = run("train", "sinusoid", "--resume", "part", "--steps", 20, "--json")
     assert part.exit_code == 0, part.output
     assert json.loads(part.stdout)["metrics"] == whole["metrics"]
     assert json.loads(part.stdout)["folder"] == "part"

@@ -223,6 +223,13 @@ def test_plots_are_whole_png_files(tmp_path):
         assert content.endswith(b"IEND\xaeB`\x82")
 
 
+def test_a_run_resumes_from_its_folder(tmp_path):
+    first = trainer(out=tmp_path).run(4)
+    assert_same_bits(trainer().run(8, resume=tmp_path).params, trainer().run(8, resume=first.checkpoint).params)
+    with pytest.raises(FileNotFoundError, match="no file at .*checkpoint.safetensors"):
+        trainer().run(8, resume=tmp_path / "..")
+
+
 def test_given_parameters_are_where_it_begins():
     given = regression().init(7)
     run = trainer(params=given).run(3)

@@ -75,9 +75,8 @@ OURS = Library(
     "fastmeta", fm.grad, fm.value_and_grad, fm.sum, fm.mean,
     {
         "tanh": fm.tanh, "relu": fm.relu, "sigmoid": fm.sigmoid, "sin": fm.sin, "erf": fm.erf,
-        "softplus": lambda x: fm.log1p(fm.exp(-fm.abs(x))) + fm.relu(x), "gelu": lambda x: 0.5 * x * (1.0 + fm.erf(x * 0.5**0.5)),
-        "silu": lambda x: x * fm.sigmoid(x), "elu": lambda x: fm.where(x > 0, x, fm.expm1(fm.minimum(x, 0.0))),
-        "leaky": lambda x: fm.where(x > 0, x, 0.01 * x), "abs": fm.abs, "softmax": lambda x: fm.softmax(x, axis=-1),
+        "softplus": fm.nn.softplus, "gelu": fm.nn.gelu, "near gelu": lambda x: fm.nn.gelu(x, approximate=True), "silu": fm.nn.silu,
+        "elu": lambda x: fm.where(x > 0, x, fm.expm1(fm.minimum(x, 0.0))), "leaky": fm.nn.leaky_relu, "abs": fm.abs, "softmax": lambda x: fm.softmax(x, axis=-1),
     },
     fm.nn.cross_entropy, fm.sqrt, fm.stop_gradient,
 )  # fmt: skip
@@ -86,6 +85,7 @@ TORCH = Library(
     {
         "tanh": torch.tanh, "relu": torch.relu, "sigmoid": torch.sigmoid, "sin": torch.sin, "erf": torch.erf,
         "softplus": torch.nn.functional.softplus, "gelu": torch.nn.functional.gelu, "silu": torch.nn.functional.silu,
+        "near gelu": lambda x: torch.nn.functional.gelu(x, approximate="tanh"),
         "elu": torch.nn.functional.elu, "leaky": torch.nn.functional.leaky_relu, "abs": torch.abs, "softmax": lambda x: torch.softmax(x, -1),
     },
     torch.nn.functional.cross_entropy, torch.sqrt, torch.Tensor.detach,
@@ -549,3 +549,21 @@ def test_same_bits_on_any_number_of_threads(loops: str, threads: None) -> None:
             out = step(params, *batch)
             first = out if first is None else first
             same_bits(out, first)
+
+
+def test_none_among_parameters_stays_none() -> None:
+    """An optional bias, say: nothing to differentiate, and part of the structure."""
+
+    def loss(p: Any, x: Any) -> Any:
+        y = x @ p["w"]
+        return fm.sum(y * y if p["b"] is None else fm.sin(y + p["b"]))
+
+    p, x = {"w": np.ones((3, 2)), "b": None}, np.arange(6.0).reshape(2, 3)
+    value, g = fm.value_and_grad(loss)(p, x)
+    assert g["b"] is None and value == np.sum((x @ p["w"]) ** 2)
+    np.testing.assert_allclose(g["w"], 2 * x.T @ (x @ p["w"]))
+    step = fm.jit(lambda p, x: fm.tree_map(lambda v, d: v - 0.1 * d, p, fm.grad(loss)(p, x)))
+    assert step(p, x)["b"] is None
+    np.testing.assert_allclose(step({**p, "b": np.zeros(2)}, x)["b"], -0.1 * np.cos(x @ p["w"]).sum(0))
+    with pytest.raises(TypeError, match="argument 0 of arrays and numbers, got 'relu'"):
+        fm.grad(loss)({**p, "act": "relu"}, x)

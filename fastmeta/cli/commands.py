@@ -28,7 +28,7 @@ from fastmeta.data import Sinusoid
 from fastmeta.errors import CheckpointError, expected
 from fastmeta.models import MLP
 from fastmeta.train import plots
-from fastmeta.train.checkpoint import load_checkpoint, read
+from fastmeta.train.checkpoint import CHECKPOINT, load_checkpoint, read
 from fastmeta.train.evaluate import evaluate
 from fastmeta.train.trainer import Trained, Trainer
 
@@ -68,6 +68,8 @@ def train(
     import typer
 
     begun = time.perf_counter()
+    if resume is not None and Path(resume).is_dir():
+        resume = str(Path(resume) / CHECKPOINT)
     with _usage():
         set_threads(threads)
         _readable(given)

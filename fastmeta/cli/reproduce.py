@@ -19,9 +19,9 @@ from fastmeta.cli.commands import Show, Usage, load_step, plain, set_threads
 from fastmeta.cli.machine import machine, versions
 from fastmeta.cli.replications import REPLICATIONS, Replication
 from fastmeta.errors import expected
-from fastmeta.train.checkpoint import read
+from fastmeta.train.checkpoint import CHECKPOINT, read
 from fastmeta.train.evaluate import evaluate
-from fastmeta.train.trainer import CHECKPOINT, Progress, Trained, Trainer
+from fastmeta.train.trainer import Progress, Trained, Trainer
 
 
 def names() -> str:

@@ -18,6 +18,7 @@ from fastmeta.errors import CheckpointError, expected
 
 __all__ = ["Checkpoint", "load_checkpoint", "save_checkpoint"]
 
+CHECKPOINT = "checkpoint.safetensors"  # of a run, in its folder
 FORMAT = "fastmeta-checkpoint"
 FORMAT_VERSION = 1
 DTYPES = ("float32", "float64", "int32", "int64", "bool")
@@ -95,7 +96,7 @@ def load_checkpoint(
     optimizer: Any = None,
     extra: Mapping[str, Any] | None = None,
 ) -> Checkpoint:
-    """Read a checkpoint into trees like the given templates, of which only structure, shapes and dtypes are used.
+    """Read a checkpoint, a file or ``checkpoint.safetensors`` in a folder, into trees like the given templates, of which only structure, shapes and dtypes are used.
 
     `optimizer` and `extra` may be left out (to evaluate, only `params` is needed); entries of `extra` may be fewer
     than were saved. Leaves come back as NumPy arrays, Python numbers as Python numbers, with exactly the saved bits.
@@ -130,6 +131,7 @@ def read(path: Path) -> tuple[dict[str, NDArray[Any]], dict[str, str]]:
     """All tensors and the checked metadata of a file."""
     import safetensors
 
+    path = path / CHECKPOINT if path.is_dir() else path
     if not path.is_file():
         raise expected("load_checkpoint", "a checkpoint file", f"no file at {path}", FileNotFoundError)
     try:

@@ -28,13 +28,12 @@ from fastmeta.data.sampler import Sampler
 from fastmeta.errors import DivergedError, expected, whole
 from fastmeta.memory import MemoryEstimate, memory_estimate
 from fastmeta.optim import Optimizer, apply_updates
-from fastmeta.train.checkpoint import load_checkpoint, save_checkpoint
+from fastmeta.train.checkpoint import CHECKPOINT, load_checkpoint, save_checkpoint
 from fastmeta.train.evaluate import evaluate
 from fastmeta.tree import tree_map
 
 __all__ = ["Progress", "Trained", "Trainer"]
 
-CHECKPOINT = "checkpoint.safetensors"
 REPORT_SECONDS = 0.2  # between two reports
 POINTS = 500  # of the learning curve
 
@@ -172,7 +171,7 @@ class Trainer:
         self._meta_step = jit(self._make_step())
 
     def run(self, steps: int, resume: str | os.PathLike[str] | None = None) -> Trained:
-        """Train up to meta-step ``steps``, from the beginning or from a checkpoint; resuming changes no bit."""
+        """Train up to meta-step ``steps``, from the beginning or from a checkpoint, its file or the folder that holds it; resuming changes no bit."""
         total = whole("Trainer", "steps", steps)
         params = self._initial()
         state, moments, step, log = self.learner.init_state(), self.optimizer.init(params), 0, _Log()

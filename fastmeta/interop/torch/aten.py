@@ -87,7 +87,7 @@ def refuse(what: str) -> NotImplementedError:
 # -- elements
 
 for _name, _f in {
-    "relu": nn.relu, "tanh": fa.tanh, "sigmoid": fa.sigmoid, "exp": fa.exp, "log": fa.log, "sqrt": fa.sqrt, "rsqrt": fa.rsqrt,
+    "relu": nn.relu, "leaky_relu": nn.leaky_relu, "silu": nn.silu, "tanh": fa.tanh, "sigmoid": fa.sigmoid, "exp": fa.exp, "log": fa.log, "sqrt": fa.sqrt, "rsqrt": fa.rsqrt,
     "abs": fa.abs, "neg": fa.negative, "sin": fa.sin, "cos": fa.cos, "erf": fa.erf, "clone": lambda x, **_: x,
     "contiguous": lambda x, **_: x, "detach": fa.stop_gradient, "alias": lambda x: x,
 }.items():  # fmt: skip
@@ -119,11 +119,6 @@ def power(x: Array, y: Array) -> Array:
     return fa.square(x) if isinstance(y, int | float) and y == 2 else fa.power(x, y)
 
 
-@pointwise("leaky_relu.default")
-def leaky_relu(x: Array, slope: float = 0.01) -> Array:
-    return fa.where(fa.greater(x, 0.0), x, fa.multiply(x, slope))
-
-
 @pointwise("elu.default")
 def elu(x: Array, alpha: float = 1.0, scale: float = 1.0, input_scale: float = 1.0) -> Array:
     negative = fa.multiply(fa.expm1(fa.multiply(fa.minimum(x, 0.0), input_scale)), alpha)
@@ -132,17 +127,7 @@ def elu(x: Array, alpha: float = 1.0, scale: float = 1.0, input_scale: float = 1
 
 @pointwise("gelu.default")
 def gelu(x: Array, approximate: str = "none") -> Array:
-    if approximate == "tanh":
-        inner = fa.multiply(fa.add(x, fa.multiply(fa.multiply(fa.square(x), x), 0.044715)), math.sqrt(2 / math.pi))
-        share = fa.tanh(inner)
-    else:
-        share = fa.erf(fa.multiply(x, math.sqrt(0.5)))
-    return fa.multiply(fa.multiply(x, 0.5), fa.add(share, 1.0))
-
-
-@pointwise("silu.default")
-def silu(x: Array) -> Array:
-    return fa.multiply(x, fa.sigmoid(x))
+    return nn.gelu(x, approximate=approximate == "tanh")
 
 
 @pointwise("clamp.default", "hardtanh.default")
