@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import re
 from pathlib import Path
 
@@ -158,6 +159,17 @@ def test_training_lowers_the_loss(learner):
     unseen = Sinusoid(tasks=100, seed=1).batch(0)
     before, after = (learner.evaluate(p, unseen)["loss"] for p in (learner.init(0), trained.params))
     assert after < 0.85 * before
+
+
+@every_learner
+def test_a_learner_is_pickled_as_it_was_made(learner):
+    episodes = Sinusoid(tasks=2).batch(0)
+    params = learner.init(0)
+    learner.value_and_grad(params, episodes, *learner.phase(0))  # compiled functions are left behind
+    again = pickle.loads(pickle.dumps(learner))
+    assert repr(again) == repr(learner)
+    for a, b in zip(*(optree.tree_leaves(x.value_and_grad(params, episodes, *x.phase(0))) for x in (learner, again)), strict=True):
+        np.testing.assert_array_equal(a, b)
 
 
 def test_training_goes_on_in_the_phase_it_was_in(tmp_path):

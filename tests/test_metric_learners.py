@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import re
 
 import numpy as np
@@ -343,6 +344,11 @@ LEARNERS = [
     fm.ProtoNet(MODEL), fm.SemiSupervisedProtoNet(MODEL), fm.MatchingNet(MODEL, context=2), fm.RelationNet(MODEL, MLP((6, 4, 1), activation="tanh")),
     fm.Siamese(MODEL), fm.Siamese(MODEL, "weighted-l1"), fm.CovarianceNet(MODEL),
 ]  # fmt: skip
+
+
+@pytest.mark.parametrize("learner", LEARNERS, ids=repr)
+def test_a_learner_is_pickled_as_it_was_made(learner):
+    assert repr(pickle.loads(pickle.dumps(learner))) == repr(learner)
 
 
 @pytest.mark.parametrize("learner", LEARNERS, ids=repr)

@@ -6,7 +6,7 @@ import functools
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -49,6 +49,18 @@ class Learner(ABC):
     >>> float(loss), float(gradient), aux["loss"].shape
     (1.0, 2.0, (2,))
     """
+
+    _made_of: tuple[tuple[Any, ...], dict[str, Any]]
+
+    def __new__(cls, *args: Any, **options: Any) -> Self:
+        self = super().__new__(cls)
+        self._made_of = args, options
+        return self
+
+    def __reduce__(self) -> Any:
+        """Pickled as what it was made of: compiled functions stay behind."""
+        args, options = self._made_of
+        return functools.partial(type(self), **options), args
 
     @functools.cached_property
     def _mapped(self) -> Callable[..., Any]:
