@@ -275,16 +275,6 @@ def copy_bandwidth() -> float:
     return 2 * x.numel() * 4 / min(seconds) / 1e9
 
 
-def agree(title: str, results: dict[str, Any]) -> None:
-    """Everyone within 1e-3 of the largest entry of the first contestant's results."""
-    first, *others = [[np.asarray(a) for a in r] for r in results.values()]
-    for name, other in zip(list(results)[1:], others, strict=True):
-        for a, b in zip(first, other, strict=True):
-            worst = np.abs(a.ravel() - b.ravel()).max() / np.abs(a).max()
-            if not worst <= 1e-3:
-                raise SystemExit(f"{title}: {name} differs by {worst:.1e}; no timing")
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m bench.distances", description=__doc__)
     parser.add_argument("names", nargs="*", help="workloads whose title contains one of these (default all)")
@@ -299,10 +289,8 @@ def main() -> None:
     for title in wanted:
         makers = found[title]
         thunks = neighbours() if makers is None else {name: make() for name, make in makers.items()}
-        agree(title, {name: thunk() for name, thunk in thunks.items()})
-        seconds = measure.interleave(thunks, options.rounds)
-        rows = measure.rows(seconds, "us", 1e6)
-        best = min(seconds["fastmeta"])
+        rows = measure.contest(title, thunks, options.rounds, "us", 1e6)
+        best = rows["fastmeta"]["us"]["min"] / 1e6
         e = sizes.get(title.partition(" ")[2])
         extra = {"gflops": round(e.flops / best / 1e9, 1), "gb_per_s": round(e.bytes / best / 1e9, 1)} if title.startswith("episode") and e else {}
         reports[title] = {**extra, "rows": rows}

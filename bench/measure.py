@@ -112,6 +112,22 @@ def rows(seconds: dict[str, list[float]], unit: str, per_second: float) -> dict[
     }
 
 
+def agree(title: str, results: dict[str, Any]) -> None:
+    """Ends the run unless everyone is within 1e-3 of the largest entry of the first contestant's results."""
+    first, *others = [[np.asarray(a) for a in r] for r in results.values()]
+    for name, other in zip(list(results)[1:], others, strict=True):
+        for a, b in zip(first, other, strict=True):
+            worst = np.abs(a.ravel() - b.ravel()).max() / np.abs(a).max()
+            if not worst <= 1e-3:
+                raise SystemExit(f"{title}: {name} differs by {worst:.1e}; no timing")
+
+
+def contest(title: str, thunks: dict[str, Thunk], rounds: int, unit: str, per_second: float) -> dict[str, Record]:
+    """Times of contestants whose results agree."""
+    agree(title, {name: thunk() for name, thunk in thunks.items()})
+    return rows(interleave(thunks, rounds), unit, per_second)
+
+
 def compare(workload: Workload, names: Sequence[str], rounds: int) -> Record:
     """Microseconds per task of every contestant, and its ratio to the first one, round by round."""
     reference = importlib.import_module(workload.reference).reference

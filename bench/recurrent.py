@@ -14,7 +14,6 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from bench.__main__ import begin, show
-from bench.distances import agree
 
 RATE = 0.1
 Thunk = Callable[[], Any]
@@ -139,10 +138,8 @@ def main() -> None:
     reports: dict[str, Any] = {}
     for title, makers in workloads().items():
         thunks = {name: make() for name, make in makers.items()}
-        agree(title, {name: thunk() for name, thunk in thunks.items()})
-        rows = measure.rows(measure.interleave(thunks, options.rounds), "us", 1e6)
-        reports[title] = {"rows": rows}
-        show(title, rows)
+        reports[title] = {"rows": measure.contest(title, thunks, options.rounds, "us", 1e6)}
+        show(title, reports[title]["rows"])
     if options.out:
         options.out.write_text(json.dumps({"provenance": origin, "reports": reports}, indent=1) + "\n")
 

@@ -15,7 +15,6 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from bench.__main__ import begin, show
-from bench.distances import agree
 
 f32 = np.float32
 rng = np.random.default_rng(0)
@@ -259,10 +258,8 @@ def main() -> None:
             continue
         system = make()
         thunks = {"fastmeta": fastmeta(system), "jax": jax(system)}
-        agree(title, {name: thunk() for name, thunk in thunks.items()})
-        rows = measure.rows(measure.interleave(thunks, options.rounds), "us_per_task", 1e6 / len(system.data[0]))
-        reports[title] = {"rows": rows}
-        show(title, rows)
+        reports[title] = {"rows": measure.contest(title, thunks, options.rounds, "us_per_task", 1e6 / len(system.data[0]))}
+        show(title, reports[title]["rows"])
     if options.out:
         options.out.write_text(json.dumps({"provenance": origin, "reports": reports}, indent=1) + "\n")
 

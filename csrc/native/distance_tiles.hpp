@@ -56,11 +56,8 @@ struct ProductAndSquare : ProductOf<T> {
 };
 // (x - centre) y, for PROTO
 template <class T>
-struct CentredProduct {
-  using V = typename Simd<T>::V;
-  static constexpr bool scaled = false, absolute = false, centred = true, squares = false;
-  static FASTMETA_INLINE V add(V x, V y, V, V sum) { return Simd<T>::fma(x, y, sum); }
-  static FASTMETA_INLINE T finish(T sum, T, T) { return sum; }
+struct CentredProduct : ProductOf<T> {
+  static constexpr bool centred = true;
 };
 
 // ---- What a metric needs of each row.
