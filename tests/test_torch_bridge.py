@@ -40,6 +40,38 @@ def test_outputs_and_gradients_are_those_of_the_module(backbone: tuple[nn.Module
         np.testing.assert_allclose(gradient[name], g, rtol=0, atol=1e-9, err_msg=name)
 
 
+class Then(nn.Module):
+    """A linear layer and a function, or a layer, of what it gives."""
+
+    def __init__(self, f: Any, shape: tuple[int, ...] = (6,)) -> None:
+        super().__init__()
+        self.first, self.f, self.shape = nn.Linear(6, int(np.prod(shape))), f, shape
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.f(self.first(x).reshape(-1, *self.shape))
+
+
+FUNCTIONS: dict[str, Any] = {
+    "normalize": lambda x: F.normalize(x, dim=-1), "norm 1": lambda x: torch.linalg.vector_norm(x, 1, dim=1), "norm inf": lambda x: torch.linalg.vector_norm(x, float("inf"), dim=1),
+    "cosine": lambda x: F.cosine_similarity(x[:, None], x[None, :4], dim=-1), "einsum": lambda x: torch.einsum("ij, kj -> ik", x, x), "logsumexp": lambda x: x.logsumexp(1),
+    "var": lambda x: x.var(dim=1), "biased": lambda x: x.var(dim=0, unbiased=False, keepdim=True), "std": lambda x: x.std(dim=1, keepdim=True), "rms": nn.RMSNorm(6), "correction": lambda x: torch.var(x, dim=1, correction=2),
+    "softplus": lambda x: F.softplus(8 * x, beta=2.0, threshold=3.0), "logsigmoid": F.logsigmoid, "mish": F.mish, "hardswish": lambda x: F.hardswish(4 * x),
+    "prelu": nn.PReLU(6), "clamp": lambda x: x.clamp_min(-0.3).clamp_max(0.4), "square": lambda x: x.square(), "repeat": lambda x: x.repeat(1, 2), "split": lambda x: x.split(4, 1)[1] * x.split([2, 4], dim=1)[0],
+    "chunk": lambda x: x.chunk(2, dim=-1)[0],
+}  # fmt: skip
+OTHERS: dict[str, Any] = {
+    "conv1d": Then(nn.Sequential(nn.Conv1d(2, 3, 3, stride=2, padding=1), nn.PReLU(3), nn.Conv1d(3, 3, 3, padding="same", groups=3)), (2, 9)),
+    "instance norm": Then(nn.Sequential(nn.InstanceNorm2d(2, affine=True), nn.PReLU()), (2, 4, 5)),
+}
+
+
+@pytest.mark.parametrize("name", [*FUNCTIONS, *OTHERS])
+def test_single_operations(name: str) -> None:
+    torch.manual_seed(8)
+    module = (OTHERS[name] if name in OTHERS else Then(FUNCTIONS[name])).double()
+    test_outputs_and_gradients_are_those_of_the_module((module, torch.randn(5, 6, dtype=torch.float64)), True)
+
+
 def inner_and_outer(model: Any, params: Any, xs: Any, ys: Any, xq: Any, yq: Any, grad: Any, loss: Any) -> Any:
     def inner(p: Any) -> Any:
         return loss(model(p, xs), ys)

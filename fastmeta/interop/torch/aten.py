@@ -84,73 +84,10 @@ def refuse(what: str) -> NotImplementedError:
     return NotImplementedError(what)
 
 
-# -- elements
-
-for _name, _f in {
-    "relu": nn.relu, "leaky_relu": nn.leaky_relu, "silu": nn.silu, "tanh": fa.tanh, "sigmoid": fa.sigmoid, "exp": fa.exp, "log": fa.log, "sqrt": fa.sqrt, "rsqrt": fa.rsqrt,
-    "abs": fa.abs, "neg": fa.negative, "sin": fa.sin, "cos": fa.cos, "erf": fa.erf, "clone": lambda x, **_: x,
-    "contiguous": lambda x, **_: x, "detach": fa.stop_gradient, "alias": lambda x: x,
-}.items():  # fmt: skip
-    pointwise(f"{_name}.default")(_f)
-for _name, _f in {
-    "mul": fa.multiply, "div": fa.divide, "maximum": fa.maximum, "minimum": fa.minimum, "eq": fa.equal, "ne": fa.not_equal,
-    "lt": fa.less, "le": fa.less_equal, "gt": fa.greater, "ge": fa.greater_equal,
-}.items():  # fmt: skip
-    pointwise(f"{_name}.Tensor", f"{_name}.Scalar", f"{_name}.default")(_f)
-
-
-@pointwise("add.Tensor", "add.Scalar")
-def add(x: Array, y: Array, alpha: float = 1) -> Array:
-    return fa.add(x, y if alpha == 1 else fa.multiply(y, alpha))
-
-
-@pointwise("sub.Tensor", "sub.Scalar")
-def sub(x: Array, y: Array, alpha: float = 1) -> Array:
-    return fa.subtract(x, y if alpha == 1 else fa.multiply(y, alpha))
-
-
-@pointwise("rsub.Scalar")
-def rsub(x: Array, y: float, alpha: float = 1) -> Array:
-    return fa.subtract(y, fa.multiply(x, alpha))
-
-
-@pointwise("pow.Tensor_Scalar", "pow.Tensor_Tensor")
-def power(x: Array, y: Array) -> Array:
-    return fa.square(x) if isinstance(y, int | float) and y == 2 else fa.power(x, y)
-
-
-@pointwise("elu.default")
-def elu(x: Array, alpha: float = 1.0, scale: float = 1.0, input_scale: float = 1.0) -> Array:
-    negative = fa.multiply(fa.expm1(fa.multiply(fa.minimum(x, 0.0), input_scale)), alpha)
-    return fa.multiply(fa.where(fa.greater(x, 0.0), x, negative), scale)
-
-
-@pointwise("gelu.default")
-def gelu(x: Array, approximate: str = "none") -> Array:
-    return nn.gelu(x, approximate=approximate == "tanh")
-
-
-@pointwise("clamp.default", "hardtanh.default")
-def clamp(x: Array, low: float | None = None, high: float | None = None) -> Array:
-    x = x if low is None else fa.maximum(x, low)
-    return x if high is None else fa.minimum(x, high)
-
-
-@pointwise("where.self", "where.ScalarOther", "where.ScalarSelf")
-def where(condition: Array, x: Array, y: Array) -> Array:
-    return fa.where(condition, x, y)
-
-
-@pointwise("dropout.default")
-def dropout(x: Array, rate: float, training: bool) -> Array:
-    if training and rate > 0:
-        raise refuse("random masks (module.eval() turns dropout off)")
-    return x
-
-
-@on_images("native_dropout.default")
-def native_dropout(x: Any, rate: float, training: bool) -> Any:
-    return (dropout(x, rate, training),)
+def axes_of(x: Array, axes: Any) -> tuple[int, ...]:
+    """Axes from 0 on, of one, several, or none for all."""
+    axes = [axes] if isinstance(axes, int) else axes
+    return tuple(range(len(x.shape))) if not axes else tuple(a % len(x.shape) for a in axes)
 
 
 # -- images
@@ -193,6 +130,17 @@ def conv2d(
     else:
         raise refuse(f"{groups} groups of {x.shape[3]} channels")
     return Image(y if bias is None else fa.add(y, bias))
+
+
+@row("conv1d.default", "conv1d.padding")
+def conv1d(x: Array, w: Array, bias: Any = None, stride: Any = 1, padding: Any = 0, dilation: Any = 1, groups: int = 1) -> Array:
+    """As images of one row."""
+
+    def across(size: Any, rows: int) -> Any:
+        return size if isinstance(size, str) else (rows, *([size] if isinstance(size, int) else size))
+
+    y = conv2d(fa.expand_dims(x, axis=2), fa.expand_dims(w, axis=2), bias, across(stride, 1), across(padding, 0), across(dilation, 1), groups)
+    return fa.squeeze(plain(y), axis=2)
 
 
 @on_images("max_pool2d.default")
@@ -260,7 +208,7 @@ def linear(x: Array, w: Array, b: Array | None = None) -> Array:
 
 @row("addmm.default")
 def addmm(b: Array, x: Array, y: Array, beta: float = 1, alpha: float = 1) -> Array:
-    return add(fa.multiply(fa.matmul(x, y), alpha), b, beta)
+    return fa.add(fa.multiply(fa.matmul(x, y), alpha), fa.multiply(b, beta))
 
 
 for _name in ("matmul", "mm", "bmm"):
@@ -293,55 +241,6 @@ def lstm(
     if state[0].shape != state[1].shape:
         raise refuse("projections (proj_size)")
     return recurrent.lstm(x, state, weights, biases, layers, both, batch_first)
-
-
-# -- normalisation and sums
-
-
-@row("layer_norm.default")
-def layer_norm(x: Array, shape: Sequence[int], scale: Any = None, shift: Any = None, eps: float = 1e-5, *_: Any) -> Array:
-    flat = fa.reshape(x, (*x.shape[: len(x.shape) - len(shape)], -1))
-    scale, shift = (None if a is None else fa.reshape(a, (-1,)) for a in (scale, shift))
-    return fa.reshape(nn.layer_norm(flat, scale, shift, eps=eps), x.shape)
-
-
-@on_images("group_norm.default")
-def group_norm(x: Any, groups: int, scale: Any = None, shift: Any = None, eps: float = 1e-5, *_: Any) -> Any:
-    if len(plain(x).shape) == 4:
-        return Image(nn.group_norm(image(x), scale, shift, groups=groups, eps=eps))
-    if len(x.shape) == 2:
-        return nn.group_norm(x, scale, shift, groups=groups, eps=eps)
-    raise refuse(f"group norm of {len(x.shape)} axes")
-
-
-def _axes(x: Array, axes: Any) -> tuple[int, ...]:
-    axes = [axes] if isinstance(axes, int) else axes
-    return tuple(range(len(x.shape))) if not axes else tuple(a % len(x.shape) for a in axes)
-
-
-@row("mean.dim", "mean.default")
-def mean(x: Array, axes: Any = None, keepdims: bool = False, **_: Any) -> Array:
-    return fa.mean(x, axis=_axes(x, axes), keepdims=keepdims)
-
-
-@row("sum.dim_IntList", "sum.default")
-def total(x: Array, axes: Any = None, keepdims: bool = False, **_: Any) -> Array:
-    return fa.sum(x, axis=_axes(x, axes), keepdims=keepdims)
-
-
-@row("amax.default")
-def amax(x: Array, axes: Any = (), keepdims: bool = False) -> Array:
-    return fa.max(x, axis=_axes(x, axes), keepdims=keepdims)
-
-
-@row("softmax.int", "_softmax.default")
-def softmax(x: Array, axis: int, *_: Any, **__: Any) -> Array:
-    return fa.softmax(x, axis=axis)
-
-
-@row("log_softmax.int", "_log_softmax.default")
-def log_softmax(x: Array, axis: int, *_: Any, **__: Any) -> Array:
-    return fa.log_softmax(x, axis=axis)
 
 
 # -- shapes
@@ -383,7 +282,7 @@ def unsqueeze(x: Array, axis: int) -> Array:
 
 @row("squeeze.dim", "squeeze.dims")
 def squeeze(x: Array, axes: Any) -> Array:
-    ones = tuple(a for a in _axes(x, axes) if x.shape[a] == 1)
+    ones = tuple(a for a in axes_of(x, axes) if x.shape[a] == 1)
     return fa.squeeze(x, axis=ones) if ones else x
 
 
@@ -458,3 +357,21 @@ def to(x: Array, dtype: Any = None, *_: Any, **__: Any) -> Array:
 
 
 NUMPY = {torch.float32: np.float32, torch.float64: np.float64, torch.int32: np.int32, torch.int64: np.int32, torch.bool: np.bool_}
+
+
+@row("repeat.default")
+def repeat(x: Array, times: Sequence[int]) -> Array:
+    return fa.tile(x, tuple(times))
+
+
+@row("split.Tensor")
+def split(x: Array, size: int, axis: int = 0) -> list[Array]:
+    n = x.shape[axis]
+    return split_with_sizes(x, [min(size, n - at) for at in range(0, n, size)], axis)
+
+
+@row("split_with_sizes.default")
+def split_with_sizes(x: Array, sizes: Sequence[int], axis: int = 0) -> list[Array]:
+    before = (slice(None),) * (axis % len(x.shape))
+    ends = [sum(sizes[: k + 1]) for k in range(len(sizes))]
+    return [x[(*before, slice(end - size, end))] for size, end in zip(sizes, ends, strict=True)]

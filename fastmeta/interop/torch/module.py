@@ -13,7 +13,7 @@ import torch
 from torch.export.graph_signature import InputKind, OutputKind
 
 from fastmeta.errors import expected
-from fastmeta.interop.torch import aten
+from fastmeta.interop.torch import aten, elements, norms  # noqa: F401  (elements and norms add their rows to the table)
 from fastmeta.trace import Array, trace
 
 __all__ = ["ImportedModule", "from_torch"]
@@ -152,7 +152,7 @@ def _refuse_unknown(nodes: list[Any]) -> None:
 def _unknown(operations: list[str]) -> NotImplementedError:
     return expected(
         "from_torch", "operations that have a translation", "; ".join(dict.fromkeys(operations)), NotImplementedError,
-        "fastmeta.interop.torch.aten lists them",
+        "fastmeta.interop.torch.aten.TABLE lists them",
     )  # fmt: skip
 
 
