@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastmeta import array as fa
-from fastmeta.algorithms.learner import Learner, Loss, examples, quadruple
+from fastmeta.algorithms.learner import Learner, Loss, examples, initial, quadruple
 from fastmeta.compile import jit
 from fastmeta.errors import expected
 from fastmeta.gradients import value_and_grad
@@ -65,7 +65,7 @@ class TaskEmbedding(Learner):
 
     def init(self, seed: int = 0) -> Any:
         """Fresh parameters: those of the model, and of the head from a seed of its own."""
-        weights = self.model.init(seed)
+        weights = initial(type(self).__name__, self.model, seed)
         if self.head is None:
             return weights
         own = int(np.random.default_rng([seed, 1]).integers(2**31))

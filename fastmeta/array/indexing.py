@@ -121,7 +121,7 @@ def getitem(x: Array, key: Any) -> Array:
 
 def _getitem(x: Array, key: Any) -> Array:
     keys = list(key) if isinstance(key, tuple) else [key]
-    keys = [int(k) if isinstance(k, np.integer) else np.asarray(k) if isinstance(k, list) and k and all(isinstance(v, int) for v in k) else k for k in keys]
+    keys = [_known(k) for k in keys]
     ndim = len(x.shape)
     used = builtins.sum(k is not None and k is not Ellipsis for k in keys)
     if used > ndim or builtins.sum(k is Ellipsis for k in keys) > 1:
@@ -142,6 +142,13 @@ def _getitem(x: Array, key: Any) -> Array:
         raise expected("index", "integers next to the integer array", "other indices between them", IndexError, "Index twice")
     axis = at - builtins.sum(isinstance(k, int) for k in keys[:at])
     return take(out, _from_start(arrays[0], out.shape[axis]), axis=axis)
+
+
+def _known(k: Any) -> Any:
+    """NumPy's integers as Python's, and lists of integers as arrays."""
+    if isinstance(k, list) and k and builtins.all(isinstance(v, int) for v in k):
+        return np.asarray(k)
+    return int(k) if isinstance(k, np.integer) else k
 
 
 def _pairs(x: Array, keys: list[Any], arrays: list[Any]) -> Array:

@@ -151,10 +151,11 @@ def _dot(x: Array, y: Array, scale: None = None) -> Array:
 
 def _euclidean(x: Array, y: Array, scale: None = None) -> Array:
     squares = partial(_over_differences, lambda d: fa.sum(fa.square(d), axis=1))
-    return _root(fused(kernels.SQUARED, squares, x, y))
+    return root(fused(kernels.SQUARED, squares, x, y))
 
 
-def _root(d: Array) -> Array:
+def root(d: Array) -> Array:
+    """The square root of what is not negative, with derivative 0 at 0."""
     zero = fa.less_equal(d, 0.0)
     return fa.where(zero, 0.0, fa.sqrt(fa.where(zero, 1.0, d)))
 
@@ -188,7 +189,7 @@ def _sqmahalanobis(x: Array, y: Array, scale: Array) -> Array:
 
 
 def _mahalanobis(x: Array, y: Array, scale: Array) -> Array:
-    return _root(_sqmahalanobis(x, y, scale))
+    return root(_sqmahalanobis(x, y, scale))
 
 
 def number(n: Array, x: Array) -> Array:

@@ -8,8 +8,8 @@ from fastmeta import array as fa
 from fastmeta.trace import Array
 
 
-def leaky_relu(x: Array, slope: float = 0.01) -> Array:
-    """x above 0, else slope times x.
+def leaky_relu(x: Array, slope: Array = 0.01) -> Array:
+    """x above 0, else slope times x; the slope may be an array that broadcasts with x.
 
     >>> import numpy as np
     >>> leaky_relu(np.array([2.0, -2.0]), 0.1)

@@ -10,8 +10,9 @@ from typing import Any
 
 from fastmeta.ops.product import MATMUL, matmul
 from fastmeta.ops.shape import PERMUTE, RESHAPE, reshape, swap_last
-from fastmeta.ops.structure import LOOP, PROJECT, Loop, loop, rebuild
-from fastmeta.program import ARRAY, CONST, INPUT, Graph, Program, Var
+from fastmeta.ops.structure import LOOP, Loop, loop, rebuild
+from fastmeta.plan.hoist import unchanging
+from fastmeta.program import Graph, Program, Var
 
 FEW_ROWS = 8
 KEPT = 1 << 16  # elements that a loop may keep more
@@ -32,7 +33,7 @@ def defer(p: Program) -> Program:
 def _loop(g: Graph, s: Loop, ins: tuple[Var, ...]) -> list[Var]:
     body, first = s.body, s.carry + s.stacked
     sliced = {v.id: x for v, x in zip(body.inputs[s.invariant + s.carry :], ins[s.invariant + s.carry :], strict=True)}
-    fixed = _fixed(s)
+    fixed = unchanging(s)
     kept: dict[int, Var] = {}  # what is stacked more, by number in the body
     products: dict[int, tuple[Var, Var]] = {}  # by number of the result: what the factors are views of
     for k in range(first, len(body.outputs)):
@@ -67,15 +68,6 @@ def _factors(v: Var) -> tuple[Var, Var] | None:
     if not 0 < rows <= FEW_ROWS or 4 * rows * (m + n) > m * n or not v.size or not (rows == 1 or left.op is PERMUTE):
         return None
     return _root(left.ins[0] if left.op is PERMUTE else left), _root(y)
-
-
-def _fixed(s: Loop) -> set[int]:
-    """What is the same in all iterations."""
-    fixed = {v.id for v in s.body.inputs[: s.invariant]}
-    for v in s.body.live():
-        if v.op in (CONST, ARRAY) or v.op not in (INPUT, LOOP, PROJECT) and all(i.id in fixed for i in v.ins):
-            fixed.add(v.id)
-    return fixed
 
 
 def _root(v: Var) -> Var:

@@ -23,15 +23,18 @@ def hoist(p: Program, of: Loop | None = None) -> Program:
     return Program([env[v.id] for v in p.inputs], results(g, [env[v.id] for v in p.outputs], of), g)
 
 
+def unchanging(s: Loop) -> set[int]:
+    """What is the same in all iterations, by number in the body."""
+    fixed = {v.id for v in s.body.inputs[: s.invariant]}
+    for v in s.body.live():
+        if v.op in (CONST, ARRAY) or v.op not in (INPUT, LOOP, PROJECT) and all(i.id in fixed for i in v.ins):
+            fixed.add(v.id)
+    return fixed
+
+
 def _loop(g: Graph, s: Loop, ins: tuple[Var, ...]) -> list[Var]:
     body = s.body
-    fixed = bytearray(len(body.nodes))
-    for v in body.inputs[: s.invariant]:
-        fixed[v.id] = 1
-    live = body.live()
-    for v in live:
-        if v.op in (CONST, ARRAY) or v.op is not INPUT and v.op not in (LOOP, PROJECT) and all(fixed[i.id] for i in v.ins):
-            fixed[v.id] = 1
+    fixed, live = unchanging(s), body.live()
     wanted: dict[int, Var] = {}
     own = {v.id for v in body.outputs}  # results stay equations of the body
 
@@ -39,20 +42,20 @@ def _loop(g: Graph, s: Loop, ins: tuple[Var, ...]) -> list[Var]:
         """Marks the work behind an operand that a changing equation reads, through views."""
         while x.op.view:
             x = x.ins[0]
-        if fixed[x.id] and x.op not in (INPUT, CONST, ARRAY) and x.id not in own:
+        if x.id in fixed and x.op not in (INPUT, CONST, ARRAY) and x.id not in own:
             wanted[x.id] = x
 
     for v in live:
-        if not fixed[v.id]:
+        if v.id not in fixed:
             for i in v.ins:
-                if fixed[i.id]:
+                if i.id in fixed:
                     want(i)
     if not wanted:
         return loop(g, s, ins)
     # the fixed part, in front of the loop
     env: dict[int, Var] = {v.id: x for v, x in zip(body.inputs[: s.invariant], ins, strict=False)}
     for v in live:
-        if fixed[v.id] and v.id not in env:
+        if v.id in fixed and v.id not in env:
             env[v.id] = g.emit(v.op, tuple([env[i.id] for i in v.ins]), v.attrs)
     b = Graph()
     new: dict[int, Var] = {}

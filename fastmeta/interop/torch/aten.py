@@ -328,6 +328,24 @@ def sym_size(x: Any, axis: int) -> int:
     return int(x.shape[axis]) if not isinstance(x, Image) else int(x.value.shape[(0, 3, 1, 2)[axis]])
 
 
+@row("repeat.default")
+def repeat(x: Array, times: Sequence[int]) -> Array:
+    return fa.tile(x, tuple(times))
+
+
+@row("split.Tensor")
+def split(x: Array, size: int, axis: int = 0) -> list[Array]:
+    n = x.shape[axis]
+    return split_with_sizes(x, [min(size, n - at) for at in range(0, n, size)], axis)
+
+
+@row("split_with_sizes.default")
+def split_with_sizes(x: Array, sizes: Sequence[int], axis: int = 0) -> list[Array]:
+    before = (slice(None),) * (axis % len(x.shape))
+    ends = [sum(sizes[: k + 1]) for k in range(len(sizes))]
+    return [x[(*before, slice(end - size, end))] for size, end in zip(sizes, ends, strict=True)]
+
+
 # -- new arrays
 
 
@@ -357,21 +375,3 @@ def to(x: Array, dtype: Any = None, *_: Any, **__: Any) -> Array:
 
 
 NUMPY = {torch.float32: np.float32, torch.float64: np.float64, torch.int32: np.int32, torch.int64: np.int32, torch.bool: np.bool_}
-
-
-@row("repeat.default")
-def repeat(x: Array, times: Sequence[int]) -> Array:
-    return fa.tile(x, tuple(times))
-
-
-@row("split.Tensor")
-def split(x: Array, size: int, axis: int = 0) -> list[Array]:
-    n = x.shape[axis]
-    return split_with_sizes(x, [min(size, n - at) for at in range(0, n, size)], axis)
-
-
-@row("split_with_sizes.default")
-def split_with_sizes(x: Array, sizes: Sequence[int], axis: int = 0) -> list[Array]:
-    before = (slice(None),) * (axis % len(x.shape))
-    ends = [sum(sizes[: k + 1]) for k in range(len(sizes))]
-    return [x[(*before, slice(end - size, end))] for size, end in zip(sizes, ends, strict=True)]

@@ -104,4 +104,4 @@ def hardswish(x: Array) -> Array:
 @row("prelu.default")
 def prelu(x: Array, slope: Array) -> Array:
     slope = fa.reshape(slope, (-1, *[1 for _ in x.shape[2:]])) if len(x.shape) > 1 else slope
-    return fa.where(fa.greater(x, 0.0), x, fa.multiply(x, slope))
+    return nn.leaky_relu(x, slope)

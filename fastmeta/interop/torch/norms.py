@@ -6,9 +6,12 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+
 from fastmeta import array as fa
 from fastmeta import nn
 from fastmeta.interop.torch.aten import Image, axes_of, image, on_images, plain, refuse, row
+from fastmeta.kernels.distance import root
 from fastmeta.trace import Array
 
 # -- sums and normalisation
@@ -58,17 +61,11 @@ def log_softmax(x: Array, axis: int, *_: Any, **__: Any) -> Array:
 # -- norms, similarities, products
 
 
-def _root(squares: Array) -> Array:
-    """The square root, with derivative 0 at 0 as in PyTorch's norms."""
-    zero = fa.less_equal(squares, 0.0)
-    return fa.where(zero, 0.0, fa.sqrt(fa.where(zero, 1.0, squares)))
-
-
 @row("linalg_vector_norm.default")
 def vector_norm(x: Array, order: float = 2, axes: Any = None, keepdims: bool = False, **_: Any) -> Array:
     axis = axes_of(x, axes)
     if order == 2:
-        return _root(fa.sum(fa.square(x), axis=axis, keepdims=keepdims))
+        return root(fa.sum(fa.square(x), axis=axis, keepdims=keepdims))
     if order == 1:
         return fa.sum(fa.abs(x), axis=axis, keepdims=keepdims)
     if order == math.inf:
@@ -78,7 +75,7 @@ def vector_norm(x: Array, order: float = 2, axes: Any = None, keepdims: bool = F
 
 @row("cosine_similarity.default")
 def cosine_similarity(x: Array, y: Array, axis: int = 1, eps: float = 1e-8) -> Array:
-    x, y = (fa.divide(v, fa.maximum(_root(fa.sum(fa.square(v), axis=axis, keepdims=True)), eps)) for v in (x, y))
+    x, y = (fa.divide(v, fa.maximum(root(fa.sum(fa.square(v), axis=axis, keepdims=True)), eps)) for v in (x, y))
     return fa.sum(fa.multiply(x, y), axis=axis)
 
 
@@ -113,8 +110,8 @@ def std(x: Array, *args: Any, **options: Any) -> Array:
 @row("rms_norm.default")
 def rms_norm(x: Array, shape: Sequence[int], scale: Any = None, eps: float | None = None) -> Array:
     axis = tuple(range(len(x.shape) - len(shape), len(x.shape)))
-    smallest = 2.0**-23 if x.dtype == "float32" else 2.0**-52  # of the dtype, as PyTorch's default
-    y = fa.multiply(x, fa.rsqrt(fa.add(fa.mean(fa.square(x), axis=axis, keepdims=True), smallest if eps is None else eps)))
+    eps = float(np.finfo(x.dtype).eps) if eps is None else eps
+    y = fa.multiply(x, fa.rsqrt(fa.add(fa.mean(fa.square(x), axis=axis, keepdims=True), eps)))
     return y if scale is None else fa.multiply(y, scale)
 
 
