@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 import fastmeta as fm
-from bench.workloads import Episodes, Params, Workload
+from bench.workloads import Episodes, Params, Perceptron
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class Images:
 
 
 WORKLOADS = [
-    Workload("sin-K5", tasks=4096),
+    Perceptron("sin-K5", tasks=4096),
     Images("conv4-omni", 28, 1, 64, 256),
     Images("conv4-mini", 84, 3, 32, 32),
 ]

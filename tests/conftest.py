@@ -30,6 +30,7 @@ os.environ["PYTHONSAFEPATH"] = "1"
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--backend", help="run everything on this backend instead: cuda, cupy, or cuda-host for the device text on the host")
     parser.addoption("--way", default="auto", choices=["auto", "resident", "batched"], help="how the backends of device text run plans")
+    parser.addoption("--text", default="fixed", choices=["fixed", "words"], help="whether plans of these backends have text of their own, or their words are read as they run")
     parser.addoption("--lanes", type=int, default=1, help="threads of a team of cuda-host")
 
 
@@ -48,7 +49,13 @@ def pytest_configure(config: pytest.Config) -> None:
     backends.set_backend(name)
     made = backends.module(name)
     made.OPTIONS.update(way=config.getoption("--way"), lanes=config.getoption("--lanes"))
-    plan_tools.tested.plan = staticmethod(lambda words, consts, **_: device.DevicePlan(made.core(), words, consts, **made.OPTIONS))
+    if name != "cupy":
+        if config.getoption("--text") == "words":
+            made.compile_text = lambda: None
+        elif name == "cuda-host":
+            made.TEXT = True
+    compile_text = made.compile_text() if name != "cupy" else None
+    plan_tools.tested.plan = staticmethod(lambda words, consts, **_: device.DevicePlan(made.core(), words, consts, compile_text, **made.OPTIONS))
     plan_tools.tested.bad_index = made.core().BadIndex
 
 

@@ -1,6 +1,10 @@
 // The device's side of a run: memory, streams, launches and recorded graphs of the CUDA runtime.
 #include <cuda_runtime.h>
 
+#if CUDART_VERSION < 12080
+#error "fastmeta needs CUDA 12.8 or later"
+#endif
+
 #include "cublas.hpp"
 #include "walk.hpp"
 
@@ -27,6 +31,13 @@ template <class Kernel> __global__ void __launch_bounds__(device::kTeamLanes) en
   kernel(team, device::Grid{blockIdx.x, blockIdx.y, gridDim.x, gridDim.y}, fast ? arena : nullptr);
 }
 
+// What a block may have of an arena beside its stage.
+int64_t own_memory(int number) {
+  int most = 0;
+  check(cudaDeviceGetAttribute(&most, cudaDevAttrMaxSharedMemoryPerBlockOptin, number), "cudaDeviceGetAttribute");
+  return most - device::kStageBytes - 1024;
+}
+
 // A device is the current one for the length of a scope.
 class Current {
  public:
@@ -50,10 +61,8 @@ class CudaDevice {
   explicit CudaDevice(int) {
     check(cudaGetDevice(&number_), "cudaGetDevice");
     check(cudaDeviceGetAttribute(&processors_, cudaDevAttrMultiProcessorCount, number_), "cudaDeviceGetAttribute");
-    int most = 0;
-    check(cudaDeviceGetAttribute(&most, cudaDevAttrMaxSharedMemoryPerBlockOptin, number_), "cudaDeviceGetAttribute");
-    most_fast_ = most - device::kStageBytes - 1024;
-    check(cudaFuncSetAttribute(enter<device::TasksKernel>, cudaFuncAttributeMaxDynamicSharedMemorySize, int(most_fast_)), "cudaFuncSetAttribute");
+    most_fast_ = own_memory(number_);
+    check(cudaFuncSetAttribute(enter<device::TasksKernel<device::Interpreter>>, cudaFuncAttributeMaxDynamicSharedMemorySize, int(most_fast_)), "cudaFuncSetAttribute");
     check(cudaStreamCreateWithFlags(&recorder_, cudaStreamNonBlocking), "cudaStreamCreate");
     check(cudaEventCreateWithFlags(&last_, cudaEventDisableTiming), "cudaEventCreate");
   }
@@ -64,6 +73,7 @@ class CudaDevice {
       cublas_.reset();
     } catch (const DeviceError&) {  // the driver has gone
     }
+    if (library_) cudaLibraryUnload(library_);
     cudaFree(workspace_);
     cudaEventDestroy(last_);
     cudaStreamDestroy(recorder_);
@@ -155,13 +165,32 @@ class CudaDevice {
   // How many teams run at once.
   int64_t teams(int64_t fast_bytes) const {
     int blocks = 0;
-    check(cudaOccupancyMaxActiveBlocksPerMultiprocessor(&blocks, enter<device::TasksKernel>, device::kTeamLanes, size_t(fast_bytes)), "cudaOccupancy");
+    check(cudaOccupancyMaxActiveBlocksPerMultiprocessor(&blocks, enter<device::TasksKernel<device::Interpreter>>, device::kTeamLanes, size_t(fast_bytes)), "cudaOccupancy");
     return std::max(1, blocks) * int64_t(processors_);
   }
   int64_t available() const {
     size_t free = 0, all = 0;
     check(cudaMemGetInfo(&free, &all), "cudaMemGetInfo");
     return int64_t(free);
+  }
+
+  // Functions of text compiled for a plan.
+  using Function = cudaKernel_t;
+  void load(const std::string& code) { check(cudaLibraryLoadData(&library_, code.data(), nullptr, nullptr, 0, nullptr, nullptr, 0), "loading the plan's text"); }
+  Function find(const std::string& name, int64_t fast_bytes = 0) const {
+    Function function = nullptr;
+    check(cudaLibraryGetKernel(&function, library_, name.c_str()), name.c_str());
+    if (fast_bytes > 0) check(cudaKernelSetAttributeForDevice(function, cudaFuncAttributeMaxDynamicSharedMemorySize, int(fast_bytes), number_), "cudaKernelSetAttribute");
+    return function;
+  }
+  template <class Arguments> void call(Function function, const Arguments& arguments, int lanes, int64_t width, int64_t height, int64_t fast_bytes = 0) {
+    void* list[] = {const_cast<Arguments*>(&arguments)};
+    check(cudaLaunchKernel(reinterpret_cast<const void*>(function), dim3(unsigned(width), unsigned(height)), dim3(unsigned(lanes)), list, size_t(fast_bytes), stream_), "the launch");
+  }
+  int64_t teams(Function function, int lanes, int64_t fast_bytes) const {
+    int blocks = 0;
+    check(cudaOccupancyMaxActiveBlocksPerMultiprocessor(&blocks, reinterpret_cast<const void*>(function), lanes, size_t(fast_bytes)), "cudaOccupancy");
+    return std::max(1, blocks) * int64_t(processors_);
   }
 
   template <class Kernel> void launch(const Kernel& kernel, int64_t width, int64_t height, int64_t fast_bytes = 0) {
@@ -198,6 +227,7 @@ class CudaDevice {
   int64_t most_fast_ = 0;
   cudaStream_t stream_ = nullptr, recorder_ = nullptr;
   cudaEvent_t last_ = nullptr;
+  cudaLibrary_t library_ = nullptr;
   struct Graph {
     cudaGraphExec_t made = nullptr;  // at the second run
     bool refused = false;
@@ -209,10 +239,11 @@ class CudaDevice {
 
 }  // namespace
 
-std::unique_ptr<Runner> make_runner(std::shared_ptr<const PlanSpec> plan, const int64_t* words, size_t n_words, const char* consts, Way way, int lanes) {
+std::unique_ptr<Runner> make_runner(std::shared_ptr<const PlanSpec> plan, const int64_t* words, size_t n_words, const char* consts, Way way, int lanes,
+                                    std::optional<FixedText> fixed) {
   const std::string missing = device_missing();
   if (!missing.empty()) throw DeviceError(missing);
-  return std::make_unique<Walker<CudaDevice>>(std::move(plan), words, n_words, consts, way, lanes);
+  return std::make_unique<Walker<CudaDevice>>(std::move(plan), words, n_words, consts, way, lanes, std::move(fixed));
 }
 
 std::string device_missing() {
@@ -227,6 +258,14 @@ std::string device_missing() {
     return std::string("the driver reports: ") + cudaGetErrorString(status);
   }
   return count > 0 ? "" : "the driver reports no GPU";
+}
+
+DeviceFacts device_facts() {
+  int number = 0, major = 0, minor = 0;
+  check(cudaGetDevice(&number), "cudaGetDevice");
+  check(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, number), "cudaDeviceGetAttribute");
+  check(cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, number), "cudaDeviceGetAttribute");
+  return {10 * major + minor, own_memory(number), true};
 }
 
 }  // namespace fastmeta

@@ -2,7 +2,10 @@
 #pragma once
 #include <memory>
 #include <stdexcept>
+#include <optional>
 #include <string>
+#include <utility>
+#include <vector>
 
 #include "../plan.hpp"
 
@@ -35,7 +38,31 @@ class Runner {
   virtual int device() const = 0;  // its number
 };
 
-std::unique_ptr<Runner> make_runner(std::shared_ptr<const PlanSpec> plan, const int64_t* words, size_t n_words, const char* consts, Way way, int lanes);
+// Text written for one plan (fastmeta/backends/codegen), compiled: functions fastmeta_<body>_<stage> for instructions that run
+// stage by stage, and fastmeta_tasks for those that a team runs.
+struct FixedText {
+  struct Stage {
+    int64_t units;
+    int lanes;
+  };
+  std::string code;                        // what the device loads; of the host, a file's name
+  std::vector<int32_t> bodies;             // by word of an instruction; 0: none
+  std::vector<std::vector<Stage>> stages;  // by body
+  std::vector<bool> alone;                 // by body: the first stage is a product and nothing else
+  int lanes = 0;                           // of fastmeta_tasks
+};
+
+std::unique_ptr<Runner> make_runner(std::shared_ptr<const PlanSpec> plan, const int64_t* words, size_t n_words, const char* consts, Way way, int lanes,
+                                    std::optional<FixedText> fixed);
+
+// Of the current device: its architecture (90 for 9.0; 0 on the host), the largest arena with which teams run tasks whole
+// where there is fixed text, and whether that is a block's own memory.
+struct DeviceFacts {
+  int architecture;
+  int64_t resident_bytes;
+  bool own_memory;
+};
+DeviceFacts device_facts();
 
 // Empty where there is a device, else the reason.
 std::string device_missing();

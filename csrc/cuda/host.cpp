@@ -1,5 +1,6 @@
 // The device text on the host: what the tests run where there is no GPU. A team is one lane, or a few threads that meet at
 // barriers just as the lanes of a block do.
+#include <dlfcn.h>
 #include <pthread.h>
 
 #include <thread>
@@ -13,6 +14,10 @@ namespace {
 class HostDevice {
  public:
   explicit HostDevice(int lanes) : lanes_(lanes) {}
+  ~HostDevice() {
+    if (library_) dlclose(library_);
+  }
+  HostDevice(const HostDevice&) = delete;
   struct Call {
     Call(HostDevice&, uintptr_t) {}
   };
@@ -45,6 +50,22 @@ class HostDevice {
   static constexpr int64_t kLeastProduct = 2;
   bool multiplies() const { return true; }
   void multiply(const Multiplication& x) const { x.wide ? multiply<double>(x) : multiply<float>(x); }
+
+  // Functions of text compiled for a plan.
+  using Function = void (*)(const void*, const device::Team&, const device::Grid&);
+  void load(const std::string& file) {
+    library_ = dlopen(file.c_str(), RTLD_NOW | RTLD_LOCAL);
+    if (!library_) throw DeviceError(dlerror());
+  }
+  Function find(const std::string& name, int64_t = 0) const {
+    const auto function = reinterpret_cast<Function>(dlsym(library_, name.c_str()));
+    if (!function) throw DeviceError("the text has no " + name);
+    return function;
+  }
+  template <class Arguments> void call(Function function, const Arguments& arguments, int, int64_t width, int64_t height, int64_t = 0) {
+    launch([&](const device::Team& team, const device::Grid& grid, char*) { function(&arguments, team, grid); }, width, height);
+  }
+  int64_t teams(Function, int, int64_t) const { return 3; }
 
   template <class Kernel> void launch(const Kernel& kernel, int64_t width, int64_t height, int64_t = 0) {
     if (lanes_ == 1) return run(kernel, width, height, 0, nullptr, stage_);
@@ -84,15 +105,19 @@ class HostDevice {
   }
 
   int lanes_;
+  void* library_ = nullptr;
   alignas(64) char stage_[device::kStageBytes];
 };
 
 }  // namespace
 
-std::unique_ptr<Runner> make_runner(std::shared_ptr<const PlanSpec> plan, const int64_t* words, size_t n_words, const char* consts, Way way, int lanes) {
-  return std::make_unique<Walker<HostDevice>>(std::move(plan), words, n_words, consts, way, lanes);
+std::unique_ptr<Runner> make_runner(std::shared_ptr<const PlanSpec> plan, const int64_t* words, size_t n_words, const char* consts, Way way, int lanes,
+                                    std::optional<FixedText> fixed) {
+  return std::make_unique<Walker<HostDevice>>(std::move(plan), words, n_words, consts, way, lanes, std::move(fixed));
 }
 
 std::string device_missing() { return ""; }
+
+DeviceFacts device_facts() { return {0, 256 << 10, false}; }
 
 }  // namespace fastmeta

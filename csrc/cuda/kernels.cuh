@@ -10,19 +10,20 @@ struct Grid {
 };
 
 // Way (a), resident: each team runs whole groups of tasks, one after another.
-struct TasksKernel {
+struct TasksArguments {
   Program program;
   int64_t loop;
   char** roots;
   Slots slots;
   char* sums;
   int64_t sum_bytes, groups, length;
-
+};
+template <class Run> struct TasksKernel : TasksArguments {
   FM_DEVICE void operator()(const Team& team, const Grid& grid, char* fast_arena) const {
     char* arena = fast_arena ? fast_arena : slots.arenas + grid.x * slots.arena_bytes;
     const Frame frame = frame_of(program, slots, grid.x, -1);
     for (int64_t group = grid.x; group < groups; group += grid.width) {
-      run_group(team, program, loop, frame, roots, arena, sums + group * sum_bytes, group, groups, length);
+      run_group<Run>(team, program, loop, frame, roots, arena, sums + group * sum_bytes, group, groups, length);
       team.sync();
     }
   }

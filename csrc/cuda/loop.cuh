@@ -85,7 +85,7 @@ FM_DEVICE void swap_carries(const Team& team, const LoopWords& loop, const Frame
 }
 
 // `count` instructions from word `first` on and the loops in them by one team, without recursion: a device's stack is small.
-FM_DEVICE void run_instructions(const Team& team, const Program& p, const Frame& frame, int64_t first, int64_t count, int64_t tasks) {
+template <class Run> FM_DEVICE void run_instructions(const Team& team, const Program& p, const Frame& frame, int64_t first, int64_t count, int64_t tasks) {
   constexpr int kDeepest = 33;
   struct Level {
     int64_t at, left, loop, k;  // next instruction, how many are left; the loop that runs this block, its iteration
@@ -100,7 +100,7 @@ FM_DEVICE void run_instructions(const Team& team, const Program& p, const Frame&
       level.at += p.words[at + 1];
       --level.left;
       if (p.words[at] != kLoop) {
-        run_instruction(team, frame, p.words, at);
+        Run::run(team, frame, p, at);
         continue;
       }
       const LoopWords loop(p.words + at);
@@ -128,7 +128,7 @@ FM_DEVICE void run_instructions(const Team& team, const Program& p, const Frame&
 }
 
 // All tasks of one group of the parallel loop at `at`, in order; its sums start as zeros.
-FM_DEVICE void run_group(const Team& team, const Program& p, int64_t at, Frame frame, char* const* roots, char* arena, char* sums, int64_t group, int64_t groups,
+template <class Run> FM_DEVICE void run_group(const Team& team, const Program& p, int64_t at, Frame frame, char* const* roots, char* arena, char* sums, int64_t group, int64_t groups,
                          int64_t length) {
   const LoopWords loop(p.words + at);
   open_group(team, p, loop, frame, roots, arena, sums);
@@ -138,7 +138,7 @@ FM_DEVICE void run_group(const Team& team, const Program& p, int64_t at, Frame f
     set_slices(team, p, loop, frame, task, length);
     if (team.lane == 0) frame.status->ended = 0;
     team.sync();
-    run_instructions(team, p, frame, p.blocks[2 * loop.block], p.blocks[2 * loop.block + 1], length);
+    run_instructions<Run>(team, p, frame, p.blocks[2 * loop.block], p.blocks[2 * loop.block + 1], length);
     team.sync();
   }
 }

@@ -14,15 +14,20 @@ PyObject *bad_index_type = nullptr, *device_error_type = nullptr;
 
 class DevicePlan {
  public:
-  DevicePlan(const py::buffer& words, const py::bytes& consts, const std::string& way, int lanes) {
-    const py::buffer_info info = words.request();
-    if (info.ndim != 1 || info.itemsize != 8 || info.strides[0] != 8) throw PlanError("[plan] words: expected a contiguous int64 array of one dimension, got another array");
+  DevicePlan(const py::buffer& words, const py::bytes& consts, const std::string& way, int lanes, const py::object& fixed) {
     if (lanes < 1 || lanes > 64) throw std::invalid_argument("[plan] lanes: expected 1..64, got " + std::to_string(lanes));
     const std::string_view blob = consts;
+    plan_ = checked(words, blob.size());
+    const py::buffer_info info = words.request();
     const auto* data = static_cast<const int64_t*>(info.ptr);
-    plan_ = std::make_shared<const PlanSpec>(decode_plan(data, size_t(info.size), blob.size()));
     const Way chosen = way == "resident" ? Way::Resident : way == "batched" ? Way::Batched : Way::Auto;
-    runner_ = make_runner(plan_, data, size_t(info.size), blob.data(), chosen, lanes);
+    runner_ = make_runner(plan_, data, size_t(info.size), blob.data(), chosen, lanes, text(fixed, size_t(info.size)));
+  }
+
+  static std::shared_ptr<const PlanSpec> checked(const py::buffer& words, size_t const_bytes) {
+    const py::buffer_info info = words.request();
+    if (info.ndim != 1 || info.itemsize != 8 || info.strides[0] != 8) throw PlanError("[plan] words: expected a contiguous int64 array of one dimension, got another array");
+    return std::make_shared<const PlanSpec>(decode_plan(static_cast<const int64_t*>(info.ptr), size_t(info.size), const_bytes));
   }
 
   void run(const std::vector<uintptr_t>& arrays, bool on_host, int64_t length, uintptr_t stream, bool wait) {
@@ -45,6 +50,23 @@ class DevicePlan {
   const PlanSpec& spec() const { return *plan_; }
 
  private:
+  // (code, bodies, stages, alone, lanes), or None.
+  static std::optional<FixedText> text(const py::object& fixed, size_t n_words) {
+    if (fixed.is_none()) return {};
+    const auto parts = fixed.cast<py::tuple>();
+    FixedText out;
+    out.code = parts[0].cast<std::string>();
+    out.bodies = parts[1].cast<std::vector<int32_t>>();
+    for (const auto& body : parts[2].cast<std::vector<std::vector<std::pair<int64_t, int>>>>()) {
+      out.stages.emplace_back();
+      for (const auto& [units, lanes] : body) out.stages.back().push_back({units, lanes});
+    }
+    out.alone = parts[3].cast<std::vector<bool>>();
+    out.lanes = parts[4].cast<int>();
+    if (out.bodies.size() != n_words || out.alone.size() != out.stages.size()) throw std::invalid_argument("[plan] fixed: expected a body for each word, got others");
+    return out;
+  }
+
   std::shared_ptr<const PlanSpec> plan_;
   std::unique_ptr<Runner> runner_;
 };
@@ -72,12 +94,18 @@ PYBIND11_MODULE(FASTMETA_MODULE, m) {
     }
   });
   py::class_<DevicePlan>(m, "Plan", "A checked plan on a device.")
-      .def(py::init<const py::buffer&, const py::bytes&, const std::string&, int>(), py::arg("words"), py::arg("consts"), py::arg("way") = "auto", py::arg("lanes") = 1)
+      .def(py::init<const py::buffer&, const py::bytes&, const std::string&, int, const py::object&>(), py::arg("words"), py::arg("consts"), py::arg("way") = "auto", py::arg("lanes") = 1,
+           py::arg("fixed") = py::none())
       .def("run", &DevicePlan::run, py::arg("arrays"), py::arg("on_host"), py::arg("length"), py::arg("stream") = 0, py::arg("wait") = false,
            "Runs the plan on the addresses of its inputs, then outputs, behind what the stream holds.")
       .def_property_readonly("device", &DevicePlan::device, "The number of the GPU.")
       .def_property_readonly("inputs", [](const DevicePlan& p) { return p.arrays(false); }, "A list of (dtype code, shape).")
       .def_property_readonly("outputs", [](const DevicePlan& p) { return p.arrays(true); })
       .def_property_readonly("work", [](const DevicePlan& p) { return p.spec().work; });
+  m.def("check", [](const py::buffer& words, size_t const_bytes) { DevicePlan::checked(words, const_bytes); }, "Raises where the words are no plan.");
+  m.def("facts", [] {
+    const DeviceFacts facts = device_facts();
+    return py::make_tuple(facts.architecture, facts.resident_bytes, facts.own_memory);
+  }, "The architecture (0: the host), the largest arena that is run resident with fixed text, and whether it is a block's own memory.");
   m.def("missing", &device_missing, "Why there is no device, or an empty string.");
 }

@@ -11,9 +11,9 @@ extern "C" __global__ void __launch_bounds__(256) fastmeta_block(const int64_t* 
                                                                  char* partials, Status* statuses, int64_t at, int64_t count, int64_t length) {
   using namespace fastmeta::device;
   __shared__ __align__(16) char stage[kStageBytes];
-  const Program program{words, blocks, bases_at, n_bases};
+  const Program program{words, blocks, bases_at, n_bases, nullptr};
   const Frame frame{roots, partials, statuses, -1};
-  run_instructions(Team{int(threadIdx.x), int(blockDim.x), stage}, program, frame, at, count, length);
+  run_instructions<Interpreter>(Team{int(threadIdx.x), int(blockDim.x), stage}, program, frame, at, count, length);
 }
 
 // The parallel loop at word `at`; with `fast` the arena is the block's own memory.
@@ -23,8 +23,8 @@ extern "C" __global__ void __launch_bounds__(256) fastmeta_tasks(const int64_t* 
   using namespace fastmeta::device;
   extern __shared__ __align__(256) char arena[];
   __shared__ __align__(16) char stage[kStageBytes];
-  const Program program{words, blocks, bases_at, n_bases};
-  const TasksKernel kernel{program, at, roots, Slots{arenas, bases, partials, statuses, arena_bytes}, sums, sum_bytes, groups, length};
+  const Program program{words, blocks, bases_at, n_bases, nullptr};
+  const TasksKernel<Interpreter> kernel{{program, at, roots, Slots{arenas, bases, partials, statuses, arena_bytes}, sums, sum_bytes, groups, length}};
   kernel(Team{int(threadIdx.x), int(blockDim.x), stage}, Grid{blockIdx.x, blockIdx.y, gridDim.x, gridDim.y}, fast ? arena : nullptr);
 }
 
@@ -32,7 +32,7 @@ extern "C" __global__ void __launch_bounds__(256) fastmeta_tasks(const int64_t* 
 extern "C" __global__ void __launch_bounds__(256) fastmeta_sums(const int64_t* words, const int64_t* blocks, int64_t bases_at, int64_t n_bases, char** roots,
                                                                 const char* sums, int64_t sum_bytes, int64_t groups, int64_t at, int64_t sum) {
   using namespace fastmeta::device;
-  const SumsKernel kernel{Program{words, blocks, bases_at, n_bases}, at, sum, roots, sums, sum_bytes, groups};
+  const SumsKernel kernel{Program{words, blocks, bases_at, n_bases, nullptr}, at, sum, roots, sums, sum_bytes, groups};
   kernel(Team{int(threadIdx.x), int(blockDim.x), nullptr}, Grid{blockIdx.x, blockIdx.y, gridDim.x, gridDim.y}, nullptr);
 }
 #endif

@@ -114,6 +114,16 @@ class Stages {
   bool combine_ = false, plain_ = false;
 };
 
+FM_NOINLINE void run_index_unit(const Team& team, const Frame& frame, const int64_t* instr, int kind, int64_t unit) {
+  switch (kind) {
+    case kCheckStage: return check_unit(team, frame, instr, unit);
+    case kEndStage: return end_at_bad_index(team, frame, instr);
+    case kGatherStage: return gather_unit(team, frame, instr, unit);
+    case kOrderStage: return order_unit(team, frame, instr, unit);
+    default: return column_unit(team, frame, instr, unit);
+  }
+}
+
 FM_NOINLINE void run_unit(const Team& team, const Frame& frame, const int64_t* words, const Stage& stage, int64_t unit) {
   const int64_t* at = words + stage.at;
   switch (stage.kind) {
@@ -122,23 +132,27 @@ FM_NOINLINE void run_unit(const Team& team, const Frame& frame, const int64_t* w
     case kCombineStage: return combine_unit(team, frame, at, stage.store, unit);
     case kGemmStage: return at[3] == kF32 ? gemm_unit<float>(team, frame, at, unit) : gemm_unit<double>(team, frame, at, unit);
     case kConvStage: return at[3] == kF32 ? conv_unit<float>(team, frame, at, unit) : conv_unit<double>(team, frame, at, unit);
-    case kCheckStage: return check_unit(team, frame, at, unit);
-    case kEndStage: return end_at_bad_index(team, frame, at);
-    case kGatherStage: return gather_unit(team, frame, at, unit);
-    case kOrderStage: return order_unit(team, frame, at, unit);
-    default: return column_unit(team, frame, at, unit);
+    default: return run_index_unit(team, frame, at, stage.kind, unit);
   }
 }
 
-// The whole instruction by one team.
-FM_NOINLINE void run_instruction(const Team& team, const Frame& frame, const int64_t* words, int64_t at) {
+// The whole instruction by one team; `OfIndices`: it is one of index.cuh's.
+template <bool OfIndices> FM_NOINLINE void run_instruction(const Team& team, const Frame& frame, const int64_t* words, int64_t at) {
   Stages stages(words, at);
   for (Stage stage; stages.next(stage);) {
-    for (int64_t unit = 0; unit < stage.units; ++unit) run_unit(team, frame, words, stage, unit);
+    for (int64_t unit = 0; unit < stage.units; ++unit) {
+      if constexpr (OfIndices) run_index_unit(team, frame, words + stage.at, stage.kind, unit);
+      else run_unit(team, frame, words, stage, unit);
+    }
     team.sync();
     if (stage.kind == kEndStage && frame.status->ended) return;
   }
 }
+
+// How a team runs an instruction: as its words say.
+struct Interpreter {
+  FM_DEVICE static void run(const Team& team, const Frame& frame, const Program& p, int64_t at) { run_instruction<false>(team, frame, p.words, at); }
+};
 
 }  // namespace device
 }  // namespace fastmeta

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "executor.hpp"
+#include "fixed.cuh"
 #include "large.hpp"
 
 namespace fastmeta {
@@ -42,8 +43,8 @@ template <class Device> class DeviceBuffer {
 
 template <class Device> class Walker final : public Runner {
  public:
-  Walker(std::shared_ptr<const PlanSpec> plan, const int64_t* words, size_t n_words, const char* consts, Way way, int lanes)
-      : plan_(std::move(plan)), words_(words, words + n_words), device_(lanes) {
+  Walker(std::shared_ptr<const PlanSpec> plan, const int64_t* words, size_t n_words, const char* consts, Way way, int lanes, std::optional<FixedText> fixed)
+      : plan_(std::move(plan)), words_(words, words + n_words), fixed_(std::move(fixed)), device_(lanes) {
     find_blocks();
     // A task's memory that stays near a team makes it worth running it whole; beyond that single instructions fill a device.
     resident_ = way == Way::Resident || (way == Way::Auto && plan_->arena_bytes <= kResidentArena);
@@ -54,6 +55,7 @@ template <class Device> class Walker final : public Runner {
     device_.upload(words_there_.data(), words_.data(), int64_t(n_words) * 8);
     device_.upload(blocks_there_.data(), blocks_.data(), int64_t(blocks_.size()) * 8);
     device_.upload(consts_.data(), consts, plan_->const_bytes);
+    if (fixed_) load();
     device_.finish();
   }
 
@@ -93,7 +95,7 @@ template <class Device> class Walker final : public Runner {
   void find_blocks() {
     int64_t at = 11;
     for (size_t k = 0; k < plan_->inputs.size() + plan_->outputs.size(); ++k) at += 2 + words_[at + 1];
-    program_ = {nullptr, nullptr, at, int64_t(plan_->bases.size())};
+    program_ = {nullptr, nullptr, at, int64_t(plan_->bases.size()), nullptr};
     at += 4 * program_.n_bases;
     for (const Block& block : plan_->blocks) {
       blocks_.push_back(at + 2);
@@ -125,11 +127,24 @@ template <class Device> class Walker final : public Runner {
     return count[0];
   }
 
+  // The functions of the plan's text, and a word for each instruction that tells which are its own.
+  void load() {
+    bodies_.reserve(int64_t(fixed_->bodies.size()) * 4);
+    device_.upload(bodies_.data(), fixed_->bodies.data(), int64_t(fixed_->bodies.size()) * 4);
+    program_.bodies = bodies_.template data<int32_t>();
+    device_.load(fixed_->code);
+    for (size_t b = 0; b < fixed_->stages.size(); ++b)
+      for (size_t s = 0; s < fixed_->stages[b].size(); ++s) functions_[{b, s}] = device_.find("fastmeta_" + std::to_string(b) + "_" + std::to_string(s));
+    if (resident_) team_ = device_.find("fastmeta_tasks", device_.fast_arena(plan_->arena_bytes));
+  }
+  int body_of(int64_t at) const { return fixed_ ? fixed_->bodies[size_t(at)] : 0; }
+
   void find_large_products() {
     for (size_t b = 0; b < plan_->blocks.size(); ++b) {
       int64_t at = blocks_[2 * b];
       for (int64_t k = 0; k < blocks_[2 * b + 1]; ++k, at += words_[size_t(at) + 1]) {
         if (words_[size_t(at)] != device::kGemm || (b > 0 && resident_)) continue;
+        if (body_of(at) > 0 && !fixed_->alone[size_t(body_of(at))]) continue;
         auto found = LargeProduct::of(&words_[size_t(at)], Device::kLeastProduct);
         if (!found) continue;
         addresses_ = std::max(addresses_, found->addresses());
@@ -158,7 +173,7 @@ template <class Device> class Walker final : public Runner {
     arena_step_ = (plan_->arena_bytes + 255) / 256 * 256;
     fast_bytes_ = resident_ ? device_.fast_arena(plan_->arena_bytes) : 0;
     const int64_t own = (fast_bytes_ > 0 ? 0 : arena_step_) + device::kPartials * 8 + program_.n_bases * 8 + int64_t(sizeof(device::Status)) + 8 + addresses_ * 8;
-    if (resident_) slots = std::min(slots, device_.teams(fast_bytes_));
+    if (resident_) slots = std::min(slots, fixed_ ? device_.teams(team_, fixed_->lanes, fast_bytes_) : device_.teams(fast_bytes_));
     const int64_t there = std::exchange(room_, 0);  // and none where memory is refused below
     slots = std::clamp<int64_t>(slots, 1, kMostSlots);
     if (slots > there) slots = std::clamp<int64_t>(there + device_.available() / 5 * 4 / own, 1, slots);
@@ -214,6 +229,14 @@ template <class Device> class Walker final : public Runner {
           }
         continue;
       }
+      if (const int body = body_of(at)) {
+        for (size_t s = 0; s < fixed_->stages[size_t(body)].size(); ++s) {
+          const FixedText::Stage& stage = fixed_->stages[size_t(body)][s];
+          if (s == 0 && full && large_.count(at) > 0) multiply(at, slots, n_slots);
+          else if (stage.units > 0) device_.call(functions_.at({size_t(body), s}), device::FixedArguments{program_, at, slots, tasks}, stage.lanes, std::min(stage.units, kMostTeams), n_slots);
+        }
+        continue;
+      }
       device::Stages stages(words_.data(), at);
       for (device::Stage stage; stages.next(stage);)
         if (stage.kind == device::kGemmStage && full && large_.count(at) > 0) multiply(at, slots, n_slots);
@@ -256,7 +279,9 @@ template <class Device> class Walker final : public Runner {
     char** roots = roots_.template data<char*>();
     device_.clear(sums, groups * sum_bytes);
     if (resident_ && groups > 0) {
-      device_.launch(device::TasksKernel{program_, at, roots, task_slots(), sums, sum_bytes, groups, length}, std::min(groups, slots_), 1, fast_bytes_);
+      const device::TasksArguments arguments{program_, at, roots, task_slots(), sums, sum_bytes, groups, length};
+      if (fixed_) device_.call(team_, arguments, fixed_->lanes, std::min(groups, slots_), 1, fast_bytes_);
+      else device_.launch(device::TasksKernel<device::Interpreter>{arguments}, std::min(groups, slots_), 1, fast_bytes_);
     } else {
       int64_t* tasks = tasks_.template data<int64_t>();
       const int64_t rounds = groups > 0 ? (length + groups - 1) / groups : 0;
@@ -311,7 +336,10 @@ template <class Device> class Walker final : public Runner {
 
   std::shared_ptr<const PlanSpec> plan_;
   std::vector<int64_t> words_, blocks_;
+  const std::optional<FixedText> fixed_;
   Device device_;
+  std::map<std::pair<size_t, size_t>, typename Device::Function> functions_;  // by body and stage
+  typename Device::Function team_{};
   device::Program program_{};
   bool resident_, has_indices_ = false;
   std::map<int64_t, LargeProduct> large_;  // by word of the instruction
@@ -324,7 +352,7 @@ template <class Device> class Walker final : public Runner {
   int64_t now_ = -1;  // word of the instruction that is launched
   std::mutex mutex_;
   using Buffer = DeviceBuffer<Device>;
-  Buffer words_there_{device_, "the plan"}, blocks_there_{device_, "the plan"}, consts_{device_, "constants"}, shared_{device_, "values shared by the tasks"},
+  Buffer words_there_{device_, "the plan"}, blocks_there_{device_, "the plan"}, bodies_{device_, "the plan"}, consts_{device_, "constants"}, shared_{device_, "values shared by the tasks"},
       roots_{device_, "addresses"}, root_partials_{device_, "partial sums"}, sums_{device_, "sums over tasks"}, arenas_{device_, "the tasks' memory"},
       partials_{device_, "partial sums"}, bases_{device_, "addresses"}, tasks_{device_, "task numbers"}, addresses_there_{device_, "addresses"}, statuses_{device_, "index checks"},
       staged_{device_, "copies of host arrays"};

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from fastmeta.backends import Loaded, device
+from fastmeta.backends.codegen import nvrtc
 from fastmeta.program import Program
 
 try:
@@ -28,4 +29,9 @@ def missing() -> str | None:
 
 def load(p: Program) -> Loaded:
     """Plans the program for the GPU in use."""
-    return device.load(_core, p, **OPTIONS)
+    return device.load(_core, p, compile_text(), **OPTIONS)
+
+
+def compile_text() -> device.Compile | None:
+    """What compiles the text of a plan; None without NVRTC, where the plan's words are read as it runs."""
+    return nvrtc.text_compiled if nvrtc.library() else None

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import subprocess
+import tempfile
+from pathlib import Path
 from typing import Any
 
 from fastmeta.backends import Loaded, device
+from fastmeta.backends.cupy import source
 from fastmeta.program import Program
 
 try:
@@ -28,4 +32,26 @@ def missing() -> str | None:
 
 def load(p: Program) -> Loaded:
     """Plans the program for teams of the host."""
-    return device.load(_core, p, **OPTIONS)
+    return device.load(_core, p, compile_text(), **OPTIONS)
+
+
+TEXT = False  # tests set it: plans have text of their own
+
+
+def compile_text() -> device.Compile | None:
+    """What compiles the text of a plan, where it shall have one."""
+    return text_compiled if TEXT else None
+
+
+def text_compiled(text: str, architecture: int, definitions: tuple[str, ...]) -> bytes:
+    """The name of a library, made by the C++ compiler; kept for the length of the process."""
+    if text not in LIBRARIES:
+        made = Path(FOLDER.name) / f"{len(LIBRARIES)}.so"
+        command = ["c++", "-std=c++17", "-O1", "-fwrapv", "-fno-math-errno", "-w", "-shared", "-fPIC", f"-I{source()}", "-x", "c++", "-", "-o", str(made)]
+        subprocess.run(command, input=text.encode(), check=True)
+        LIBRARIES[text] = str(made).encode()
+    return LIBRARIES[text]
+
+
+FOLDER = tempfile.TemporaryDirectory()
+LIBRARIES: dict[str, bytes] = {}

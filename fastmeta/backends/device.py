@@ -1,12 +1,13 @@
 """What the backends of device text share: arrays matched to a plan, run, and the errors of a run.
 
 A core module (``fastmeta._cuda``, its host build for tests, or `fastmeta.backends.cupy`'s own) has ``Plan`` with
-``inputs``, ``outputs``, ``device`` and ``run(addresses, on_host, tasks, stream, wait)``, ``BadIndex`` and ``DeviceError``.
+``inputs``, ``outputs``, ``device`` and ``run(addresses, on_host, tasks, stream, wait)``, ``BadIndex`` and ``DeviceError``;
+where plans can have text of their own (`fastmeta.backends.codegen`), ``facts()``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,8 @@ import numpy as np
 import fastmeta
 from fastmeta.backends import Loaded
 from fastmeta.backends import arrays as libraries
+from fastmeta.backends.codegen.source import source
+from fastmeta.backends.codegen.words import Words
 from fastmeta.errors import bad_index, expected
 from fastmeta.plan import make_plan
 from fastmeta.program import Program
@@ -28,11 +31,29 @@ def mismatch(core: Any) -> str | None:
     return f"{core.__name__} was built for fastmeta {core.version}, and this is {fastmeta.__version__}: install again"
 
 
+Compile = Callable[[str, int, tuple[str, ...]], bytes]  # a text, an architecture, names to define; what a core loads
+
+
+def with_text(core: Any, words: np.ndarray, const_bytes: int, compile_text: Compile, way: str = "auto", **options: Any) -> dict[str, Any]:
+    """The options of a core's plan, with text of the plan's own where it can be written."""
+    core.check(words, const_bytes)
+    architecture, most, own_memory = core.facts()
+    plan = Words(words)
+    if way == "auto":
+        way = "resident" if plan.arena_bytes <= most else "batched"
+    fast = own_memory and way == "resident" and 0 < plan.arena_bytes <= most
+    made = source(plan, way == "resident", fast)
+    if made is None:
+        return {"way": way, **options}
+    code = compile_text(made.text, architecture, ("FM_FAST_ARENA",) if fast else ())
+    return {"way": way, "fixed": (code, made.bodies, made.stages, made.alone, made.lanes), **options}
+
+
 class DevicePlan:
     """A plan on a device, with the calls of ``_core.Plan``: arrays of the host are copied, those of a device are not."""
 
-    def __init__(self, core: Any, words: np.ndarray, consts: bytes, **options: Any) -> None:
-        self.plan = core.Plan(words, consts, **options)
+    def __init__(self, core: Any, words: np.ndarray, consts: bytes, compile_text: Compile | None = None, **options: Any) -> None:
+        self.plan = core.Plan(words, consts, **(with_text(core, words, len(consts), compile_text, **options) if compile_text else options))
         self.inputs = [(DTYPES[code], shape) for code, shape in self.plan.inputs]
         self.outputs = [(DTYPES[code], shape) for code, shape in self.plan.outputs]
         self.work = self.plan.work
@@ -70,10 +91,10 @@ class DevicePlan:
         return outputs
 
 
-def load(core: Any, p: Program, **options: Any) -> Loaded:
+def load(core: Any, p: Program, compile_text: Compile | None = None, **options: Any) -> Loaded:
     """Plans the program for a core."""
     made = make_plan(p, kernels=False)
-    plan = DevicePlan(core, made.words, made.consts, **options)
+    plan = DevicePlan(core, made.words, made.consts, compile_text, **options)
 
     def run(given: Sequence[Any]) -> Any:
         try:

@@ -1,0 +1,93 @@
+"""NVRTC, CUDA's compiler at run time, and what it compiled before."""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import importlib.util
+import os
+import tempfile
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+
+from fastmeta.backends.cupy import source as folder_of_text
+from fastmeta.errors import expected
+
+
+def candidates() -> Iterator[str]:
+    """Where the library may be: the loader's, the toolkit's, a wheel's; versions 12 and 13."""
+    for version in (13, 12):
+        yield f"libnvrtc.so.{version}"
+    for folder in (os.environ.get("CUDA_HOME"), os.environ.get("CUDA_PATH"), "/usr/local/cuda"):
+        if folder:
+            yield from (str(path) for path in sorted(Path(folder).glob("lib64/libnvrtc.so.[0-9][0-9]")))
+    spec = importlib.util.find_spec("nvidia")
+    for found in (spec.submodule_search_locations or []) if spec else []:
+        yield from (str(path) for path in sorted(Path(found).glob("*/lib/libnvrtc.so.[0-9][0-9]"), reverse=True))
+
+
+@cache
+def library() -> ctypes.CDLL | None:
+    """NVRTC, or None."""
+    for name in candidates():
+        try:
+            for other in sorted(Path(name).parent.glob("libnvrtc-builtins.so.*")) if "/" in name else ():
+                ctypes.CDLL(str(other), mode=ctypes.RTLD_GLOBAL)
+            return ctypes.CDLL(name)
+        except OSError:
+            continue
+    return None
+
+
+def version(lib: ctypes.CDLL) -> tuple[int, int]:
+    """Of NVRTC."""
+    major, minor = ctypes.c_int(), ctypes.c_int()
+    lib.nvrtcVersion(ctypes.byref(major), ctypes.byref(minor))
+    return major.value, minor.value
+
+
+def text_compiled(text: str, architecture: int, definitions: tuple[str, ...] = ()) -> bytes:
+    """The machine code of a text for an architecture (90: 9.0), kept in the cache folder.
+
+    Raises:
+        RuntimeError: the compiler refuses the text, with what it says.
+    """
+    lib = library()
+    assert lib is not None
+    folder = folder_of_text()
+    options = ["-std=c++17", "-w", f"--gpu-architecture=sm_{architecture}", *(f"-D{name}" for name in definitions)]
+    parts = [text, *options, str(version(lib)), *(path.read_text() for path in sorted(folder.glob("*.cuh")))]
+    name = hashlib.sha256("\0".join(parts).encode()).hexdigest()
+    kept = Path(os.environ.get("FASTMETA_CACHE") or Path.home() / ".cache" / "fastmeta") / "cuda" / f"{name}.cubin"
+    if kept.is_file():
+        return kept.read_bytes()
+    code = _compiled(lib, text, [*options, f"-I{folder}"])
+    try:
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=kept.parent, delete=False) as file:
+            file.write(code)
+        os.replace(file.name, kept)  # whole, or not at all
+    except OSError:
+        pass  # it is compiled again next time
+    return code
+
+
+def _compiled(lib: ctypes.CDLL, text: str, options: list[str]) -> bytes:
+    program = ctypes.c_void_p()
+    if lib.nvrtcCreateProgram(ctypes.byref(program), text.encode(), b"fastmeta.cu", 0, None, None) != 0:
+        raise expected("cuda", "NVRTC to take a text", "an error", RuntimeError)
+    try:
+        given = (ctypes.c_char_p * len(options))(*(o.encode() for o in options))
+        status, size = lib.nvrtcCompileProgram(program, len(options), given), ctypes.c_size_t()
+        if status != 0:
+            lib.nvrtcGetProgramLogSize(program, ctypes.byref(size))
+            log = ctypes.create_string_buffer(size.value)
+            lib.nvrtcGetProgramLog(program, log)
+            raise expected("cuda", "NVRTC to compile the plan's text", log.value.decode(errors="replace")[:2000], RuntimeError)
+        lib.nvrtcGetCUBINSize(program, ctypes.byref(size))
+        code = ctypes.create_string_buffer(size.value)
+        lib.nvrtcGetCUBIN(program, code)
+        return code.raw
+    finally:
+        lib.nvrtcDestroyProgram(ctypes.byref(program))
