@@ -261,11 +261,12 @@ std::string device_missing() {
 }
 
 DeviceFacts device_facts() {
-  int number = 0, major = 0, minor = 0;
+  int number = 0, major = 0, minor = 0, shared = 0;
   check(cudaGetDevice(&number), "cudaGetDevice");
   check(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, number), "cudaDeviceGetAttribute");
   check(cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, number), "cudaDeviceGetAttribute");
-  return {10 * major + minor, own_memory(number), true};
+  check(cudaDeviceGetAttribute(&shared, cudaDevAttrMaxSharedMemoryPerMultiprocessor, number), "cudaDeviceGetAttribute");
+  return {10 * major + minor, own_memory(number), shared};
 }
 
 }  // namespace fastmeta

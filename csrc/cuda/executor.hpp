@@ -50,17 +50,17 @@ struct FixedText {
   std::vector<std::vector<Stage>> stages;  // by body
   std::vector<bool> alone;                 // by body: the first stage is a product and nothing else
   int lanes = 0;                           // of fastmeta_tasks
+  int64_t partial_bytes = 0;               // of a task between two stages
 };
 
 std::unique_ptr<Runner> make_runner(std::shared_ptr<const PlanSpec> plan, const int64_t* words, size_t n_words, const char* consts, Way way, int lanes,
                                     std::optional<FixedText> fixed);
 
 // Of the current device: its architecture (90 for 9.0; 0 on the host), the largest arena with which teams run tasks whole
-// where there is fixed text, and whether that is a block's own memory.
+// where there is fixed text, and the memory of which that is a part and which the blocks of a processor share (0: there is none).
 struct DeviceFacts {
   int architecture;
-  int64_t resident_bytes;
-  bool own_memory;
+  int64_t resident_bytes, shared_bytes;
 };
 DeviceFacts device_facts();
 

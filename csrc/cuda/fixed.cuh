@@ -13,15 +13,24 @@ namespace device {
 
 FM_DEVICE double infinity() { return 1e308 * 10; }
 
-// Where an operand lies; `near` those in the arena.
-template <class T> FM_DEVICE T* far(const Frame& frame, const int64_t* operand) { return reinterpret_cast<T*>(address(frame, operand)); }
-template <class T> FM_DEVICE T* near(const Frame& frame, const int64_t* operand) {
+// An instruction whose operands begin where its words say.
+struct ByWords {
+  const Frame& frame;
+  const int64_t* words;
+  char* partials;
+};
+template <class T> FM_DEVICE T* far(const ByWords& w, int at) { return reinterpret_cast<T*>(address(w.frame, w.words + at)); }
+// Operands that a body is told: an address, or a place in the arena.
+template <class T> FM_DEVICE T* far(char* at) { return reinterpret_cast<T*>(at); }
 #if defined(__CUDACC__) && defined(FM_FAST_ARENA)
-  return reinterpret_cast<T*>(fm_arena + operand[1]);
-#else
-  return far<T>(frame, operand);
+template <class T> FM_DEVICE T* near(int at) { return reinterpret_cast<T*>(fm_arena + at); }
 #endif
-}
+// A body's team, of which the compiler knows how large it is.
+#if defined(__CUDACC__) && defined(FM_LANES)
+FM_DEVICE Team known(const Team&) { return {int(threadIdx.x), FM_LANES, nullptr}; }
+#else
+FM_DEVICE Team known(const Team& team) { return team; }
+#endif
 
 template <class T, int N> struct alignas(N * sizeof(T)) Pack {
   T x[N];
@@ -126,11 +135,11 @@ template <class F, int TM, int TN, int P> FM_DEVICE void near_terms(const F& f, 
   }
 }
 
-template <class F, int TM, int TN> FM_DEVICE void near_product(const Team& team, const Frame& frame, const int64_t* w, int first, int end) {
+template <class F, int TM, int TN, class W> FM_DEVICE void near_product(const Team& team, const W& w, int first, int end) {
   constexpr int across = (F::kCols + TN - 1) / TN, down = (F::kRows + TM - 1) / TM;
   for (int item = first + team.lane; item < end; item += team.lanes) {
     const int n0 = item % across * TN, m0 = item / across % down * TM;
-    const F f(frame, w, item / (across * down));
+    const F f(w, item / (across * down));
     typename F::T sum[TM][TN] = {};
     near_terms<F, TM, TN, 0>(f, m0, n0, sum);
     FM_UNROLL for (int i = 0; i < TM; ++i)
@@ -140,8 +149,8 @@ template <class F, int TM, int TN> FM_DEVICE void near_product(const Team& team,
 }
 
 // A product through shared memory: LM x LN lanes take TM x TN elements each, four neighbours at a time. What the next step
-// needs is fetched while this one is multiplied.
-template <class F, int TM, int TN, int LM, int LN> struct Tile {
+// needs is fetched while this one is multiplied. Where k is cut into segments, their sums are partials that meet afterwards.
+template <class F, int TM, int TN, int LM, int LN, int Segments> struct Tile {
   using T = typename F::T;
   static constexpr int kHigh = TM * LM, kWide = TN * LN, kLanes = LM * LN, kDeep = 64 / int(sizeof(T));
   static constexpr int kHighStep = kHigh + 4, kWideStep = kWide + 4;
@@ -194,17 +203,19 @@ template <class F, int TM, int TN, int LM, int LN> struct Tile {
   FM_DEVICE static int row(int lane, int i) { return i / 4 * (4 * LM) + lane / LN * 4 + i % 4; }
   FM_DEVICE static int col(int lane, int j) { return j / 4 * (4 * LN) + lane % LN * 4 + j % 4; }
 
-  template <int P> FM_DEVICE static void terms(const Team& team, const F& f, int m0, int n0, T* a, T* b, T (&sums)[kShares][TM][TN]) {
+  template <int P> FM_DEVICE static void terms(const Team& team, const F& f, int m0, int n0, T* a, T* b, int segment, T (&sums)[kShares][TM][TN]) {
     if constexpr (P < F::kProducts) {
       using L = Lane<P>;
+      constexpr int each = ((F::depth(P) + Segments - 1) / Segments + kDeep - 1) / kDeep * kDeep;
+      const int from = segment * each, to = from + each < F::depth(P) ? from + each : F::depth(P);
       L parts[kShares];
       FM_UNROLL for (int s = 0; s < kShares; ++s) {
         const int lane = team.lane + s * team.lanes;
         if (kShares > 1 && lane >= kLanes) break;
         parts[s].begin(f, lane, m0, n0);
-        parts[s].fetch(f, lane, 0);
+        parts[s].fetch(f, lane, from);
       }
-      for (int k0 = 0; k0 < F::depth(P); k0 += kDeep) {
+      for (int k0 = from; k0 < to; k0 += kDeep) {
         team.sync();  // the last step has been used
         FM_UNROLL for (int s = 0; s < kShares; ++s) {
           const int lane = team.lane + s * team.lanes;
@@ -216,7 +227,7 @@ template <class F, int TM, int TN, int LM, int LN> struct Tile {
         FM_UNROLL for (int s = 0; s < kShares; ++s) {
           const int lane = team.lane + s * team.lanes;
           if (kShares > 1 && lane >= kLanes) break;
-          if (k0 + kDeep < F::depth(P)) parts[s].fetch(f, lane, k0 + kDeep);
+          if (k0 + kDeep < to) parts[s].fetch(f, lane, k0 + kDeep);
           FM_UNROLL for (int k = 0; k < kDeep; ++k) {
             T x[TM], y[TN];
             FM_UNROLL for (int i = 0; i < TM; i += 4) load<4>(a + k * kHighStep + row(lane, i), x + i);
@@ -226,29 +237,45 @@ template <class F, int TM, int TN, int LM, int LN> struct Tile {
           }
         }
       }
-      terms<P + 1>(team, f, m0, n0, a, b, sums);
+      terms<P + 1>(team, f, m0, n0, a, b, segment, sums);
     }
   }
 
-  // Tiles first..end, counted over columns, rows and batch elements.
-  FM_DEVICE static void run(const Team& team, const Frame& frame, const int64_t* w, int first, int end) {
+  // Tiles first..end, counted over columns, rows, batch elements and segments.
+  template <class W> FM_DEVICE static void run(const Team& team, const W& w, int first, int end) {
     constexpr int across = (F::kCols + kWide - 1) / kWide, down = (F::kRows + kHigh - 1) / kHigh;
     T* const a = reinterpret_cast<T*>(team.stage);
     for (int tile = first; tile < end; ++tile) {
       const int n0 = tile % across * kWide, m0 = tile / across % down * kHigh;
-      const F f(frame, w, tile / (across * down));
+      const int segment = Segments > 1 ? tile / (across * down * F::kBatch) : 0, batch = tile / (across * down) - segment * F::kBatch;
+      const F f(w, batch);
       T sums[kShares][TM][TN] = {};
-      terms<0>(team, f, m0, n0, a, a + kDeep * kHighStep, sums);
+      terms<0>(team, f, m0, n0, a, a + kDeep * kHighStep, segment, sums);
       FM_UNROLL for (int s = 0; s < kShares; ++s) {
         const int lane = team.lane + s * team.lanes;
         if (kShares > 1 && lane >= kLanes) break;
         FM_UNROLL for (int i = 0; i < TM; ++i)
           FM_UNROLL for (int j = 0; j < TN; ++j) {
             const int m = m0 + row(lane, i), n = n0 + col(lane, j);
-            if (m < F::kRows && n < F::kCols) f.write(m, n, sums[s][i][j]);
+            if (m >= F::kRows || n >= F::kCols) continue;
+            if (Segments == 1) f.write(m, n, sums[s][i][j]);
+            else partial(w, batch * F::kRows + m, n, segment) = sums[s][i][j];
           }
       }
     }
+  }
+
+  // Elements first..end of the result, from their partials.
+  template <class W> FM_DEVICE static void meet(const Team& team, const W& w, int first, int end) {
+    for (int element = first + team.lane; element < end; element += team.lanes) {
+      const int n = element % F::kCols, row = element / F::kCols;
+      T sum = partial(w, row, n, 0);
+      FM_UNROLL_BY(8) for (int segment = 1; segment < Segments; ++segment) sum += partial(w, row, n, segment);
+      F(w, row / F::kRows).write(row % F::kRows, n, sum);
+    }
+  }
+  template <class W> FM_DEVICE static T& partial(const W& w, int row, int n, int segment) {
+    return reinterpret_cast<T*>(w.partials)[(segment * F::kBatch * F::kRows + row) * F::kCols + n];
   }
 };
 
@@ -266,9 +293,9 @@ template <class Stage> struct FixedKernel : FixedArguments {
   FM_DEVICE void operator()(const Team& team, const Grid& grid, char*) const {
     const Frame frame = frame_of(program, slots, grid.y, tasks ? tasks[grid.y] : -1);
     if (frame.status->ended) return;
-    const int64_t* w = program.words + at;
+    const ByWords w{frame, program.words + at, frame.partials};
     for (int64_t unit = grid.x; unit * Stage::kUnit < Stage::kElements; unit += grid.width)
-      Stage::part(team, frame, w, int(unit * Stage::kUnit), int(least(Stage::kElements, (unit + 1) * Stage::kUnit)));
+      Stage::part(team, w, int(unit * Stage::kUnit), int(least(Stage::kElements, (unit + 1) * Stage::kUnit)));
   }
 };
 
@@ -276,8 +303,8 @@ template <class Stage> struct FixedKernel : FixedArguments {
 }  // namespace fastmeta
 
 #if defined(__CUDACC__)
-#define FM_ENTRY(name, lanes, bytes, ...) \
-  extern "C" __global__ void __launch_bounds__(lanes) name(const __VA_ARGS__ kernel) { \
+#define FM_ENTRY(name, lanes, teams, bytes, ...) \
+  extern "C" __global__ void __launch_bounds__(lanes, teams) name(const __VA_ARGS__ kernel) { \
     __shared__ __align__(16) char stage[bytes]; \
     kernel(fastmeta::device::Team{int(threadIdx.x), lanes, stage}, fastmeta::device::Grid{blockIdx.x, blockIdx.y, gridDim.x, gridDim.y}, FM_ARENA); \
   }
@@ -287,7 +314,7 @@ template <class Stage> struct FixedKernel : FixedArguments {
 #define FM_ARENA nullptr
 #endif
 #else
-#define FM_ENTRY(name, lanes, bytes, ...) \
+#define FM_ENTRY(name, lanes, teams, bytes, ...) \
   extern "C" void name(const void* kernel, const fastmeta::device::Team& team, const fastmeta::device::Grid& grid) { \
     (*static_cast<const __VA_ARGS__*>(kernel))(team, grid, nullptr); \
   }

@@ -118,6 +118,6 @@ std::unique_ptr<Runner> make_runner(std::shared_ptr<const PlanSpec> plan, const 
 
 std::string device_missing() { return ""; }
 
-DeviceFacts device_facts() { return {0, 256 << 10, false}; }
+DeviceFacts device_facts() { return {0, 256 << 10, 0}; }
 
 }  // namespace fastmeta

@@ -21,7 +21,8 @@ struct TasksArguments {
 template <class Run> struct TasksKernel : TasksArguments {
   FM_DEVICE void operator()(const Team& team, const Grid& grid, char* fast_arena) const {
     char* arena = fast_arena ? fast_arena : slots.arenas + grid.x * slots.arena_bytes;
-    const Frame frame = frame_of(program, slots, grid.x, -1);
+    Frame frame = frame_of(program, slots, grid.x, -1);
+    if (Run::kOwnBases) frame.bases = reinterpret_cast<char**>(team.stage);
     for (int64_t group = grid.x; group < groups; group += grid.width) {
       run_group<Run>(team, program, loop, frame, roots, arena, sums + group * sum_bytes, group, groups, length);
       team.sync();
@@ -93,15 +94,16 @@ struct RootsKernel {
   }
 };
 
+// Sum number y of the loop.
 struct SumsKernel {
   Program program;
-  int64_t loop, sum;
+  int64_t loop;
   char** roots;
   const char* sums;
   int64_t sum_bytes, groups;
 
   FM_DEVICE void operator()(const Team& team, const Grid& grid, char*) const {
-    add_groups(program, LoopWords(program.words + loop), sum, roots, sums, sum_bytes, groups, grid.x * team.lanes + team.lane, grid.width * team.lanes);
+    add_groups(team, program, LoopWords(program.words + loop), grid.y, roots, sums, sum_bytes, groups, grid.x, grid.width);
   }
 };
 

@@ -23,7 +23,7 @@ struct LoopWords {
 
 // A group of tasks is summed in order by one team. How many groups there are depends on T and the size summed only, so the
 // bits of a result do not depend on the device; there are more than on a CPU, as a device runs more teams.
-constexpr int64_t kMostGroups = 1024, kMostSumBytes = int64_t{256} << 20;
+constexpr int64_t kMostGroups = 4096, kMostSumBytes = int64_t{256} << 20;
 
 FM_BOTH int64_t group_count(int64_t length, int64_t sum_bytes) {
   const int64_t groups = least(length, kMostGroups);
@@ -38,11 +38,11 @@ struct Slots {
   char** bases;
   char* partials;
   Status* statuses;
-  int64_t arena_bytes;
+  int64_t arena_bytes, partial_bytes;
 };
 
 FM_DEVICE Frame frame_of(const Program& p, const Slots& slots, int64_t slot, int64_t task) {
-  return {slots.bases + slot * p.n_bases, slots.partials + slot * kPartials * 8, slots.statuses + slot, task};
+  return {slots.bases + slot * p.n_bases, slots.partials + slot * slots.partial_bytes, slots.statuses + slot, task};
 }
 
 // Bases that hold for all tasks of a group: those of the call, this slot's arena and the group's sums.
@@ -85,7 +85,7 @@ FM_DEVICE void swap_carries(const Team& team, const LoopWords& loop, const Frame
 }
 
 // `count` instructions from word `first` on and the loops in them by one team, without recursion: a device's stack is small.
-template <class Run> FM_DEVICE void run_instructions(const Team& team, const Program& p, const Frame& frame, int64_t first, int64_t count, int64_t tasks) {
+FM_DEVICE void run_instructions(const Team& team, const Program& p, const Frame& frame, int64_t first, int64_t count, int64_t tasks) {
   constexpr int kDeepest = 33;
   struct Level {
     int64_t at, left, loop, k;  // next instruction, how many are left; the loop that runs this block, its iteration
@@ -100,7 +100,7 @@ template <class Run> FM_DEVICE void run_instructions(const Team& team, const Pro
       level.at += p.words[at + 1];
       --level.left;
       if (p.words[at] != kLoop) {
-        Run::run(team, frame, p, at);
+        run_instruction<false>(team, frame, p.words, at);
         continue;
       }
       const LoopWords loop(p.words + at);
@@ -127,6 +127,14 @@ template <class Run> FM_DEVICE void run_instructions(const Team& team, const Pro
   }
 }
 
+// How a team runs a block: as the words say.
+struct Interpreter {
+  static constexpr bool kOwnBases = false;
+  FM_DEVICE static void block(const Team& team, const Program& p, const Frame& frame, int64_t block, int64_t tasks) {
+    run_instructions(team, p, frame, p.blocks[2 * block], p.blocks[2 * block + 1], tasks);
+  }
+};
+
 // All tasks of one group of the parallel loop at `at`, in order; its sums start as zeros.
 template <class Run> FM_DEVICE void run_group(const Team& team, const Program& p, int64_t at, Frame frame, char* const* roots, char* arena, char* sums, int64_t group, int64_t groups,
                          int64_t length) {
@@ -138,22 +146,39 @@ template <class Run> FM_DEVICE void run_group(const Team& team, const Program& p
     set_slices(team, p, loop, frame, task, length);
     if (team.lane == 0) frame.status->ended = 0;
     team.sync();
-    run_instructions<Run>(team, p, frame, p.blocks[2 * loop.block], p.blocks[2 * loop.block + 1], length);
+    Run::block(team, p, frame, loop.block, length);
     team.sync();
   }
 }
 
-// DST = group 0 + group 1 + ..., in this order, for elements lane, lane + lanes, ...
-FM_DEVICE void add_groups(const Program& p, const LoopWords& loop, int64_t sum, char* const* roots, const char* sums, int64_t sum_bytes, int64_t groups, int64_t lane,
-                          int64_t lanes) {
+// DST = the sums of the groups, for kSumColumns neighbouring elements from kSumColumns * part on, and so on for every
+// `parts`-th part. Groups are added in order within kSumRows runs of them, whose sums then are: it depends on their number only.
+constexpr int kSumColumns = 8, kSumRows = kTeamLanes / kSumColumns;
+FM_DEVICE void add_groups(const Team& team, const Program& p, const LoopWords& loop, int64_t sum, char* const* roots, const char* sums, int64_t sum_bytes, int64_t groups,
+                          int64_t part, int64_t parts) {
   const int64_t* s = loop.sums + 5 * sum;
-  const int64_t type = s[1], item = item_bytes(type);
+  const int64_t type = s[1], item = item_bytes(type), rows = least(kSumRows, groups);
   char* target = roots[s[3]] + s[4];
   const char* from = sums + base_words(p, s[0])[1];
-  for (int64_t k = lane; k < s[2]; k += lanes) {
-    Word total = groups > 0 ? read_word(from + k * item, type) : identity(kSumMode, type);
-    for (int64_t g = 1; g < groups; ++g) total = combine_words(kSumMode, type, total, read_word(from + g * sum_bytes + k * item, type));
-    write_word(target + k * item, type, total);
+  Word* const partials = reinterpret_cast<Word*>(team.stage);
+  for (; part * kSumColumns < s[2]; part += parts) {
+    for (int id = team.lane; id < kSumColumns * kSumRows; id += team.lanes) {
+      const int64_t k = part * kSumColumns + id % kSumColumns, row = id / kSumColumns;
+      if (k >= s[2] || row >= rows) continue;
+      const int64_t first = quotient(row * groups, rows), end = quotient((row + 1) * groups, rows);
+      Word total = read_word(from + first * sum_bytes + k * item, type);
+      FM_UNROLL_BY(8) for (int64_t g = first + 1; g < end; ++g) total = combine_words(kSumMode, type, total, read_word(from + g * sum_bytes + k * item, type));
+      partials[id] = total;
+    }
+    team.sync();
+    for (int id = team.lane; id < kSumColumns; id += team.lanes) {
+      const int64_t k = part * kSumColumns + id;
+      if (k >= s[2]) break;
+      Word total = rows > 0 ? partials[id] : identity(kSumMode, type);
+      for (int64_t row = 1; row < rows; ++row) total = combine_words(kSumMode, type, total, partials[row * kSumColumns + id]);
+      write_word(target + k * item, type, total);
+    }
+    team.sync();
   }
 }
 

@@ -50,7 +50,7 @@ class DevicePlan {
   const PlanSpec& spec() const { return *plan_; }
 
  private:
-  // (code, bodies, stages, alone, lanes), or None.
+  // (code, bodies, stages, alone, lanes, partial bytes), or None.
   static std::optional<FixedText> text(const py::object& fixed, size_t n_words) {
     if (fixed.is_none()) return {};
     const auto parts = fixed.cast<py::tuple>();
@@ -63,6 +63,7 @@ class DevicePlan {
     }
     out.alone = parts[3].cast<std::vector<bool>>();
     out.lanes = parts[4].cast<int>();
+    out.partial_bytes = parts[5].cast<int64_t>();
     if (out.bodies.size() != n_words || out.alone.size() != out.stages.size()) throw std::invalid_argument("[plan] fixed: expected a body for each word, got others");
     return out;
   }
@@ -105,7 +106,7 @@ PYBIND11_MODULE(FASTMETA_MODULE, m) {
   m.def("check", [](const py::buffer& words, size_t const_bytes) { DevicePlan::checked(words, const_bytes); }, "Raises where the words are no plan.");
   m.def("facts", [] {
     const DeviceFacts facts = device_facts();
-    return py::make_tuple(facts.architecture, facts.resident_bytes, facts.own_memory);
-  }, "The architecture (0: the host), the largest arena that is run resident with fixed text, and whether it is a block's own memory.");
+    return py::make_tuple(facts.architecture, facts.resident_bytes, facts.shared_bytes);
+  }, "The architecture (0: the host), the largest arena that is run resident with fixed text, and the memory of which that is a part, shared by the blocks of a processor (0: none).");
   m.def("missing", &device_missing, "Why there is no device, or an empty string.");
 }

@@ -149,10 +149,6 @@ template <bool OfIndices> FM_NOINLINE void run_instruction(const Team& team, con
   }
 }
 
-// How a team runs an instruction: as its words say.
-struct Interpreter {
-  FM_DEVICE static void run(const Team& team, const Frame& frame, const Program& p, int64_t at) { run_instruction<false>(team, frame, p.words, at); }
-};
 
 }  // namespace device
 }  // namespace fastmeta

@@ -56,6 +56,7 @@ template <class Device> class Walker final : public Runner {
     device_.upload(blocks_there_.data(), blocks_.data(), int64_t(blocks_.size()) * 8);
     device_.upload(consts_.data(), consts, plan_->const_bytes);
     if (fixed_) load();
+    partial_bytes_ = std::max<int64_t>(device::kPartials * 8, fixed_ ? (fixed_->partial_bytes + 255) / 256 * 256 : 0);
     device_.finish();
   }
 
@@ -95,7 +96,7 @@ template <class Device> class Walker final : public Runner {
   void find_blocks() {
     int64_t at = 11;
     for (size_t k = 0; k < plan_->inputs.size() + plan_->outputs.size(); ++k) at += 2 + words_[at + 1];
-    program_ = {nullptr, nullptr, at, int64_t(plan_->bases.size()), nullptr};
+    program_ = {nullptr, nullptr, at, int64_t(plan_->bases.size())};
     at += 4 * program_.n_bases;
     for (const Block& block : plan_->blocks) {
       blocks_.push_back(at + 2);
@@ -127,11 +128,8 @@ template <class Device> class Walker final : public Runner {
     return count[0];
   }
 
-  // The functions of the plan's text, and a word for each instruction that tells which are its own.
+  // The functions of the plan's text.
   void load() {
-    bodies_.reserve(int64_t(fixed_->bodies.size()) * 4);
-    device_.upload(bodies_.data(), fixed_->bodies.data(), int64_t(fixed_->bodies.size()) * 4);
-    program_.bodies = bodies_.template data<int32_t>();
     device_.load(fixed_->code);
     for (size_t b = 0; b < fixed_->stages.size(); ++b)
       for (size_t s = 0; s < fixed_->stages[b].size(); ++s) functions_[{b, s}] = device_.find("fastmeta_" + std::to_string(b) + "_" + std::to_string(s));
@@ -160,7 +158,7 @@ template <class Device> class Walker final : public Runner {
   void prepare(int64_t length) {
     bool moved = shared_.reserve(plan_->shared_bytes);
     moved |= roots_.reserve(program_.n_bases * 8);
-    moved |= root_partials_.reserve(device::kPartials * 8);
+    moved |= root_partials_.reserve(partial_bytes_);
     int64_t slots = 0, sums = 0;
     for (const Instr& instr : plan_->blocks[0].instrs) {
       const auto* loop = std::get_if<LoopSpec>(&instr.body);
@@ -172,13 +170,13 @@ template <class Device> class Walker final : public Runner {
     moved |= sums_.reserve(sums);
     arena_step_ = (plan_->arena_bytes + 255) / 256 * 256;
     fast_bytes_ = resident_ ? device_.fast_arena(plan_->arena_bytes) : 0;
-    const int64_t own = (fast_bytes_ > 0 ? 0 : arena_step_) + device::kPartials * 8 + program_.n_bases * 8 + int64_t(sizeof(device::Status)) + 8 + addresses_ * 8;
+    const int64_t own = (fast_bytes_ > 0 ? 0 : arena_step_) + partial_bytes_ + program_.n_bases * 8 + int64_t(sizeof(device::Status)) + 8 + addresses_ * 8;
     if (resident_) slots = std::min(slots, fixed_ ? device_.teams(team_, fixed_->lanes, fast_bytes_) : device_.teams(fast_bytes_));
     const int64_t there = std::exchange(room_, 0);  // and none where memory is refused below
     slots = std::clamp<int64_t>(slots, 1, kMostSlots);
     if (slots > there) slots = std::clamp<int64_t>(there + device_.available() / 5 * 4 / own, 1, slots);
     moved |= arenas_.reserve(fast_bytes_ > 0 ? 0 : slots * arena_step_);
-    moved |= partials_.reserve(slots * device::kPartials * 8);
+    moved |= partials_.reserve(slots * partial_bytes_);
     moved |= bases_.reserve(slots * program_.n_bases * 8);
     moved |= tasks_.reserve(slots * 8);
     moved |= addresses_there_.reserve(slots * addresses_ * 8);
@@ -208,9 +206,9 @@ template <class Device> class Walker final : public Runner {
     }
   }
 
-  device::Slots root_slots() { return {nullptr, roots_.template data<char*>(), root_partials_.data(), statuses_.template data<device::Status>(), 0}; }
+  device::Slots root_slots() { return {nullptr, roots_.template data<char*>(), root_partials_.data(), statuses_.template data<device::Status>(), 0, partial_bytes_}; }
   device::Slots task_slots() {
-    return {arenas_.data(), bases_.template data<char*>(), partials_.data(), statuses_.template data<device::Status>() + 1, arena_step_};
+    return {arenas_.data(), bases_.template data<char*>(), partials_.data(), statuses_.template data<device::Status>() + 1, arena_step_, partial_bytes_};
   }
 
   // The instructions of a block for all slots, one launch for each stage; `full`: every slot holds a task.
@@ -295,8 +293,9 @@ template <class Device> class Walker final : public Runner {
       }
     }
     now_ = at;
-    for (int64_t s = 0; s < loop.n_sums; ++s)
-      device_.launch(device::SumsKernel{program_, at, s, roots, sums, sum_bytes, groups}, std::clamp<int64_t>(loop.sums[5 * s + 2] / device::kTeamLanes, 1, kMostTeams), 1);
+    int64_t longest = 0;
+    for (int64_t s = 0; s < loop.n_sums; ++s) longest = std::max(longest, loop.sums[5 * s + 2]);
+    if (longest > 0) device_.launch(device::SumsKernel{program_, at, roots, sums, sum_bytes, groups}, std::min(device::parts_of(longest, device::kSumColumns), kMostTeams), loop.n_sums);
   }
 
   int64_t bytes_of(const ArraySpec& array, int64_t length) const { return array.bytes * (array.per_task ? length : 1); }
@@ -348,11 +347,11 @@ template <class Device> class Walker final : public Runner {
   Run counted_{0, 0};
   int64_t launches_ = 0;          // of that run
   int64_t slots_ = 0, room_ = 0;  // tasks in flight; how many there is memory for
-  int64_t arena_step_ = 0, fast_bytes_ = 0;
+  int64_t arena_step_ = 0, fast_bytes_ = 0, partial_bytes_ = 0;
   int64_t now_ = -1;  // word of the instruction that is launched
   std::mutex mutex_;
   using Buffer = DeviceBuffer<Device>;
-  Buffer words_there_{device_, "the plan"}, blocks_there_{device_, "the plan"}, bodies_{device_, "the plan"}, consts_{device_, "constants"}, shared_{device_, "values shared by the tasks"},
+  Buffer words_there_{device_, "the plan"}, blocks_there_{device_, "the plan"}, consts_{device_, "constants"}, shared_{device_, "values shared by the tasks"},
       roots_{device_, "addresses"}, root_partials_{device_, "partial sums"}, sums_{device_, "sums over tasks"}, arenas_{device_, "the tasks' memory"},
       partials_{device_, "partial sums"}, bases_{device_, "addresses"}, tasks_{device_, "task numbers"}, addresses_there_{device_, "addresses"}, statuses_{device_, "index checks"},
       staged_{device_, "copies of host arrays"};

@@ -36,7 +36,6 @@ struct Program {
   const int64_t* blocks;  // by block: word of its first instruction, number of instructions
   int64_t bases_at;       // word of the first base
   int64_t n_bases;
-  const int32_t* bodies;  // by word of an instruction: its text in a module written for the plan; 0: none
 };
 
 FM_BOTH const int64_t* base_words(const Program& p, int64_t base) { return p.words + p.bases_at + 4 * base; }

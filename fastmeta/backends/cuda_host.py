@@ -43,12 +43,14 @@ def compile_text() -> device.Compile | None:
     return text_compiled if TEXT else None
 
 
-def text_compiled(text: str, architecture: int, definitions: tuple[str, ...]) -> bytes:
+def text_compiled(text: str, architecture: int) -> bytes:
     """The name of a library, made by the C++ compiler; kept for the length of the process."""
     if text not in LIBRARIES:
         made = Path(FOLDER.name) / f"{len(LIBRARIES)}.so"
         command = ["c++", "-std=c++17", "-O1", "-fwrapv", "-fno-math-errno", "-w", "-shared", "-fPIC", f"-I{source()}", "-x", "c++", "-", "-o", str(made)]
-        subprocess.run(command, input=text.encode(), check=True)
+        said = subprocess.run(command, input=text.encode(), stderr=subprocess.PIPE)
+        if said.returncode:
+            raise RuntimeError(said.stderr.decode()[:2000])
         LIBRARIES[text] = str(made).encode()
     return LIBRARIES[text]
 

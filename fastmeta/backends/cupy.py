@@ -18,7 +18,7 @@ from fastmeta.backends import Loaded, device
 from fastmeta.program import Program
 
 THREADS, PARTIALS, STAGE_BYTES, STATUS_BYTES = 256, 4096 * 8, 2 * 16 * 65 * 8, 48  # of team.cuh and words.cuh
-MOST_GROUPS, MOST_SUM_BYTES = 1024, 256 << 20  # of loop.cuh
+MOST_GROUPS, MOST_SUM_BYTES, SUM_COLUMNS = 4096, 256 << 20, 8  # of loop.cuh
 STATUS = np.dtype([("first", "u8"), ("tag", "i8"), ("task", "i8"), ("index", "i8"), ("bound", "i8"), ("recorded", "i4"), ("ended", "i4")])
 LOOP = 7
 OPTIONS: dict[str, Any] = {}  # tests set them
@@ -180,9 +180,10 @@ class Plan:
                 kernel.max_dynamic_shared_size_bytes = room
             numbers = [np.int64(k) for k in (sum_bytes, groups, at, n, fast)]
             kernel((teams,), (THREADS,), (*common, *memory, statuses, np.int64(step), sums, *numbers), shared_mem=self.arena_bytes if fast else 0)
-        for s in range(n_sums):
-            blocks = max(1, min(4096, int(w[sums_at + 5 * s + 2]) // THREADS))
-            kernels().sums((blocks,), (THREADS,), (*common, sums, *(np.int64(k) for k in (sum_bytes, groups, at, s))))
+        longest = max((int(w[sums_at + 5 * s + 2]) for s in range(n_sums)), default=0)
+        if longest:
+            blocks = min(4096, -(-longest // SUM_COLUMNS))
+            kernels().sums((blocks, n_sums), (THREADS,), (*common, sums, *(np.int64(k) for k in (sum_bytes, groups, at))))
         return statuses
 
     def _copied(self, cupy: Any, addresses: list[int], length: int, copies: list[Any]) -> list[int]:

@@ -15,7 +15,7 @@ import numpy as np
 import fastmeta
 from fastmeta.backends import Loaded
 from fastmeta.backends import arrays as libraries
-from fastmeta.backends.codegen.source import source
+from fastmeta.backends.codegen.source import OWN_BYTES, source
 from fastmeta.backends.codegen.words import Words
 from fastmeta.errors import bad_index, expected
 from fastmeta.plan import make_plan
@@ -31,22 +31,22 @@ def mismatch(core: Any) -> str | None:
     return f"{core.__name__} was built for fastmeta {core.version}, and this is {fastmeta.__version__}: install again"
 
 
-Compile = Callable[[str, int, tuple[str, ...]], bytes]  # a text, an architecture, names to define; what a core loads
+Compile = Callable[[str, int], bytes]  # a text and an architecture to what a core loads
 
 
 def with_text(core: Any, words: np.ndarray, const_bytes: int, compile_text: Compile, way: str = "auto", **options: Any) -> dict[str, Any]:
     """The options of a core's plan, with text of the plan's own where it can be written."""
     core.check(words, const_bytes)
-    architecture, most, own_memory = core.facts()
+    architecture, most, shared = core.facts()
     plan = Words(words)
     if way == "auto":
         way = "resident" if plan.arena_bytes <= most else "batched"
-    fast = own_memory and way == "resident" and 0 < plan.arena_bytes <= most
-    made = source(plan, way == "resident", fast)
+    near = shared > 0 and way == "resident" and 0 < plan.arena_bytes <= most
+    made = source(plan, way == "resident", shared // (plan.arena_bytes + OWN_BYTES) if near else 0)
     if made is None:
         return {"way": way, **options}
-    code = compile_text(made.text, architecture, ("FM_FAST_ARENA",) if fast else ())
-    return {"way": way, "fixed": (code, made.bodies, made.stages, made.alone, made.lanes), **options}
+    code = compile_text(made.text, architecture)
+    return {"way": way, "fixed": (code, made.bodies, made.stages, made.alone, made.lanes, made.partials), **options}
 
 
 class DevicePlan:

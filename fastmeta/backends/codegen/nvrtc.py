@@ -47,7 +47,7 @@ def version(lib: ctypes.CDLL) -> tuple[int, int]:
     return major.value, minor.value
 
 
-def text_compiled(text: str, architecture: int, definitions: tuple[str, ...] = ()) -> bytes:
+def text_compiled(text: str, architecture: int) -> bytes:
     """The machine code of a text for an architecture (90: 9.0), kept in the cache folder.
 
     Raises:
@@ -56,7 +56,7 @@ def text_compiled(text: str, architecture: int, definitions: tuple[str, ...] = (
     lib = library()
     assert lib is not None
     folder = folder_of_text()
-    options = ["-std=c++17", "-w", f"--gpu-architecture=sm_{architecture}", *(f"-D{name}" for name in definitions)]
+    options = ["-std=c++17", "-w", f"--gpu-architecture=sm_{architecture}"]
     parts = [text, *options, str(version(lib)), *(path.read_text() for path in sorted(folder.glob("*.cuh")))]
     name = hashlib.sha256("\0".join(parts).encode()).hexdigest()
     kept = Path(os.environ.get("FASTMETA_CACHE") or Path.home() / ".cache" / "fastmeta") / "cuda" / f"{name}.cubin"

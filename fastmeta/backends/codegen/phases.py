@@ -20,12 +20,13 @@ SEGMENT = 16  # elements of a segment that is worth being one
 
 
 class Stage(NamedTuple):
-    """A struct of C++ whose `part(team, frame, w, first, end)` does some of its elements."""
+    """A struct of C++ whose `part(team, w, first, end)` does some of its elements."""
 
     text: str  # the body of the struct
     elements: int
     unit: int  # elements of a unit where several teams share them
     lanes: int = LANES
+    partials: int = 0  # bytes of a task that it leaves for the next stage, beyond those that every plan has
 
 
 @dataclass(frozen=True)
@@ -74,8 +75,13 @@ def split(name: str, sizes: Sequence[int], names: Sequence[str]) -> str:
 def pointer(plan: Words, x: Operand, name: str, written: bool = False) -> str:
     """Declares where an operand begins."""
     kind = f"{'' if written else 'const '}{MEMORY[x.dtype]}"
-    near = "near" if plan.near and plan.bases[x.base][0] == ARENA else "far"
-    return f"{kind}* const {name} = {near}<{kind}>(frame, w + {x.at});"
+    return f"{kind}* const {name} = {begin(plan, x, kind)};"
+
+
+def begin(plan: Words, x: Operand, kind: str) -> str:
+    """Where an operand begins: of what a team runs, as it is told (source.py), else as the words say."""
+    near = plan.near and plan.bases[x.base][0] == ARENA
+    return f"{'near' if near else 'far'}<{kind}>(w.o{x.at})" if plan.told else f"far<{kind}>(w, {x.at})"
 
 
 def op_text(number: int, ctype: int, source: int, args: Sequence[str]) -> str:
@@ -163,7 +169,7 @@ def elementwise(plan: Words, phase: Phase, stores: Sequence[Store], lanes: int) 
 
 def part(lines: Sequence[str]) -> str:
     """The function that does elements first..end."""
-    head = "FM_DEVICE static void part(const Team& team, const Frame& frame, const int64_t* w, int first, int end) {"
+    head = "template <class W> FM_DEVICE static void part(const Team& team, const W& w, int first, int end) {"
     return "\n".join([f"  {head}", *(f"    {line}" for line in lines), "  }"])
 
 
@@ -223,7 +229,7 @@ def reduction(plan: Words, phase: Phase, reduced: tuple[int, ...], stores: Seque
     if segments == 1:
         lines += [f"  {line}" for line in settle(stores, walk)]
         return [Stage(part([*lines, "}"]), kept, LANES)]
-    partials = [f"{t}* const p{k} = reinterpret_cast<{t}*>(frame.partials + {8 * k * kept * segments});" for k, t in enumerate(types)]
+    partials = [f"{t}* const p{k} = reinterpret_cast<{t}*>(w.partials + {8 * k * kept * segments});" for k, t in enumerate(types)]
     lines = [*partials, *lines, *(f"  p{k}[segment * {kept} + kept] = sum{k};" for k in range(len(stores))), "}"]
     meet = [
         *partials,

@@ -9,9 +9,13 @@ from collections.abc import Sequence
 from math import prod
 from typing import NamedTuple
 
-from fastmeta.backends.codegen.phases import LANES, MEMORY, Stage, op_lines, pointer, read, split, stages, total
+from fastmeta.backends.codegen.phases import LANES, MEMORY, Stage, begin, op_lines, read, split, stages, total
 from fastmeta.backends.codegen.words import BOOL, ITEM, STORE, Factors, Operand, Phase, Product, Words
 
+DEEP = 1024  # terms of a segment, at least
+MANY_ROWS = 768  # enough for tiles of 128 of them
+FEW_TILES, SMALL_RESULT = 16, 2048  # of a task
+TEAMS, WAIT, WRITE = 3, 2.0, 3.0  # teams of a processor, about; what waiting weighs; cycles of a number that is written
 LIBRARY = 128  # products whose sides are all this long are a library's, where there is one (executor.cu)
 
 
@@ -151,11 +155,12 @@ def gemm_sides(plan: Words, p: Product) -> list[tuple[Side, Side]]:
     item, out = ITEM[p.dtype], []
     for f in p.factors:
         sides = []
-        for x, row, col, rows, cols, a_side in ((f.a, -2, -1, p.dims[-2], f.depth, True), (f.b, -2, -1, f.depth, p.dims[-1], False)):
+        for x, rows, cols, a_side in ((f.a, p.dims[-2], f.depth, True), (f.b, f.depth, p.dims[-1], False)):
+            row, col = -2, -1
             strides, by_row = x.strides, x.strides[col] == 1 and cols > 1
             deep = by_row if a_side else x.strides[row] == 1 and not by_row
             along = (cols if by_row else rows) if (by_row or x.strides[row] == 1) else 0
-            others = [s for k, s in enumerate(strides) if k != len(strides) + (col if by_row else row)]
+            others = [s for s, n, k in zip(strides, (*p.dims[:-2], rows, cols), range(-len(strides), 0), strict=True) if n > 1 and k != (col if by_row else row)]
             sides.append(Side(deep, vectors(item, [along > 1, plan.aligned(x, 16)], [along, *others]) if along else 1))
         out.append((sides[0], sides[1]))
     return out
@@ -197,14 +202,14 @@ def functor(plan: Words, p: Product, phases: Sequence[Phase]) -> str:
         constant("int", "a_vector", [a.vector for a, _ in sides]),
         constant("int", "b_vector", [b.vector for _, b in sides]),
         *(f"{'' if w else 'const '}{MEMORY[x.dtype]}* {name};" for x, name, w in members),
-        "FM_DEVICE Factors(const Frame& frame, const int64_t* w, int batch) {",
+        "template <class W> FM_DEVICE Factors(const W& w, int batch) {",
     ]
     if batch > 1:
         text.append("  " + split("batch", p.dims[:batches], names))
     for x, name, w in members:
-        begin = pointer(plan, x, name, w).split(" = ")[1].rstrip(";")
+        start = begin(plan, x, f"{'' if w else 'const '}{MEMORY[x.dtype]}")
         offset = total([f"{d} * {s}" for d, s in zip(names, x.strides[:batches], strict=True) if s and batch > 1])
-        text.append(f"  {name} = {begin}{'' if offset == '0' else f' + ({offset})'};")
+        text.append(f"  {name} = {start}{'' if offset == '0' else f' + ({offset})'};")
     text += ["}", *(gemm_places(p) if p.kind < 0 else conv_places(p)), "FM_DEVICE void write(int m, int n, T sum) const {", *(f"  {line}" for line in lines), "}"]
     return "\n".join(["  struct Factors {", *(f"    {line}" for line in text), "  };"])
 
@@ -241,47 +246,79 @@ def conv_places(p: Product) -> list[str]:
 
 
 def block(p: Product, sides: Sequence[tuple[Side, Side]], lanes: int) -> tuple[int, int]:
-    """Rows and columns that a lane takes of a product that is read where it lies: what costs a team least, roughly."""
+    """Rows and columns that a lane takes of a product that is read where it lies: what costs least, in cycles for each k.
+
+    Lanes of a warp share rows, so a row is read for all of them at once and columns are not: wide blocks of few rows read
+    most. The reads and multiplications of a processor's TEAMS teams queue, and a team waits for its own longest lane.
+    """
     batch, rows, cols = rows_and_cols(p)
 
     def cost(m: int, n: int) -> float:
         items = batch * -(-rows // m) * -(-cols // n)
-        reads = 0.0
+        passes, reads = 0.0, 0.0
         for a, b in sides:
-            reads += (m / a.vector if a.deep else 1 if 1 < m <= a.vector else m) + (n / b.vector if b.deep else 1 if 1 < n <= b.vector else n)
-        return -(-items // lanes) * (2 * reads / len(sides) + m * n + 2)
+            row = m / a.vector if a.deep else 1 if 1 < m <= a.vector else m
+            passes += (row + n) / len(sides)
+            reads += (row + (n / b.vector if b.deep else 1 if 1 < n <= b.vector else n)) / len(sides)
+        written = WRITE * m * n * len(sides) / max(1, sum(f.depth for f in p.factors))
+        queue = -(-items // 32) * (passes + m * n / 4 + written)
+        wait = -(-items // lanes) * (reads + m * n + 2 + written)
+        return TEAMS * queue + WAIT * wait
 
-    return min(((m, n) for m in (1, 2, 4) for n in (1, 2, 4) if m <= rows and n <= cols), key=lambda mn: cost(*mn), default=(1, 1))
+    return min(((m, n) for m in (1, 2, 4, 8) for n in (1, 2, 4) if m <= rows and n <= cols), key=lambda mn: cost(*mn), default=(1, 1))
 
 
-def tile(p: Product) -> tuple[int, int, int, int] | None:
-    """Rows and columns of a lane and lanes along both, where a product is worth going through shared memory."""
+class Shape(NamedTuple):
+    """A tile: rows and columns of a lane, lanes along both; segments that k is cut into."""
+
+    rows: int
+    cols: int
+    high: int
+    wide: int
+    segments: int = 1
+
+    @property
+    def name(self) -> str:
+        """In C++."""
+        return f"Tile<Factors, {', '.join(str(n) for n in self)}>"
+
+    def tiles(self, rows: int, cols: int) -> int:
+        """How many cover a result."""
+        return -(-rows // (self.rows * self.high)) * -(-cols // (self.cols * self.wide))
+
+
+def tile(p: Product) -> Shape | None:
+    """The tile of a product that is worth going through shared memory: the highest that wastes no more than a third."""
     batch, rows, cols = rows_and_cols(p)
-    if rows < 16 or cols < 16 or max(f.depth for f in p.factors) < 8:
+    depth = max(f.depth for f in p.factors)
+    if cols < 16 or depth < 8 or (rows < 16 and depth < DEEP):
         return None
-    if cols > 32:
-        return (8, 4, 16, 16) if rows > 64 and ITEM[p.dtype] == 4 else (4, 4, 16, 16)
-    if cols > 16:
-        return (8, 4, 16, 8) if rows > 64 and ITEM[p.dtype] == 4 else (4, 4, 16, 8)
-    return 4, 4, 32, 4
+    wide = 16 if cols > 32 else 8 if cols > 16 else 4
+    highest = Shape(8, 4, 16, wide) if ITEM[p.dtype] == 4 and rows >= MANY_ROWS else Shape(4, 4, 16, wide)
+    shapes = [highest, *(Shape(4, 4, high, wide) for high in (16, 8, 4) if high * wide >= 32)]
+    found = next((s for s in shapes if 2 * s.tiles(rows, cols) * s.rows * s.high * s.cols * s.wide <= 3 * rows * s.tiles(1, cols) * s.cols * s.wide), shapes[-1])
+    # Few tiles of many terms leave a device idle: segments are summed apart, and meet in order.
+    enough = FEW_TILES if rows * cols > SMALL_RESULT else 4 * FEW_TILES
+    return found._replace(segments=max(1, min(-(-enough // (found.tiles(rows, cols) * batch)), depth // DEEP)))
 
 
-def product_stages(plan: Words, p: Product, resident: bool, lanes: int) -> list[Stage]:
+def product_stages(plan: Words, p: Product, lanes: int) -> list[Stage]:
     """The product, then the phases that are not done with it."""
     n_fused = fused(plan, p)
     batch, rows, cols = rows_and_cols(p)
     sides = gemm_sides(plan, p) if p.kind < 0 else conv_sides(plan, p)
     text = functor(plan, p, p.phases[:n_fused])
-    head = "  FM_DEVICE static void part(const Team& team, const Frame& frame, const int64_t* w, int first, int end)"
-    shape = None if resident else tile(p)
+    head = "  template <class W> FM_DEVICE static void part(const Team& team, const W& w, int first, int end)"
+    shape = None if plan.told else tile(p)
+    made = []
     if shape:
-        tm, tn, lm, ln = shape
-        kind = f"Tile<Factors, {tm}, {tn}, {lm}, {ln}>"
-        count = batch * -(-rows // (tm * lm)) * -(-cols // (tn * ln))
-        text += f"\n  using Work = {kind};\n  static constexpr int kBytes = Work::kBytes;\n{head} {{ Work::run(team, frame, w, first, end); }}"
-        stage = Stage(text, count, 1, lm * ln)
+        work = f"{text}\n  using Work = {shape.name};\n  static constexpr int kBytes = Work::kBytes;\n{head}"
+        made = [Stage(f"{work} {{ Work::run(team, w, first, end); }}", batch * shape.tiles(rows, cols) * shape.segments, 1, shape.high * shape.wide,
+                      batch * rows * cols * shape.segments * ITEM[p.dtype] if shape.segments > 1 else 0)]  # fmt: skip
+        if shape.segments > 1:
+            made.append(Stage(f"{work} {{ Work::meet(team, w, first, end); }}", batch * rows * cols, LANES))
     else:
         m, n = block(p, sides, lanes)
-        text += f"\n{head} {{ near_product<Factors, {m}, {n}>(team, frame, w, first, end); }}"
-        stage = Stage(text, batch * -(-rows // m) * -(-cols // n), LANES)
-    return [stage, *(s for phase in p.phases[n_fused:] for s in stages(plan, phase, lanes))]
+        text += f"\n{head} {{ near_product<Factors, {m}, {n}>(team, w, first, end); }}"
+        made = [Stage(text, batch * -(-rows // m) * -(-cols // n), LANES)]
+    return [*made, *(s for phase in p.phases[n_fused:] for s in stages(plan, phase, lanes))]

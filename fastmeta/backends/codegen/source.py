@@ -2,24 +2,30 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterator
 from math import prod
 from typing import NamedTuple
 
 from fastmeta.backends.codegen.phases import Stage, stages
 from fastmeta.backends.codegen.products import of_library, out_dims, product_stages
-from fastmeta.backends.codegen.words import PASS, Instruction, Operand, Phase, Product, Words, extent
+from fastmeta.backends.codegen.words import ARENA, LOOP, PASS, Instruction, Operand, Phase, Product, Words, extent
 
 RESIDENT_LANES = 128  # of a team that runs whole tasks
+MOST_LANES = 512  # of a processor: more would leave each too few registers
+OWN_BASES = 128  # how many bases a team keeps in its own memory
+OWN_BYTES = 8 * OWN_BASES + 1024  # of a team beside its arena, about
 
 
 class Source(NamedTuple):
     """Text, and what the host's side must know of it (FixedText in csrc/cuda/executor.hpp)."""
 
     text: str
-    bodies: list[int]  # by word of an instruction
-    stages: list[list[tuple[int, int]]]  # units and lanes, by body; none of those that a team runs
-    alone: list[bool]  # by body: a product without phases comes first
+    bodies: list[int]  # by word of an instruction that is run stage by stage; 0: none
+    stages: list[list[tuple[int, int]]]  # units and lanes, by body
+    alone: list[bool]  # by body: a product for a library comes first
     lanes: int
+    partials: int  # bytes of a task between two stages
 
 
 def fits(instruction: Instruction) -> bool:
@@ -42,59 +48,130 @@ def fits(instruction: Instruction) -> bool:
     return all(small(x, dims) for x in operands) and prod(body.dims[:9]) < 2**62 and all(f.depth < 2**30 for f in body.factors) and all(map(phase_fits, body.phases))
 
 
-def source(plan: Words, resident: bool, fast: bool) -> Source | None:
-    """The text of a plan, with arenas that teams have in memory of their own if ``fast``; None where an instruction needs
-    more than 32 bits to count."""
-    plan.near = fast
+def source(plan: Words, resident: bool, teams: int) -> Source | None:
+    """The text of a plan, for teams that run whole tasks if ``resident``, with arenas in memory of their own where as many
+    ``teams`` of a processor have them; None where an instruction needs more than 32 bits to count."""
     if not all(fits(instruction) for block in plan.blocks for instruction in block):
         return None
-    numbers: dict[tuple[object, ...], int] = {}
-    kinds: list[tuple[list[Stage], bool]] = [([], True)]  # stages; whether each is a kernel
-    alone = [False]
-    bodies = [0] * len(plan.words)
-    for number, block in enumerate(plan.blocks):
-        by_team = resident and number > 0
-        for instruction in block:
-            made = instruction_stages(plan, instruction, by_team)
-            if made is None:
-                continue
-            key = (by_team, *made)
-            if key not in numbers:
-                numbers[key] = len(kinds)
-                kinds.append((made, not by_team))
-                alone.append(isinstance(instruction.body, Product) and of_library(instruction.body))
-            bodies[instruction.at] = numbers[key]
-    text = ['#include "fixed.cuh"\nnamespace fastmeta {\nnamespace device {\n']
-    entries, cases, table = [], [], []
-    for b, (made, kernels) in enumerate(kinds):
-        table.append([(-(-s.elements // s.unit), s.lanes) for s in made] if kernels else [])
-        for k, s in enumerate(made):
-            constants = f"static constexpr int64_t kElements = {s.elements}, kUnit = {s.unit};"
-            text.append(f"struct B{b}_{k} {{\n  {constants}\n{s.text}\n}};\n")
-            if kernels and s.elements:
+    text, entries = ['#include "fixed.cuh"\nnamespace fastmeta {\nnamespace device {\n'], []
+    by_stages = plan.blocks[:1] if resident else plan.blocks
+    bodies, table, alone = [0] * len(plan.words), [[]], [False]
+    numbers: dict[tuple[Stage, ...], int] = {}
+    for instruction in (instruction for block in by_stages for instruction in block):
+        made = instruction_stages(plan, instruction, 256)
+        if not made:
+            continue
+        if made not in numbers:
+            b = numbers[made] = len(table)
+            table.append([(-(-s.elements // s.unit), s.lanes) for s in made])
+            alone.append(isinstance(instruction.body, Product) and of_library(instruction.body))
+            for k, s in enumerate(made):
+                text.append(struct(f"B{b}_{k}", s))
                 size = f"fastmeta::device::B{b}_{k}::kBytes" if "kBytes" in s.text else "16"
-                entries.append(f"FM_ENTRY(fastmeta_{b}_{k}, {s.lanes}, {size}, fastmeta::device::FixedKernel<fastmeta::device::B{b}_{k}>)\n")
-            elif kernels:
-                entries.append(f"FM_ENTRY(fastmeta_{b}_{k}, 32, 16, fastmeta::device::Nothing)\n")
-        if made and not kernels:
-            steps = " ".join(f"B{b}_{k}::part(team, frame, w, 0, {s.elements}); team.sync();" for k, s in enumerate(made))
-            text.append(f"FM_NOINLINE void body{b}(const Team& team, const Frame& frame, const int64_t* w) {{ {steps} }}\n")
-            cases.append(f"case {b}: return body{b}(team, frame, p.words + at);")
+                entries.append(f"FM_ENTRY(fastmeta_{b}_{k}, {s.lanes}, {512 // s.lanes}, {size}, fastmeta::device::FixedKernel<fastmeta::device::B{b}_{k}>)\n")
+        bodies[instruction.at] = numbers[made]
     if resident:
-        text.append(
-            "struct Bodies {\n  FM_DEVICE static void run(const Team& team, const Frame& frame, const Program& p, int64_t at) {\n    switch (p.bodies[at]) {\n      "
-            + "\n      ".join(cases)
-            + "\n      default: run_instruction<true>(team, frame, p.words, at);\n    }\n  }\n};\n"
-        )
-        entries.append(f"FM_ENTRY(fastmeta_tasks, {RESIDENT_LANES}, 16, fastmeta::device::TasksKernel<fastmeta::device::Bodies>)\n")
-    return Source("".join([*text, "}  // namespace device\n}  // namespace fastmeta\n", *entries]), bodies, table, alone, RESIDENT_LANES)
+        plan.near, plan.told = teams > 0, True
+        text += team_text(plan)
+        own = len(plan.bases) <= OWN_BASES
+        text.append(team_blocks(plan, own))
+        entries.append(f"FM_ENTRY(fastmeta_tasks, {RESIDENT_LANES}, {max(1, min(teams, MOST_LANES // RESIDENT_LANES))}, {8 * len(plan.bases) + 16 if own else 16}, fastmeta::device::TasksKernel<fastmeta::device::Blocks>)\n")
+        if plan.near:
+            text.insert(0, "#define FM_FAST_ARENA\n")
+        text.insert(0, f"#define FM_LANES {RESIDENT_LANES}\n")
+    return Source("".join([*text, "}  // namespace device\n}  // namespace fastmeta\n", *entries]), bodies, table, alone, RESIDENT_LANES, max((s.partials for made in numbers for s in made), default=0))
 
 
-def instruction_stages(plan: Words, instruction: Instruction, by_team: bool) -> list[Stage] | None:
+def instruction_stages(plan: Words, instruction: Instruction, lanes: int) -> tuple[Stage, ...]:
     """The stages of PASS, GEMM and CONV; the others' are not written anew."""
-    lanes = RESIDENT_LANES if by_team else 256
     if isinstance(instruction.body, Product):
-        return product_stages(plan, instruction.body, by_team, lanes)
+        return tuple(product_stages(plan, instruction.body, lanes))
     if instruction.op == PASS and instruction.body is not None:
-        return [s for phase in instruction.body for s in stages(plan, phase, lanes)]
-    return None
+        return tuple(s for phase in instruction.body for s in stages(plan, phase, lanes))
+    return ()
+
+
+def struct(name: str, s: Stage, members: str = "") -> str:
+    """A stage as a struct."""
+    return f"struct {name} {{\n{members}  static constexpr int64_t kElements = {s.elements}, kUnit = {s.unit};\n{s.text}\n}};\n"
+
+
+def told(s: Stage) -> list[str]:
+    """What a stage must be told: o17, where the operand at word 17 begins; and where partial sums go."""
+    return sorted(set(re.findall(r"\bw\.(\w+)\b", s.text)))
+
+
+def operands(instruction: Instruction) -> Iterator[Operand]:
+    """All of an instruction."""
+    body = instruction.body
+    if isinstance(body, Product):
+        yield from (x for f in body.factors for x in (f.a, f.b))
+        yield body.out
+        yield from [body.cin] if body.cin else []
+    for p in body.phases if isinstance(body, Product) else body or ():
+        yield from p.loads
+        yield from (s.target for s in p.stores)
+
+
+def team_text(plan: Words) -> list[str]:
+    """A function for each kind of instruction, then the blocks as calls of them."""
+    functions: list[str] = []
+    numbers: dict[tuple[Stage, ...], int] = {}
+    blocks: list[str] = []
+    for number, block in reversed(list(enumerate(plan.blocks))[1:]):  # loops name later blocks
+        lines = []
+        for instruction in block:
+            if instruction.op == LOOP:
+                lines.append(loop_text(plan, instruction))
+                continue
+            made = instruction_stages(plan, instruction, RESIDENT_LANES)
+            if instruction.body is None:
+                lines.append(f"run_instruction<true>(team, frame, p.words, {instruction.at}); if (frame.status->ended) return;")
+                continue
+            places = {f"o{x.at}": x for x in operands(instruction)}
+            kind = lambda name, places=places: "int" if name in places and plan.near and plan.bases[places[name].base][0] == ARENA else "char*"  # noqa: E731
+            names = sorted({name for s in made for name in told(s)})
+            if made not in numbers:
+                numbers[made] = len(numbers)
+                functions.append(function(numbers[made], made, [(kind(name), name) for name in names]))
+            arguments = ["frame.partials" if name == "partials" else place(plan, places[name]) for name in names]
+            lines.append(f"body{numbers[made]}({', '.join(['team', *arguments])});")
+        blocks.append(f"FM_DEVICE void block{number}(const Team& team, const Program& p, const Frame& frame, int64_t tasks) {{\n  " + "\n  ".join(lines) + "\n}\n")
+    return functions + blocks
+
+
+def place(plan: Words, x: Operand) -> str:
+    """Where an operand begins, as a body is told."""
+    return str(x.offset) if plan.near and plan.bases[x.base][0] == ARENA else f"frame.bases[{x.base}] + {x.offset}"
+
+
+def function(number: int, made: tuple[Stage, ...], parameters: list[tuple[str, str]]) -> str:
+    """All stages of an instruction, by a team."""
+    text, steps = [], []
+    for k, s in enumerate(made):
+        mine = [(kind, name) for kind, name in parameters if name in told(s)]
+        text.append(struct(f"T{number}_{k}", s, "  struct Told { " + " ".join(f"{kind} {name};" for kind, name in mine) + " };\n"))
+        steps.append(f"  T{number}_{k}::part(team, T{number}_{k}::Told{{{', '.join(name for _, name in mine)}}}, 0, {s.elements});\n  team.sync();\n")
+    head = ", ".join(["const Team& all", *(f"{kind} {name}" for kind, name in parameters)])
+    return "".join([*text, f"FM_NOINLINE void body{number}({head}) {{\n  const Team team = known(all);\n", *steps, "}\n"])
+
+
+def loop_text(plan: Words, instruction: Instruction) -> str:
+    """A loop inside a task."""
+    at, words = instruction.at, plan.words
+    length = "tasks" if words[at + 4] < 0 else str(words[at + 4])
+    return (
+        f"{{ const LoopWords loop(p.words + {at}); if ({length} > 0) open_carries(team, p, loop, frame);\n"
+        f"  for (int64_t k = 0; k < {length}; ++k) {{ if (k > 0) swap_carries(team, loop, frame); set_slices(team, p, loop, frame, k, {length}); team.sync();\n"
+        f"    block{words[at + 3]}(team, p, frame, tasks); if (frame.status->ended) return; }} }}"
+    )
+
+
+def team_blocks(plan: Words, own: bool) -> str:
+    """What TasksKernel runs."""
+    parallel = [int(plan.words[i.at + 3]) for i in plan.blocks[0] if i.op == LOOP and plan.words[i.at + 5]]
+    calls = " ".join(f"if (block == {b}) block{b}(team, p, frame, tasks);" for b in parallel)
+    return (
+        f"struct Blocks {{\n  static constexpr bool kOwnBases = {'true' if own else 'false'};\n"
+        f"  FM_DEVICE static void block(const Team& team, const Program& p, const Frame& frame, int64_t block, int64_t tasks) {{ {calls} }}\n}};\n"
+    )

@@ -158,6 +158,7 @@ class Words:
 
     words: np.ndarray
     near: bool = False  # the arena is a team's own memory
+    told: bool = False  # text that is written now is told where its operands begin
     arena_bytes: int = 0
     inputs: list[tuple[int, tuple[int, ...]]] = field(default_factory=list)  # dtype, shape
     outputs: list[tuple[int, tuple[int, ...]]] = field(default_factory=list)
