@@ -73,7 +73,7 @@ class CudaDevice {
       cublas_.reset();
     } catch (const DeviceError&) {  // the driver has gone
     }
-    if (library_) cudaLibraryUnload(library_);
+    for (cudaLibrary_t library : libraries_) cudaLibraryUnload(library);
     cudaFree(workspace_);
     cudaEventDestroy(last_);
     cudaStreamDestroy(recorder_);
@@ -176,10 +176,19 @@ class CudaDevice {
 
   // Functions of text compiled for a plan.
   using Function = cudaKernel_t;
-  void load(const std::string& code) { check(cudaLibraryLoadData(&library_, code.data(), nullptr, nullptr, 0, nullptr, nullptr, 0), "loading the plan's text"); }
+  void load(const std::string& code) {
+    cudaLibrary_t library = nullptr;
+    check(cudaLibraryLoadData(&library, code.data(), nullptr, nullptr, 0, nullptr, nullptr, 0), "loading the plan's text");
+    libraries_.push_back(library);
+  }
   Function find(const std::string& name, int64_t fast_bytes = 0) const {
     Function function = nullptr;
-    check(cudaLibraryGetKernel(&function, library_, name.c_str()), name.c_str());
+    for (size_t k = 0; k < libraries_.size() && !function; ++k)
+      if (cudaLibraryGetKernel(&function, libraries_[k], name.c_str()) != cudaSuccess) {
+        function = nullptr;
+        cudaGetLastError();  // it is in another one
+      }
+    if (!function) throw DeviceError("the plan's text has no " + name);
     if (fast_bytes > 0) check(cudaKernelSetAttributeForDevice(function, cudaFuncAttributeMaxDynamicSharedMemorySize, int(fast_bytes), number_), "cudaKernelSetAttribute");
     return function;
   }
@@ -227,7 +236,7 @@ class CudaDevice {
   int64_t most_fast_ = 0;
   cudaStream_t stream_ = nullptr, recorder_ = nullptr;
   cudaEvent_t last_ = nullptr;
-  cudaLibrary_t library_ = nullptr;
+  std::vector<cudaLibrary_t> libraries_;
   struct Graph {
     cudaGraphExec_t made = nullptr;  // at the second run
     bool refused = false;

@@ -45,7 +45,7 @@ struct FixedText {
     int64_t units;
     int lanes;
   };
-  std::string code;                        // what the device loads; of the host, a file's name
+  std::vector<std::string> codes;          // what the device loads; of the host, names of files
   std::vector<int32_t> bodies;             // by word of an instruction; 0: none
   std::vector<std::vector<Stage>> stages;  // by body
   std::vector<bool> alone;                 // by body: the first stage is a product and nothing else

@@ -25,11 +25,12 @@ template <class T> FM_DEVICE T* far(char* at) { return reinterpret_cast<T*>(at);
 #if defined(__CUDACC__) && defined(FM_FAST_ARENA)
 template <class T> FM_DEVICE T* near(int at) { return reinterpret_cast<T*>(fm_arena + at); }
 #endif
-// A body's team, of which the compiler knows how large it is.
+// A body's team, of which the compiler knows how large it is; lanes are counted from number `shift` on, so that bodies that
+// do not wait for each other take different lanes.
 #if defined(__CUDACC__) && defined(FM_LANES)
-FM_DEVICE Team known(const Team&) { return {int(threadIdx.x), FM_LANES, nullptr}; }
+FM_DEVICE Team known(const Team&, int shift) { return {int(threadIdx.x + FM_LANES - shift) & (FM_LANES - 1), FM_LANES, nullptr}; }
 #else
-FM_DEVICE Team known(const Team& team) { return team; }
+FM_DEVICE Team known(const Team& team, int) { return team; }
 #endif
 
 template <class T, int N> struct alignas(N * sizeof(T)) Pack {

@@ -15,7 +15,7 @@ class HostDevice {
  public:
   explicit HostDevice(int lanes) : lanes_(lanes) {}
   ~HostDevice() {
-    if (library_) dlclose(library_);
+    for (void* library : libraries_) dlclose(library);
   }
   HostDevice(const HostDevice&) = delete;
   struct Call {
@@ -54,13 +54,14 @@ class HostDevice {
   // Functions of text compiled for a plan.
   using Function = void (*)(const void*, const device::Team&, const device::Grid&);
   void load(const std::string& file) {
-    library_ = dlopen(file.c_str(), RTLD_NOW | RTLD_LOCAL);
-    if (!library_) throw DeviceError(dlerror());
+    void* const library = dlopen(file.c_str(), RTLD_NOW | RTLD_LOCAL);
+    if (!library) throw DeviceError(dlerror());
+    libraries_.push_back(library);
   }
   Function find(const std::string& name, int64_t = 0) const {
-    const auto function = reinterpret_cast<Function>(dlsym(library_, name.c_str()));
-    if (!function) throw DeviceError("the text has no " + name);
-    return function;
+    for (void* library : libraries_)
+      if (const auto function = reinterpret_cast<Function>(dlsym(library, name.c_str()))) return function;
+    throw DeviceError("the text has no " + name);
   }
   template <class Arguments> void call(Function function, const Arguments& arguments, int, int64_t width, int64_t height, int64_t = 0) {
     launch([&](const device::Team& team, const device::Grid& grid, char*) { function(&arguments, team, grid); }, width, height);
@@ -105,7 +106,7 @@ class HostDevice {
   }
 
   int lanes_;
-  void* library_ = nullptr;
+  std::vector<void*> libraries_;
   alignas(64) char stage_[device::kStageBytes];
 };
 

@@ -50,12 +50,12 @@ class DevicePlan {
   const PlanSpec& spec() const { return *plan_; }
 
  private:
-  // (code, bodies, stages, alone, lanes, partial bytes), or None.
+  // (codes, bodies, stages, alone, lanes, partial bytes), or None.
   static std::optional<FixedText> text(const py::object& fixed, size_t n_words) {
     if (fixed.is_none()) return {};
     const auto parts = fixed.cast<py::tuple>();
     FixedText out;
-    out.code = parts[0].cast<std::string>();
+    out.codes = parts[0].cast<std::vector<std::string>>();
     out.bodies = parts[1].cast<std::vector<int32_t>>();
     for (const auto& body : parts[2].cast<std::vector<std::vector<std::pair<int64_t, int>>>>()) {
       out.stages.emplace_back();

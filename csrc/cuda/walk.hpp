@@ -130,7 +130,7 @@ template <class Device> class Walker final : public Runner {
 
   // The functions of the plan's text.
   void load() {
-    device_.load(fixed_->code);
+    for (const std::string& code : fixed_->codes) device_.load(code);
     for (size_t b = 0; b < fixed_->stages.size(); ++b)
       for (size_t s = 0; s < fixed_->stages[b].size(); ++s) functions_[{b, s}] = device_.find("fastmeta_" + std::to_string(b) + "_" + std::to_string(s));
     if (resident_) team_ = device_.find("fastmeta_tasks", device_.fast_arena(plan_->arena_bytes));

@@ -7,7 +7,9 @@ where plans can have text of their own (`fastmeta.backends.codegen`), ``facts()`
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -45,8 +47,9 @@ def with_text(core: Any, words: np.ndarray, const_bytes: int, compile_text: Comp
     made = source(plan, way == "resident", shared // (plan.arena_bytes + OWN_BYTES) if near else 0)
     if made is None:
         return {"way": way, **options}
-    code = compile_text(made.text, architecture)
-    return {"way": way, "fixed": (code, made.bodies, made.stages, made.alone, made.lanes, made.partials), **options}
+    with ThreadPoolExecutor(os.cpu_count()) as threads:
+        codes = list(threads.map(lambda text: compile_text(text, architecture), made.texts))
+    return {"way": way, "fixed": (codes, made.bodies, made.stages, made.alone, made.lanes, made.partials), **options}
 
 
 class DevicePlan:

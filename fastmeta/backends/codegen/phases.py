@@ -29,6 +29,17 @@ class Stage(NamedTuple):
     partials: int = 0  # bytes of a task that it leaves for the next stage, beyond those that every plan has
 
 
+Touched = tuple[tuple[Operand, tuple[int, ...]], ...]  # operands with their dims
+
+
+class Work(NamedTuple):
+    """A stage and the memory that it touches, which the text does not tell."""
+
+    stage: Stage
+    reads: Touched
+    writes: Touched
+
+
 @dataclass(frozen=True)
 class Walk:
     """Dims without those of length 1, neighbours merged where every operand allows it."""
@@ -115,19 +126,19 @@ def needed_for(phase: Phase, values: Sequence[int]) -> set[int]:
     return out
 
 
-def stages(plan: Words, phase: Phase, lanes: int) -> list[Stage]:
+def stages(plan: Words, phase: Phase, lanes: int) -> list[Work]:
     """The stages of a phase. Stores that reduce over the same dims are one walk, the plain ones are with the last."""
     plain = [s for s in phase.stores if s.mode == STORE]
     patterns: dict[tuple[int, ...], list[Store]] = {}
     for s in phase.stores:
         if s.mode != STORE:
             patterns.setdefault(tuple(d for d, n in enumerate(phase.dims) if n != 1 and s.target.strides[d] == 0), []).append(s)
-    if not patterns:
-        return [elementwise(plan, phase, plain, lanes)]
-    out: list[Stage] = []
+    made = [] if patterns else [elementwise(plan, phase, plain, lanes)]
     for k, (reduced, stores) in enumerate(patterns.items()):
-        out += reduction(plan, phase, reduced, stores, plain if k == len(patterns) - 1 else [])
-    return out
+        made += reduction(plan, phase, reduced, stores, plain if k == len(patterns) - 1 else [])
+    reads = tuple((x, phase.dims) for x in phase.loads)
+    writes = tuple((s.target, phase.dims) for s in phase.stores)
+    return [Work(stage, reads, writes) for stage in made]
 
 
 def read(x: Operand, name: str, offset: str) -> str:
@@ -200,7 +211,8 @@ def reduction(plan: Words, phase: Phase, reduced: tuple[int, ...], stores: Seque
     types = [VALUE[held(s)] for s in stores]
     # Neighbouring lanes read neighbouring memory: along the segments where the last dim is reduced.
     inner = bool(over) and over[-1]
-    place = f"const int kept = id / {segments}, segment = id % {segments};" if inner else f"const int kept = id % {kept}, segment = id / {kept};"
+    cut = f"id / {segments}, segment = id % {segments}" if inner else f"id % {kept}, segment = id / {kept}"
+    place = f"const int kept = {'id, segment = 0' if segments == 1 else cut};"
     batch = 4 if length >= 4 * segments else 1
     index = split("r", reduced_sizes, reduced_names)
     first_of = [f"{t} sum{k} = {identity(s)};" for k, (t, s) in enumerate(zip(types, stores, strict=True))]
@@ -212,7 +224,7 @@ def reduction(plan: Words, phase: Phase, reduced: tuple[int, ...], stores: Seque
         "for (int id = first + team.lane; id < end; id += team.lanes) {",
         f"  {place} {split('kept', kept_sizes, kept_names)}",
         *(f"  {line}" for line in first_of),
-        f"  for (int start = segment; start < {length}; start += {batch * segments}) {{",
+        f"  {'FM_UNROLL ' if length <= 4 * batch * segments else ''}for (int start = segment; start < {length}; start += {batch * segments}) {{",
         *(f"    {VALUE[x.dtype]} x{k}[{batch}];" for k, x in loads),
         f"    FM_UNROLL for (int e = 0; e < {batch}; ++e) {{",
         f"      const int r = start + e * {segments}; if (r >= {length}) break; {index}",

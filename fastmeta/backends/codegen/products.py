@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from math import prod
 from typing import NamedTuple
 
-from fastmeta.backends.codegen.phases import LANES, MEMORY, Stage, begin, op_lines, read, split, stages, total
+from fastmeta.backends.codegen.phases import LANES, MEMORY, Stage, Work, begin, op_lines, read, split, stages, total
 from fastmeta.backends.codegen.words import BOOL, ITEM, STORE, Factors, Operand, Phase, Product, Words
 
 DEEP = 1024  # terms of a segment, at least
@@ -302,7 +302,7 @@ def tile(p: Product) -> Shape | None:
     return found._replace(segments=max(1, min(-(-enough // (found.tiles(rows, cols) * batch)), depth // DEEP)))
 
 
-def product_stages(plan: Words, p: Product, lanes: int) -> list[Stage]:
+def product_stages(plan: Words, p: Product, lanes: int) -> list[Work]:
     """The product, then the phases that are not done with it."""
     n_fused = fused(plan, p)
     batch, rows, cols = rows_and_cols(p)
@@ -321,4 +321,9 @@ def product_stages(plan: Words, p: Product, lanes: int) -> list[Stage]:
         m, n = block(p, sides, lanes)
         text += f"\n{head} {{ near_product<Factors, {m}, {n}>(team, w, first, end); }}"
         made = [Stage(text, batch * -(-rows // m) * -(-cols // n), LANES)]
-    return [*made, *(s for phase in p.phases[n_fused:] for s in stages(plan, phase, lanes))]
+    dims, done = out_dims(p), p.phases[:n_fused]
+    reads = [(x, d) for f in p.factors for x, d in zip((f.a, f.b), factor_dims(p, f), strict=True)]
+    reads += [(x, dims) for x in (*([p.cin] if p.cin else []), *(x for phase in done for x in phase.loads))]
+    writes = [(p.out, dims), *((s.target, dims) for phase in done for s in phase.stores)]
+    works = [Work(stage, tuple(reads), tuple(writes)) for stage in made]
+    return [*works, *(work for phase in p.phases[n_fused:] for work in stages(plan, phase, lanes))]

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from math import prod
 from typing import NamedTuple
 
-from fastmeta.backends.codegen.phases import Stage, stages
+from fastmeta.backends.codegen.phases import Stage, Work, stages
 from fastmeta.backends.codegen.products import of_library, out_dims, product_stages
 from fastmeta.backends.codegen.words import ARENA, LOOP, PASS, Instruction, Operand, Phase, Product, Words, extent
 
 RESIDENT_LANES = 128  # of a team that runs whole tasks
+KERNELS = 32  # of one text, so that several are compiled side by side
 MOST_LANES = 512  # of a processor: more would leave each too few registers
 OWN_BASES = 128  # how many bases a team keeps in its own memory
 OWN_BYTES = 8 * OWN_BASES + 1024  # of a team beside its arena, about
@@ -20,7 +20,7 @@ OWN_BYTES = 8 * OWN_BASES + 1024  # of a team beside its arena, about
 class Source(NamedTuple):
     """Text, and what the host's side must know of it (FixedText in csrc/cuda/executor.hpp)."""
 
-    text: str
+    texts: list[str]  # each for the compiler by itself
     bodies: list[int]  # by word of an instruction that is run stage by stage; 0: none
     stages: list[list[tuple[int, int]]]  # units and lanes, by body
     alone: list[bool]  # by body: a product for a library comes first
@@ -53,42 +53,50 @@ def source(plan: Words, resident: bool, teams: int) -> Source | None:
     ``teams`` of a processor have them; None where an instruction needs more than 32 bits to count."""
     if not all(fits(instruction) for block in plan.blocks for instruction in block):
         return None
-    text, entries = ['#include "fixed.cuh"\nnamespace fastmeta {\nnamespace device {\n'], []
     by_stages = plan.blocks[:1] if resident else plan.blocks
-    bodies, table, alone = [0] * len(plan.words), [[]], [False]
+    bodies, table, alone, texts = [0] * len(plan.words), [[]], [False], []
     numbers: dict[tuple[Stage, ...], int] = {}
     for instruction in (instruction for block in by_stages for instruction in block):
-        made = instruction_stages(plan, instruction, 256)
+        made = tuple(work.stage for work in instruction_stages(plan, instruction, 256))
         if not made:
             continue
         if made not in numbers:
-            b = numbers[made] = len(table)
+            numbers[made] = len(table)
             table.append([(-(-s.elements // s.unit), s.lanes) for s in made])
             alone.append(isinstance(instruction.body, Product) and of_library(instruction.body))
-            for k, s in enumerate(made):
-                text.append(struct(f"B{b}_{k}", s))
-                size = f"fastmeta::device::B{b}_{k}::kBytes" if "kBytes" in s.text else "16"
-                entries.append(f"FM_ENTRY(fastmeta_{b}_{k}, {s.lanes}, {512 // s.lanes}, {size}, fastmeta::device::FixedKernel<fastmeta::device::B{b}_{k}>)\n")
+            texts += [kernel(f"{numbers[made]}_{k}", s) for k, s in enumerate(made)]
         bodies[instruction.at] = numbers[made]
+    units = [unit(texts[k : k + KERNELS]) for k in range(0, len(texts), KERNELS)]
     if resident:
         plan.near, plan.told = teams > 0, True
-        text += team_text(plan)
         own = len(plan.bases) <= OWN_BASES
-        text.append(team_blocks(plan, own))
-        entries.append(f"FM_ENTRY(fastmeta_tasks, {RESIDENT_LANES}, {max(1, min(teams, MOST_LANES // RESIDENT_LANES))}, {8 * len(plan.bases) + 16 if own else 16}, fastmeta::device::TasksKernel<fastmeta::device::Blocks>)\n")
-        if plan.near:
-            text.insert(0, "#define FM_FAST_ARENA\n")
-        text.insert(0, f"#define FM_LANES {RESIDENT_LANES}\n")
-    return Source("".join([*text, "}  // namespace device\n}  // namespace fastmeta\n", *entries]), bodies, table, alone, RESIDENT_LANES, max((s.partials for made in numbers for s in made), default=0))
+        bounds = f"{RESIDENT_LANES}, {max(1, min(teams, MOST_LANES // RESIDENT_LANES))}, {8 * OWN_BASES if own else 16}"
+        entry = f"FM_ENTRY(fastmeta_tasks, {bounds}, fastmeta::device::TasksKernel<fastmeta::device::Blocks>)\n"
+        text = "".join([*team_text(plan), team_blocks(plan, own)])
+        own_arena = "#define FM_FAST_ARENA\n" if plan.near else ""
+        units.append(f"#define FM_LANES {RESIDENT_LANES}\n{own_arena}{unit([(text, entry)])}")
+    return Source(units, bodies, table, alone, RESIDENT_LANES, max((s.partials for made in numbers for s in made), default=0))
 
 
-def instruction_stages(plan: Words, instruction: Instruction, lanes: int) -> tuple[Stage, ...]:
+def unit(texts: list[tuple[str, str]]) -> str:
+    """Structs and entry points as one text for the compiler."""
+    inside = "".join(text for text, _ in texts)
+    return f'#include "fixed.cuh"\nnamespace fastmeta {{\nnamespace device {{\n{inside}}}  // namespace device\n}}  // namespace fastmeta\n' + "".join(entry for _, entry in texts)
+
+
+def kernel(name: str, s: Stage) -> tuple[str, str]:
+    """A stage that is run by itself, and its entry point."""
+    size = f"fastmeta::device::B{name}::kBytes" if "kBytes" in s.text else "16"
+    return struct(f"B{name}", s), f"FM_ENTRY(fastmeta_{name}, {s.lanes}, {512 // s.lanes}, {size}, fastmeta::device::FixedKernel<fastmeta::device::B{name}>)\n"
+
+
+def instruction_stages(plan: Words, instruction: Instruction, lanes: int) -> list[Work]:
     """The stages of PASS, GEMM and CONV; the others' are not written anew."""
     if isinstance(instruction.body, Product):
-        return tuple(product_stages(plan, instruction.body, lanes))
+        return product_stages(plan, instruction.body, lanes)
     if instruction.op == PASS and instruction.body is not None:
-        return tuple(s for phase in instruction.body for s in stages(plan, phase, lanes))
-    return ()
+        return [work for phase in instruction.body for work in stages(plan, phase, lanes)]
+    return []
 
 
 def struct(name: str, s: Stage, members: str = "") -> str:
@@ -101,59 +109,91 @@ def told(s: Stage) -> list[str]:
     return sorted(set(re.findall(r"\bw\.(\w+)\b", s.text)))
 
 
-def operands(instruction: Instruction) -> Iterator[Operand]:
-    """All of an instruction."""
-    body = instruction.body
-    if isinstance(body, Product):
-        yield from (x for f in body.factors for x in (f.a, f.b))
-        yield body.out
-        yield from [body.cin] if body.cin else []
-    for p in body.phases if isinstance(body, Product) else body or ():
-        yield from p.loads
-        yield from (s.target for s in p.stores)
+class Pending:
+    """What a team has done since it last met: its lanes may not have seen it yet."""
+
+    def __init__(self, plan: Words) -> None:
+        self.plan = plan
+        self.works: list[Work] = []
+        self.lanes = 0  # those that are at work, about
+
+    def wait(self, work: Work) -> bool:
+        """Whether a stage must wait for what is pending; notes the stage."""
+        waits = any(self.conflict(work, other) for other in self.works)
+        if waits:
+            self.works, self.lanes = [], 0
+        self.works.append(work)
+        return waits
+
+    def conflict(self, x: Work, y: Work) -> bool:
+        """Whether one reads or writes what the other writes."""
+        if "partials" in told(x.stage) and "partials" in told(y.stage):
+            return True
+        pairs = [(a, b) for one, other in ((x, y), (y, x)) for a in one.writes for b in (*other.reads, *other.writes)]
+        return any(not self.plan.apart(*a, *b) for a, b in pairs)
+
+    def shift(self, stage: Stage) -> int:
+        """The lane from which on a stage shall count its own: behind those that are at work."""
+        first = self.lanes
+        self.lanes = (first + -(-min(stage.elements, RESIDENT_LANES) // 32) * 32) % RESIDENT_LANES
+        return first
 
 
 def team_text(plan: Words) -> list[str]:
     """A function for each kind of instruction, then the blocks as calls of them."""
     functions: list[str] = []
-    numbers: dict[tuple[Stage, ...], int] = {}
+    numbers: dict[object, int] = {}
     blocks: list[str] = []
     for number, block in reversed(list(enumerate(plan.blocks))[1:]):  # loops name later blocks
         lines = []
+        pending = Pending(plan)
         for instruction in block:
-            if instruction.op == LOOP:
-                lines.append(loop_text(plan, instruction))
-                continue
-            made = instruction_stages(plan, instruction, RESIDENT_LANES)
             if instruction.body is None:
-                lines.append(f"run_instruction<true>(team, frame, p.words, {instruction.at}); if (frame.status->ended) return;")
+                lines += ["team.sync();", loop_text(plan, instruction) if instruction.op == LOOP else index_text(instruction)]
+                pending = Pending(plan)
                 continue
-            places = {f"o{x.at}": x for x in operands(instruction)}
-            kind = lambda name, places=places: "int" if name in places and plan.near and plan.bases[places[name].base][0] == ARENA else "char*"  # noqa: E731
-            names = sorted({name for s in made for name in told(s)})
-            if made not in numbers:
-                numbers[made] = len(numbers)
-                functions.append(function(numbers[made], made, [(kind(name), name) for name in names]))
+            works = instruction_stages(plan, instruction, RESIDENT_LANES)
+            waits = [pending.wait(work) for work in works]
+            if not works:
+                continue
+            places = {f"o{x.at}": x for work in works for x, _ in (*work.reads, *work.writes)}
+            kind = lambda name, places=places: "int" if name in places and in_arena(plan, places[name]) else "char*"  # noqa: E731
+            names = sorted({name for work in works for name in told(work.stage)})
+            key = (tuple(work.stage for work in works), tuple(waits[1:]))
+            if key not in numbers:
+                numbers[key] = len(numbers)
+                functions.append(function(numbers[key], [work.stage for work in works], waits[1:], [(kind(name), name) for name in names]))
             arguments = ["frame.partials" if name == "partials" else place(plan, places[name]) for name in names]
-            lines.append(f"body{numbers[made]}({', '.join(['team', *arguments])});")
+            lines.append(f"{'team.sync(); ' if waits[0] else ''}body{numbers[key]}({', '.join(['team', str(pending.shift(works[-1].stage)), *arguments])});")
+        lines.append("team.sync();")
         blocks.append(f"FM_DEVICE void block{number}(const Team& team, const Program& p, const Frame& frame, int64_t tasks) {{\n  " + "\n  ".join(lines) + "\n}\n")
     return functions + blocks
 
 
+def in_arena(plan: Words, x: Operand) -> bool:
+    """Whether an operand is told as its place in an arena that is a team's own memory."""
+    return plan.near and plan.bases[x.base][0] == ARENA
+
+
 def place(plan: Words, x: Operand) -> str:
     """Where an operand begins, as a body is told."""
-    return str(x.offset) if plan.near and plan.bases[x.base][0] == ARENA else f"frame.bases[{x.base}] + {x.offset}"
+    return str(x.offset) if in_arena(plan, x) else f"frame.bases[{x.base}] + {x.offset}"
 
 
-def function(number: int, made: tuple[Stage, ...], parameters: list[tuple[str, str]]) -> str:
+def function(number: int, made: list[Stage], waits: list[bool], parameters: list[tuple[str, str]]) -> str:
     """All stages of an instruction, by a team."""
     text, steps = [], []
-    for k, s in enumerate(made):
+    for k, (s, waits_first) in enumerate(zip(made, [False, *waits], strict=True)):
         mine = [(kind, name) for kind, name in parameters if name in told(s)]
         text.append(struct(f"T{number}_{k}", s, "  struct Told { " + " ".join(f"{kind} {name};" for kind, name in mine) + " };\n"))
-        steps.append(f"  T{number}_{k}::part(team, T{number}_{k}::Told{{{', '.join(name for _, name in mine)}}}, 0, {s.elements});\n  team.sync();\n")
-    head = ", ".join(["const Team& all", *(f"{kind} {name}" for kind, name in parameters)])
-    return "".join([*text, f"FM_NOINLINE void body{number}({head}) {{\n  const Team team = known(all);\n", *steps, "}\n"])
+        steps.append(f"  {'team.sync(); ' if waits_first else ''}T{number}_{k}::part(team, T{number}_{k}::Told{{{', '.join(name for _, name in mine)}}}, 0, {s.elements});\n")
+    head = ", ".join(["const Team& all", "int shift", *(f"{kind} {name}" for kind, name in parameters)])
+    return "".join([*text, f"FM_NOINLINE void body{number}({head}) {{\n  const Team team = known(all, shift);\n", *steps, "}\n"])
+
+
+def index_text(instruction: Instruction) -> str:
+    """An instruction whose words are read; it meets at its end."""
+    return f"run_instruction<true>(team, frame, p.words, {instruction.at}); if (frame.status->ended) return;"
 
 
 def loop_text(plan: Words, instruction: Instruction) -> str:
