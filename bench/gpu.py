@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import statistics
 import time
 from collections.abc import Callable
@@ -17,6 +18,7 @@ from typing import Any
 import numpy as np
 
 import fastmeta as fm
+from bench.measure import provenance
 from bench.workloads import Episodes, Params, Perceptron
 
 
@@ -158,6 +160,9 @@ def flat(result: Any) -> np.ndarray:
 
 def main() -> None:
     """Compares and prints; ``--out`` writes the rows as JSON."""
+    import torch
+
+    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # JAX would take the memory that the others need
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--backend", default="cuda", choices=["cuda", "cupy"])
     parser.add_argument("--only", choices=[w.name for w in WORKLOADS])
@@ -175,6 +180,7 @@ def main() -> None:
         errors = {name: float(np.abs(r - results["jax"]).max() / scale) for name, r in results.items()}
         if max(errors.values()) > 1e-3:
             raise SystemExit(f"{w.name}: results differ, {errors}")
+        torch.cuda.empty_cache()
         times: dict[str, list[float]] = {name: [] for name in runs}
         for k in range(options.rounds):
             for name in list(runs)[:: 1 if k % 2 else -1]:
@@ -184,7 +190,8 @@ def main() -> None:
         rows[w.name] = {n: {"best_ms": min(t) * 1e3, "median_ms": statistics.median(t) * 1e3, "error": errors[n]} for n, t in times.items()}
         print(w.name, json.dumps(rows[w.name], indent=1))
     if options.out:
-        options.out.write_text(json.dumps(rows, indent=1) + "\n")
+        origin = {**provenance(), "gpu": torch.cuda.get_device_name(), "cuda": torch.version.cuda}
+        options.out.write_text(json.dumps({"origin": origin, "rows": rows}, indent=1) + "\n")
 
 
 if __name__ == "__main__":

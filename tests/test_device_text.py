@@ -5,11 +5,8 @@
 
 from __future__ import annotations
 
-import ctypes
-import importlib.util
 import sys
 import types
-from pathlib import Path
 
 import fake_cupy
 import numpy as np
@@ -18,42 +15,104 @@ from fake_cupy import Device, Memory
 
 import fastmeta as fm
 from fastmeta.backends import cuda_host
-from fastmeta.backends import cupy as cupy_backend
 from fastmeta.backends.arrays import library as library_of
+from fastmeta.backends.codegen import nvrtc
+from fastmeta.backends.codegen.products import fused
+from fastmeta.backends.codegen.source import source
+from fastmeta.backends.codegen.words import ARENA, SHARED, Factors, Operand, Phase, Product, Store, Words
+from fastmeta.plan import make_plan
 from fastmeta.transforms.unroll import EQUATIONS
 
-ARCHITECTURES = ["compute_75", "compute_90"]
+ARCHITECTURES = [75, 90]
 
 
-def nvrtc() -> ctypes.CDLL:
-    """The run-time compiler of the nvidia-cuda-nvrtc wheel."""
-    spec = importlib.util.find_spec("nvidia")
-    folders = [Path(p) for p in (spec.submodule_search_locations or [])] if spec else []
-    found = [path for folder in folders for path in sorted(folder.glob("*/lib/libnvrtc.so.*")) if "builtins" not in path.name]
-    assert found, "the nvidia-cuda-nvrtc wheel is not installed"
-    for path in sorted(found[0].parent.glob("libnvrtc-builtins.so.*")):
-        ctypes.CDLL(str(path), mode=ctypes.RTLD_GLOBAL)
-    return ctypes.CDLL(str(found[0]))
+def network(w, x, k):
+    """Something of everything: a loop, an index, a sort, sums of many, float64 beside float32, a convolution of many terms."""
+    maps = fm.nn.conv2d(x, w["kernel"])
+    rows = fm.take(maps.reshape((-1, maps.shape[-1])), k, axis=0) @ w["head"]
+    state, _ = fm.scan(lambda c, _: (fm.tanh(c @ w["square"]), None), rows, None, length=EQUATIONS)
+    return (fm.sort(state, axis=0) * fm.softmax(state)).sum() + (maps.astype("float64") ** 2).mean().astype("float32")
+
+
+@pytest.fixture(scope="module")
+def everything() -> Words:
+    rng = np.random.default_rng(0)
+    sample = lambda *shape: rng.standard_normal(shape).astype(np.float32)
+    w = {"kernel": sample(3, 3, 4, 24), "head": sample(24, 20), "square": sample(20, 20)}
+    step = fm.map_tasks(fm.value_and_grad(network), in_axes=(None, 0, 0), reduce="mean")
+    return Words(make_plan(step.program(w, sample(3, 2, 40, 40, 4), np.zeros((3, 18), np.int32)), kernels=False).words)
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_nvrtc_compiles_the_text_that_is_shipped(architecture):
-    lib = nvrtc()
-    program = ctypes.c_void_p()
-    assert lib.nvrtcCreateProgram(ctypes.byref(program), b'#include "runtime.cuh"\n', b"fastmeta.cu", 0, None, None) == 0
-    options = [b"-std=c++17", f"-I{cupy_backend.source()}".encode(), f"--gpu-architecture={architecture}".encode()]
-    status = lib.nvrtcCompileProgram(program, len(options), (ctypes.c_char_p * len(options))(*options))
-    size = ctypes.c_size_t()
-    lib.nvrtcGetProgramLogSize(program, ctypes.byref(size))
-    log = ctypes.create_string_buffer(size.value)
-    lib.nvrtcGetProgramLog(program, log)
-    assert status == 0, log.value.decode()
-    lib.nvrtcGetPTXSize(program, ctypes.byref(size))
-    ptx = ctypes.create_string_buffer(size.value)
-    lib.nvrtcGetPTX(program, ptx)
-    for name in ("fastmeta_block", "fastmeta_tasks", "fastmeta_sums"):
-        assert f".entry {name}(".encode() in ptx.value
-    lib.nvrtcDestroyProgram(ctypes.byref(program))
+@pytest.mark.parametrize("way", ["resident", "batched"])
+def test_nvrtc_compiles_the_text_of_a_plan(everything, way, architecture, empty_cache):
+    made = source(everything, way == "resident", 1 if way == "resident" else 0)
+    codes = [nvrtc.text_compiled(text, architecture) for text in made.texts]
+    names = [f"fastmeta_{b}_{s}" for b, stages in enumerate(made.stages) for s in range(len(stages))] + ["fastmeta_tasks"] * (way == "resident")
+    assert len(names) > (2 if way == "resident" else 30)
+    for name in names:
+        assert any(f".text.{name}\0".encode() in code for code in codes), name
+    kept = nvrtc.text_compiled(made.texts[0], architecture)
+    assert kept == codes[0] and (empty_cache.parent / "cuda").is_dir()
+
+
+def test_what_nvrtc_refuses_is_told(empty_cache):
+    with pytest.raises(RuntimeError, match=r"expected NVRTC to compile the plan's text, got (.|\n)*undefined"):
+        nvrtc.text_compiled('#include "fixed.cuh"\nint f() { return nobody; }\n', 90)
+
+
+def test_nvrtc_compiles_the_text_that_is_shipped(empty_cache):
+    for architecture in ARCHITECTURES:
+        code = nvrtc.text_compiled('#include "runtime.cuh"\n', architecture)
+        for name in ("fastmeta_block", "fastmeta_tasks", "fastmeta_sums"):
+            assert f".text.{name}\0".encode() in code
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_products_of_many_terms_and_of_any_size(monkeypatch, dtype):
+    """Tiles of each shape, with rows, columns and terms that fill none of them; segments of k."""
+    monkeypatch.setitem(cuda_host.OPTIONS, "way", "batched")
+    rng = np.random.default_rng(3)
+    for m, k, n in ((9, 4100, 64), (27, 2050, 33), (70, 35, 40), (800, 17, 20), (33, 64, 17), (5, 2048, 3)):
+        a, b = rng.standard_normal((2, k, m)).astype(dtype), rng.standard_normal((2, k, n)).astype(dtype)
+        got = fm.map_tasks(lambda a, b: fm.relu(a.T @ b) + 1, in_axes=(0, 0))(a, b)
+        want = np.maximum(np.einsum("tkm,tkn->tmn", a, b, dtype=np.float64), 0) + 1
+        np.testing.assert_allclose(got, want, rtol=0, atol=(1e-4 if dtype == np.float32 else 1e-11) * np.sqrt(k), err_msg=f"{m} {k} {n}")
+
+
+def operand(offset: int, *strides: int, base: int = 0) -> Operand:
+    return Operand(0, base, offset, 0, strides)
+
+
+def test_memory_that_is_apart(everything):
+    """By the bytes that are touched, where these are of one base; memory of two kinds always is."""
+    bases = {kind: k for k, (kind, *_) in enumerate(everything.bases)}
+    arena, shared = bases[ARENA], bases[SHARED]
+    row, dims = operand(0, 8, 1, base=arena), (2, 4)  # bytes 0..48
+    assert not everything.apart(row, dims, operand(44, 8, 1, base=arena), dims)
+    assert everything.apart(row, dims, operand(48, 8, 1, base=arena), dims)
+    assert everything.apart(row, dims, operand(0, 8, 1, base=shared), dims)
+    backwards = operand(44, -8, -1, base=arena)  # bytes 0..48
+    assert not everything.apart(row, dims, backwards, dims) and everything.apart(backwards, dims, operand(48, 8, 1, base=arena), dims)
+
+
+def test_a_phase_is_done_with_its_product_only_where_no_other_lane_is_in_the_way(everything):
+    arena = next(k for k, (kind, *_) in enumerate(everything.bases) if kind == ARENA)
+    at = lambda offset, *strides: operand(offset, *strides, base=arena)
+    dims, c = (4, 8), at(0, 8, 1)
+    a, b = at(1024, 8, 1), at(2048, 8, 1)
+
+    def done(load: Operand, target: Operand, mode: int = 0, rowwise: bool = True) -> int:
+        phase = Phase(rowwise, dims, (c, load), (), (Store(0, mode, target),))
+        return fused(everything, Product(-1, 0, dims, 1.0, (Factors(8, a, b),), c, None, (phase,)))
+
+    elsewhere = at(4096, 8, 1)
+    assert done(elsewhere, c) == 1 and done(elsewhere, at(8192, 8, 1)) == 1 and done(elsewhere, elsewhere) == 1
+    assert done(at(4, 8, 1), c) == 0, "reads its neighbour's result"
+    assert done(at(0, 8, 0), c) == 0, "reads another element of its row"
+    assert done(elsewhere, at(1024, 8, 1)) == 0, "writes over a factor"
+    assert done(elsewhere, at(4128, 8, 1)) == 0, "writes what another lane reads"
+    assert done(elsewhere, at(8192, 0, 1), mode=1) == 0 and done(elsewhere, c, rowwise=False) == 0
 
 
 @pytest.fixture(autouse=True)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -39,6 +38,8 @@ Compile = Callable[[str, int], bytes]  # a text and an architecture to what a co
 def with_text(core: Any, words: np.ndarray, const_bytes: int, compile_text: Compile, way: str = "auto", **options: Any) -> dict[str, Any]:
     """The options of a core's plan, with text of the plan's own where it can be written."""
     core.check(words, const_bytes)
+    from concurrent.futures import ThreadPoolExecutor
+
     architecture, most, shared = core.facts()
     plan = Words(words)
     if way == "auto":

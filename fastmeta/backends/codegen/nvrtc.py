@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import hashlib
 import importlib.util
 import os
-import tempfile
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
+from fastmeta.atomic import replacing
 from fastmeta.backends.cupy import source as folder_of_text
 from fastmeta.errors import expected
 
@@ -63,13 +64,10 @@ def text_compiled(text: str, architecture: int) -> bytes:
     if kept.is_file():
         return kept.read_bytes()
     code = _compiled(lib, text, [*options, f"-I{folder}"])
-    try:
+    with contextlib.suppress(OSError):  # it is compiled again next time
         kept.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=kept.parent, delete=False) as file:
+        with replacing(kept) as file:
             file.write(code)
-        os.replace(file.name, kept)  # whole, or not at all
-    except OSError:
-        pass  # it is compiled again next time
     return code
 
 

@@ -8,7 +8,22 @@ from dataclasses import dataclass
 from math import prod
 from typing import NamedTuple
 
-from fastmeta.backends.codegen.words import ACCUMULATE, ADD, ARENA, BOOL, F32, F64, I32, LARGEST, SMALLEST, STORE, Operand, Phase, Store, Words
+from fastmeta.backends.codegen.words import (
+    ACCUMULATE,
+    ADD,
+    ARENA,
+    BOOL,
+    F32,
+    F64,
+    I32,
+    LARGEST,
+    SMALLEST,
+    STORE,
+    Operand,
+    Phase,
+    Store,
+    Words,
+)
 from fastmeta.ops.microops import CAST, MICROOPS
 
 MEMORY = ("float", "double", "int32_t", "uint8_t")  # C++ types, by dtype

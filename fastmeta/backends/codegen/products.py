@@ -221,7 +221,7 @@ def each(p: Product, name: str) -> str:
 
 def gemm_places(p: Product) -> list[str]:
     """Where elements of A and B are, by strides."""
-    strides = lambda side, d: pick([f[1 + side].strides[d] for f in p.factors])  # noqa: E731
+    strides = lambda side, d: pick([(f.a, f.b)[side].strides[d] for f in p.factors])  # noqa: E731
     return [
         "using Row = int; using Col = int;",
         f"FM_DEVICE Row row(int p, int m) const {{ return m * ({strides(0, -2)}); }}",
@@ -233,7 +233,7 @@ def gemm_places(p: Product) -> list[str]:
 
 def conv_places(p: Product) -> list[str]:
     """Where they are under windows: `Windows` of fixed.cuh."""
-    steps = lambda side: ", ".join(f"{pick([f[1 + side].strides[d] for f in p.factors])}" for d in range(3))  # noqa: E731
+    steps = lambda side: ", ".join(f"{pick([(f.a, f.b)[side].strides[d] for f in p.factors])}" for d in range(3))  # noqa: E731
     found = lambda side, at: f"const int at = {at}; return at == kHole ? nullptr : {each(p, side)} + at;"  # noqa: E731
     b_at = f"return {each(p, 'b')} + Places::weight(col, k);" if p.kind < 2 else f"return {each(p, 'b')} + Places::pixel(k, {steps(1)}) + col;"
     return [

@@ -54,7 +54,9 @@ def source(plan: Words, resident: bool, teams: int) -> Source | None:
     if not all(fits(instruction) for block in plan.blocks for instruction in block):
         return None
     by_stages = plan.blocks[:1] if resident else plan.blocks
-    bodies, table, alone, texts = [0] * len(plan.words), [[]], [False], []
+    bodies, alone = [0] * len(plan.words), [False]
+    table: list[list[tuple[int, int]]] = [[]]
+    texts: list[tuple[str, str]] = []
     numbers: dict[tuple[Stage, ...], int] = {}
     for instruction in (instruction for block in by_stages for instruction in block):
         made = tuple(work.stage for work in instruction_stages(plan, instruction, 256))
@@ -68,7 +70,7 @@ def source(plan: Words, resident: bool, teams: int) -> Source | None:
         bodies[instruction.at] = numbers[made]
     units = [unit(texts[k : k + KERNELS]) for k in range(0, len(texts), KERNELS)]
     if resident:
-        plan.near, plan.told = teams > 0, True
+        plan = plan.for_teams(near=teams > 0)
         own = len(plan.bases) <= OWN_BASES
         bounds = f"{RESIDENT_LANES}, {max(1, min(teams, MOST_LANES // RESIDENT_LANES))}, {8 * OWN_BASES if own else 16}"
         entry = f"FM_ENTRY(fastmeta_tasks, {bounds}, fastmeta::device::TasksKernel<fastmeta::device::Blocks>)\n"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import copy
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -107,7 +108,8 @@ class Reader:
     def operand(self, rank: int) -> Operand:
         """OPERAND(rank)."""
         at = self.at
-        return Operand(at, *self.some(3), self.some(rank))  # type: ignore[call-arg]
+        base, offset, dtype = self.some(3)
+        return Operand(at, base, offset, dtype, self.some(rank))
 
     def phases(self) -> tuple[Phase, ...]:
         """Their number, then they."""
@@ -158,7 +160,7 @@ class Words:
 
     words: np.ndarray
     near: bool = False  # the arena is a team's own memory
-    told: bool = False  # text that is written now is told where its operands begin
+    told: bool = False  # text is told where its operands begin
     arena_bytes: int = 0
     inputs: list[tuple[int, tuple[int, ...]]] = field(default_factory=list)  # dtype, shape
     outputs: list[tuple[int, tuple[int, ...]]] = field(default_factory=list)
@@ -184,6 +186,12 @@ class Words:
                 block.append(self._instruction(r.words[at : at + length], at))
                 r.at = at + length
             self.blocks.append(block)
+
+    def for_teams(self, near: bool) -> Words:
+        """The same, for text that is told where its operands begin."""
+        out = copy(self)
+        out.near, out.told = near, True
+        return out
 
     @staticmethod
     def _instruction(words: list[int], at: int) -> Instruction:
