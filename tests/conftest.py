@@ -49,12 +49,11 @@ def pytest_configure(config: pytest.Config) -> None:
     backends.set_backend(name)
     made = backends.module(name)
     made.OPTIONS.update(way=config.getoption("--way"), lanes=config.getoption("--lanes"))
-    if name != "cupy":
-        if config.getoption("--text") == "words":
-            made.compile_text = lambda: None
-        elif name == "cuda-host":
-            made.TEXT = True
-    compile_text = made.compile_text() if name != "cupy" else None
+    if config.getoption("--text") == "words":
+        made.compile_text = lambda: None
+    elif name == "cuda-host":
+        made.TEXT = True
+    compile_text = made.compile_text()
     plan_tools.tested.plan = staticmethod(lambda words, consts, **_: device.DevicePlan(made.core(), words, consts, compile_text, **made.OPTIONS))
     plan_tools.tested.bad_index = made.core().BadIndex
 

@@ -15,6 +15,7 @@ from fake_cupy import Device, Memory
 
 import fastmeta as fm
 from fastmeta.backends import cuda_host
+from fastmeta.backends import cupy as cupy_backend
 from fastmeta.backends.arrays import library as library_of
 from fastmeta.backends.codegen import nvrtc
 from fastmeta.backends.codegen.products import fused
@@ -63,9 +64,9 @@ def test_what_nvrtc_refuses_is_told(empty_cache):
 
 def test_nvrtc_compiles_the_text_that_is_shipped(empty_cache):
     for architecture in ARCHITECTURES:
-        code = nvrtc.text_compiled('#include "runtime.cuh"\n', architecture)
-        for name in ("fastmeta_block", "fastmeta_tasks", "fastmeta_sums"):
-            assert f".text.{name}\0".encode() in code
+        for name in ("", "#define FM_BY_ADDRESS\n"):
+            code = nvrtc.text_compiled(f'{name}#include "runtime.cuh"\n', architecture)
+            assert all(f".text.fastmeta_{entry}\0".encode() in code for entry in ("open", "iterate", "sums"))
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
@@ -123,6 +124,46 @@ def library(monkeypatch):
 
 def loss(w, x):
     return ((x @ w) ** 2).sum()
+
+
+@pytest.fixture(params=["resident", "batched"])
+def by_cupy(request, monkeypatch):
+    """The cupy backend on that library, in both ways."""
+    monkeypatch.setattr(cupy_backend, "missing", lambda: None)
+    monkeypatch.setitem(cupy_backend.OPTIONS, "way", request.param)
+    cupy_backend.common.cache_clear()
+    with fm.set_backend("cupy"):
+        yield request.param
+    cupy_backend.common.cache_clear()
+
+
+def test_cupy_runs_what_the_native_core_does(by_cupy):
+    rng = np.random.default_rng(5)
+    sample = lambda *shape: rng.standard_normal(shape).astype(np.float32)
+    w = {"kernel": sample(3, 3, 4, 24) / 6, "head": sample(24, 20) / 5, "square": sample(20, 20) / 5}
+    x, k = sample(3, 2, 8, 9, 4), rng.integers(0, 40, (3, 18), dtype=np.int32)
+    step = lambda: fm.map_tasks(fm.value_and_grad(network), in_axes=(None, 0, 0), reduce="mean")
+    with fm.set_backend("native"):
+        value, grads = step()(w, x, k)
+    mine = step()
+    for _ in range(2):  # the second is by the list that the first has made
+        got, ours = mine(w, x, k)
+        np.testing.assert_allclose(got, value, rtol=1e-4)
+        for name, want in grads.items():
+            np.testing.assert_allclose(ours[name], want, rtol=1e-3, atol=1e-4 * np.abs(want).max(), err_msg=name)
+    got, _ = mine({name: Memory(a) for name, a in w.items()}, Memory(x), Memory(k))
+    np.testing.assert_allclose(got.array, value, rtol=1e-4)
+    k[2, 3] = 1000
+    with pytest.raises(IndexError, match="task 2"):
+        mine(w, x, k)
+
+
+def test_cupy_with_more_tasks_than_it_has_memory_for(by_cupy, monkeypatch):
+    monkeypatch.setattr(sys.modules["cupy"].cuda.runtime, "memGetInfo", lambda: (1 << 20, 1 << 30))
+    x = np.random.default_rng(6).standard_normal((70, 5, 4))
+    each, total = fm.map_tasks(lambda x: (fm.tanh(x).sum(0), x.T @ x), in_axes=(0,), reduce=(None, "sum"))(x)
+    np.testing.assert_allclose(each, np.tanh(x).sum(1), rtol=1e-12)
+    np.testing.assert_allclose(total, np.einsum("tij,tik->jk", x, x), rtol=1e-12)
 
 
 def test_device_arrays_in_and_out():

@@ -303,11 +303,19 @@ template <class Stage> struct FixedKernel : FixedArguments {
 }  // namespace device
 }  // namespace fastmeta
 
+// With FM_BY_ADDRESS what a kernel is told lies in device memory.
+#if defined(FM_BY_ADDRESS)
+#define FM_TOLD(...) const __VA_ARGS__* const told
+#define FM_KERNEL (*told)
+#else
+#define FM_TOLD(...) const __VA_ARGS__ told
+#define FM_KERNEL told
+#endif
 #if defined(__CUDACC__)
 #define FM_ENTRY(name, lanes, teams, bytes, ...) \
-  extern "C" __global__ void __launch_bounds__(lanes, teams) name(const __VA_ARGS__ kernel) { \
+  extern "C" __global__ void __launch_bounds__(lanes, teams) name(FM_TOLD(__VA_ARGS__)) { \
     __shared__ __align__(16) char stage[bytes]; \
-    kernel(fastmeta::device::Team{int(threadIdx.x), lanes, stage}, fastmeta::device::Grid{blockIdx.x, blockIdx.y, gridDim.x, gridDim.y}, FM_ARENA); \
+    FM_KERNEL(fastmeta::device::Team{int(threadIdx.x), lanes, stage}, fastmeta::device::Grid{blockIdx.x, blockIdx.y, gridDim.x, gridDim.y}, FM_ARENA); \
   }
 #if defined(FM_FAST_ARENA)
 #define FM_ARENA fm_arena

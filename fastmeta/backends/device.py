@@ -32,7 +32,7 @@ def mismatch(core: Any) -> str | None:
     return f"{core.__name__} was built for fastmeta {core.version}, and this is {fastmeta.__version__}: install again"
 
 
-Compile = Callable[[str, int], bytes]  # a text and an architecture to what a core loads
+Compile = Callable[[str, int], Any]  # a text and an architecture to what a core loads
 
 
 def with_text(core: Any, words: np.ndarray, const_bytes: int, compile_text: Compile, way: str = "auto", **options: Any) -> dict[str, Any]:

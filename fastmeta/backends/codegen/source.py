@@ -6,6 +6,7 @@ import re
 from math import prod
 from typing import NamedTuple
 
+from fastmeta.backends.codegen import index
 from fastmeta.backends.codegen.phases import Stage, Work, stages
 from fastmeta.backends.codegen.products import of_library, out_dims, product_stages
 from fastmeta.backends.codegen.words import ARENA, LOOP, PASS, Instruction, Operand, Phase, Product, Words, extent
@@ -93,12 +94,12 @@ def kernel(name: str, s: Stage) -> tuple[str, str]:
 
 
 def instruction_stages(plan: Words, instruction: Instruction, lanes: int) -> list[Work]:
-    """The stages of PASS, GEMM and CONV; the others' are not written anew."""
+    """The stages of an instruction; a loop has none."""
     if isinstance(instruction.body, Product):
         return product_stages(plan, instruction.body, lanes)
     if instruction.op == PASS and instruction.body is not None:
         return [work for phase in instruction.body for work in stages(plan, phase, lanes)]
-    return []
+    return index.stages(instruction.op, plan.words[instruction.at : instruction.at + 8].tolist())
 
 
 def struct(name: str, s: Stage, members: str = "") -> str:
