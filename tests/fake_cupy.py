@@ -29,6 +29,9 @@ class Memory:
     def fill(self, value: Any) -> None:
         self.array.fill(value)
 
+    def copy(self) -> Memory:
+        return Memory(self.array.copy(), self.device)
+
     def set(self, array: np.ndarray) -> None:
         self.array[...] = array
 

@@ -182,6 +182,8 @@ def test_dense_arrays_are_not_copied():
     x = Memory(np.ones((3, 4), np.float32))
     kind = library_of([x])
     assert kind.address(kind.put(x)) == x.array.ctypes.data
+    odd = Memory(np.ones(13, np.float32)[1:])  # a view that begins where no 16 bytes do
+    assert kind.address(odd) % 16 and kind.address(kind.put(odd)) % 16 == 0
 
 
 def test_integers_of_a_device_are_narrowed():

@@ -21,6 +21,9 @@ def on_device(x: Any) -> bool:
         raise expected("array", "an array on one GPU that needs no gradient", f"{type(x).__module__}.{type(x).__name__}", TypeError, "Call detach() first") from None
 
 
+ALIGNED = 16  # bytes: what a lane of a GPU reads at once
+
+
 class Host:
     """NumPy arrays, dense and aligned."""
 
@@ -47,14 +50,16 @@ class Library:
         self.device = sample.device
 
     def put(self, x: Any) -> Any:
-        """x dense, on this device; numbers and captured arrays come from the host."""
+        """x dense and aligned, on this device; numbers and captured arrays come from the host."""
         here = on_device(x)
         if self.name == "torch":
-            return (x if here else self.module.from_numpy(np.array(x))).to(self.device).contiguous()
+            made = (x if here else self.module.from_numpy(np.array(x))).to(self.device).contiguous()
+            return made if self.address(made) % ALIGNED == 0 else made.clone()
         if self.name == "cupy":
             with self.device:
-                return self.module.asarray(x, order="C")
-        return (x if here else self.module.device_put(x, self.device)).block_until_ready()
+                made = self.module.asarray(x, order="C")
+                return made if self.address(made) % ALIGNED == 0 else made.copy()
+        return (x if here else self.module.device_put(x, self.device)).block_until_ready()  # JAX's are aligned
 
     def fits(self, x: Any, dtype: np.dtype, rank: int) -> bool:
         return len(x.shape) == rank and np.dtype(x.__cuda_array_interface__["typestr"]) == dtype

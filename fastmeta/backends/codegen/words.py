@@ -207,7 +207,8 @@ class Words:
         return kind, a if kind in (INPUT, OUTPUT, SUM) else 0
 
     def aligned(self, operand: Operand, size: int) -> bool:
-        """Whether an operand begins at a multiple of `size` bytes, whatever arrays are given: memory of our own does."""
+        """Whether an operand begins at a multiple of `size` bytes, at most 16: our own memory does, and arrays that are given
+        are copied where they do not (fastmeta.backends.arrays)."""
         return operand.offset % size == 0 and self._aligned(operand.base, size)
 
     def _aligned(self, base: int, size: int) -> bool:
@@ -216,7 +217,7 @@ class Words:
             return all(start % size == 0 and self._aligned(parent, size) for kind, parent, start, _ in self.bases if kind == CARRY)
         if kind == SLICE:
             return b % size == 0 and c % size == 0 and self._aligned(a, size)
-        return kind in (SHARED, ARENA) or (kind == SUM and a % size == 0)
+        return kind != SUM or a % size == 0
 
     def apart(self, x: Operand, x_dims: tuple[int, ...], y: Operand, y_dims: tuple[int, ...]) -> bool:
         """Whether two operands surely share no memory."""
