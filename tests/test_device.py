@@ -12,7 +12,7 @@ import pytest
 import fastmeta as fm
 from fastmeta import backends
 from fastmeta.backends import cupy as cupy_backend
-from fastmeta.backends import device
+from fastmeta.backends import device, launches
 from fastmeta.backends.codegen import index, phases
 
 ABSENT = [name for name in ("cuda", "cupy") if backends.available()[name] != "ok"]
@@ -20,11 +20,11 @@ ABSENT = [name for name in ("cuda", "cupy") if backends.available()[name] != "ok
 
 def test_constants_that_are_written_twice():
     text = "".join(path.read_text() for path in cupy_backend.source().glob("*.cuh"))
-    assert f"kMostGroups = {cupy_backend.MOST_GROUPS}, kMostSumBytes = int64_t{{{cupy_backend.MOST_SUM_BYTES >> 20}}} << 20" in text
+    assert f"kMostGroups = {launches.MOST_GROUPS}, kMostSumBytes = int64_t{{{launches.MOST_SUM_BYTES >> 20}}} << 20" in text
     assert f"kTeamLanes = {phases.LANES};" in text and f"kPartials = {phases.PARTIALS};" in text and cupy_backend.PARTIALS == 8 * phases.PARTIALS
     assert "kTileDepth = 16, kTileWidth = 65" in text and cupy_backend.STATUS.itemsize == 48
     assert f"kFewColumns = {index.FEW_COLUMNS}, kSmallScan = int64_t{{1}} << {index.SMALL_SCAN.bit_length() - 1};" in text
-    assert f"kSumColumns = {cupy_backend.SUM_COLUMNS}," in text
+    assert f"kSumColumns = {launches.SUM_COLUMNS}," in text
 
 
 @pytest.mark.parametrize("name", ABSENT)

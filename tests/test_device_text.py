@@ -5,8 +5,11 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
 import sys
 import types
+from pathlib import Path
 
 import fake_cupy
 import numpy as np
@@ -79,6 +82,16 @@ def test_products_of_many_terms_and_of_any_size(monkeypatch, dtype):
         got = fm.map_tasks(lambda a, b: fm.relu(a.T @ b) + 1, in_axes=(0, 0))(a, b)
         want = np.maximum(np.einsum("tkm,tkn->tmn", a, b, dtype=np.float64), 0) + 1
         np.testing.assert_allclose(got, want, rtol=0, atol=(1e-4 if dtype == np.float32 else 1e-11) * np.sqrt(k), err_msg=f"{m} {k} {n}")
+
+
+@pytest.mark.parametrize("way", ["resident", "batched"])
+def test_lanes_of_a_team_do_not_race(way):
+    """ThreadSanitizer sees no stage that reads what another lane may not have written yet."""
+    library = subprocess.run(["c++", "-print-file-name=libtsan.so"], capture_output=True, text=True, check=True).stdout.strip()
+    script = Path(__file__).parent / "races.py"
+    environment = {**os.environ, "LD_PRELOAD": str(Path(library).resolve()), "PYTHONPATH": os.pathsep.join([str(Path(fm.__file__).parents[1]), str(script.parent)])}
+    said = subprocess.run([sys.executable, "-P", str(script), way, "6"], env=environment, capture_output=True, text=True)
+    assert said.returncode == 0 and said.stdout.startswith("cases") and "ThreadSanitizer" not in said.stderr, said.stdout + said.stderr[:3000]
 
 
 def operand(offset: int, *strides: int, base: int = 0) -> Operand:

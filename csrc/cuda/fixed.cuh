@@ -30,7 +30,11 @@ template <class T> FM_DEVICE T* near(int at) { return reinterpret_cast<T*>(fm_ar
 #if defined(__CUDACC__) && defined(FM_LANES)
 FM_DEVICE Team known(const Team&, int shift) { return {int(threadIdx.x + FM_LANES - shift) & (FM_LANES - 1), FM_LANES, nullptr}; }
 #else
-FM_DEVICE Team known(const Team& team, int) { return team; }
+FM_DEVICE Team known(const Team& team, int shift) {
+  Team out = team;
+  out.lane = (team.lane + shift) % team.lanes;
+  return out;
+}
 #endif
 
 template <class T, int N> struct alignas(N * sizeof(T)) Pack {

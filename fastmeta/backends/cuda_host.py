@@ -48,7 +48,7 @@ def text_compiled(text: str, architecture: int) -> bytes:
     """The name of a library, made by the C++ compiler; kept for the length of the process."""
     if text not in LIBRARIES:
         made = Path(FOLDER.name) / f"{hashlib.sha256(text.encode()).hexdigest()}.so"
-        command = ["c++", "-std=c++17", "-O0", "-fwrapv", "-w", "-shared", "-fPIC", f"-I{source()}", "-x", "c++", "-", "-o", str(made)]
+        command = ["c++", *FLAGS, f"-I{source()}", "-x", "c++", "-", "-o", str(made)]
         said = subprocess.run(command, input=text.encode(), stderr=subprocess.PIPE)
         if said.returncode:
             raise RuntimeError(said.stderr.decode()[:2000])
@@ -56,5 +56,6 @@ def text_compiled(text: str, architecture: int) -> bytes:
     return LIBRARIES[text]
 
 
+FLAGS = ["-std=c++17", "-O0", "-fwrapv", "-w", "-shared", "-fPIC"]
 FOLDER = tempfile.TemporaryDirectory()
 LIBRARIES: dict[str, bytes] = {}

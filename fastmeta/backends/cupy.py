@@ -1,7 +1,7 @@
 """The CUDA core's text compiled at run time by NVRTC through CuPy: a GPU without nvcc.
 
-Launches are those of csrc/cuda/walk.hpp, less recorded graphs and libraries: they are listed once for a number of tasks, and
-addresses of arrays are read from device memory. What each launch is told lies in device memory too.
+Launches (`fastmeta.backends.launches`) are listed once for a number of tasks: addresses of arrays are read from device
+memory, and what each launch is told lies there too.
 """
 
 from __future__ import annotations
@@ -20,12 +20,11 @@ import numpy as np
 
 from fastmeta import __version__
 from fastmeta.backends import Loaded, device
-from fastmeta.backends.codegen.words import CONST, INPUT, LOOP, OUTPUT, SHARED, SUM, Instruction, Words
+from fastmeta.backends.codegen.words import CONST, INPUT, OUTPUT, SHARED, Words
+from fastmeta.backends.launches import Launch, Launches
 from fastmeta.program import Program
 
 PARTIALS, STAGE_BYTES = 4096 * 8, 2 * 16 * 65 * 8  # of words.cuh and team.cuh
-MOST_GROUPS, MOST_SUM_BYTES, SUM_COLUMNS = 4096, 256 << 20, 8  # of loop.cuh
-MOST_TEAMS, MOST_SLOTS = 1 << 12, 1 << 15  # of walk.hpp
 STATUS = np.dtype([("first", "u8"), ("tag", "i8"), ("task", "i8"), ("index", "i8"), ("bound", "i8"), ("recorded", "i4"), ("ended", "i4")])
 OPTIONS: dict[str, Any] = {}  # tests set them
 
@@ -83,17 +82,6 @@ def common(gpu: Any) -> Code:
     return text_compiled((source() / "runtime.cuh").read_text(), gpu)
 
 
-class Launch(NamedTuple):
-    """A kernel over teams along x and slots along y, and what it is told; or bytes to set to 0."""
-
-    kernel: Any
-    width: int
-    height: int
-    lanes: int
-    told: tuple[int, ...]
-    fast_bytes: int = 0
-
-
 class Plan:
     """A plan in device memory, with the calls of the compiled core's."""
 
@@ -104,6 +92,7 @@ class Plan:
             raise DeviceError("expected a plan whose places can be counted in 32 bits, got a larger one: the cuda backend takes it", -1)
         self.plan = Words(words)
         self.codes, self.bodies, self.stages, _, self.lanes, partials = fixed
+        self.stage_bytes, self.status_bytes = STAGE_BYTES, STATUS.itemsize
         self.partial_bytes = max(PARTIALS, -(-partials // 256) * 256)
         self.resident = way == "resident"
         self.inputs, self.outputs = self.plan.inputs, self.plan.outputs
@@ -170,10 +159,10 @@ class Plan:
 
     def _listed(self, cupy: Any, length: int) -> tuple[list[Launch], Any, Any, list[Any]]:
         """All launches for a number of tasks, and the memory that they use."""
-        listed = Listed(cupy, self, length)
-        listed.block(0, (0, self.roots.data.ptr, listed.root_partials.data.ptr, listed.statuses.data.ptr, 0, self.partial_bytes), 1, 0)
-        told = np.array([n for launch in listed.launches for n in launch.told] or [0], np.uint64)
-        return listed.launches, cupy.asarray(told), listed.statuses, listed.memory
+        listed = Launches(cupy, self, length, [common(self.gpu), *self.codes])
+        listed.all()
+        told = np.array([n for launch in listed.list for n in launch.told] or [0], np.uint64)
+        return listed.list, cupy.asarray(told), listed.statuses, listed.memory
 
     def _copied(self, cupy: Any, addresses: list[int], length: int, copies: list[Any]) -> list[int]:
         """Addresses of copies of host arrays; of outputs (bytes, address, copy) is noted."""
@@ -188,115 +177,6 @@ class Plan:
                 copies.append((size, address, there))
             out.append(there.data.ptr)
         return out
-
-
-class Listed:
-    """Makes the list: the launches of `Walker` in csrc/cuda/walk.hpp, in its order."""
-
-    def __init__(self, cupy: Any, plan: Plan, length: int) -> None:
-        self.cupy, self.plan, self.length = cupy, plan, length
-        self.launches: list[Launch] = []
-        self.memory: list[Any] = []
-        words = plan.plan
-        loops = [i for i in words.blocks[0] if i.op == LOOP and words.words[i.at + 5]]
-        sums = [(self.groups(i), self.sum_bytes(i)) for i in loops]
-        slots = max([1, *(groups for groups, _ in sums)])
-        arena = -(-words.arena_bytes // 256) * 256
-        properties = cupy.cuda.runtime.getDeviceProperties(plan.gpu.id)
-        self.fast_bytes = words.arena_bytes if plan.resident and 0 < words.arena_bytes <= properties["sharedMemPerBlockOptin"] - STAGE_BYTES - 1024 else 0
-        if plan.resident:
-            each = properties["sharedMemPerMultiprocessor"] // (self.fast_bytes + 2048) if self.fast_bytes else 8
-            slots = min(slots, max(1, min(each, 2048 // plan.lanes)) * properties["multiProcessorCount"])
-        own = (0 if self.fast_bytes else arena) + plan.partial_bytes + 8 * len(words.bases) + STATUS.itemsize + 8
-        free = cupy.cuda.runtime.memGetInfo()[0] + cupy.get_default_memory_pool().free_bytes() - sum(groups * size for groups, size in sums)
-        self.slots = max(1, min(slots, MOST_SLOTS, free // 5 * 4 // own))
-        self.root_partials = self.new(plan.partial_bytes)
-        self.statuses = self.new((self.slots + 1) * STATUS.itemsize)
-        self.sums = self.new(max([1, *(groups * size for groups, size in sums)]))
-        self.tasks = self.new(8 * self.slots)
-        arenas = self.new(1 if self.fast_bytes else self.slots * arena)
-        bases, partials = self.new(8 * max(1, self.slots * len(words.bases))), self.new(self.slots * plan.partial_bytes)
-        self.of_tasks = (arenas.data.ptr, bases.data.ptr, partials.data.ptr, self.statuses.data.ptr + STATUS.itemsize, arena, plan.partial_bytes)
-        bases_at = 11 + sum(2 + len(shape) for _, shape in (*words.inputs, *words.outputs))
-        self.program = (plan.words.data.ptr, plan.blocks.data.ptr, bases_at, len(words.bases))
-        self.codes = [common(plan.gpu), *plan.codes]
-
-    def new(self, size: int) -> Any:
-        """Device memory."""
-        self.memory.append(self.cupy.empty(max(size, 1), np.uint8))
-        return self.memory[-1]
-
-    def find(self, name: str) -> Any:
-        """A function of the text."""
-        (code,) = (code for code in self.codes if name in code.names)
-        return code.module.get_function(name)
-
-    def add(self, kernel: Any, told: Sequence[int], width: int = 1, height: int = 1, lanes: int = 256, fast_bytes: int = 0) -> None:
-        """A launch."""
-        self.launches.append(Launch(kernel, width, height, lanes, tuple(told), fast_bytes))
-
-    def count(self, loop: Instruction) -> int:
-        """How often a loop runs."""
-        n = int(self.plan.plan.words[loop.at + 4])
-        return self.length if n < 0 else n
-
-    def sums_of(self, loop: Instruction) -> list[list[int]]:
-        """Its sums: base, dtype, count, target base, target offset."""
-        w = self.plan.plan.words
-        swaps = loop.at + 8 + int(w[loop.at + 7])
-        at = swaps + 1 + 2 * int(w[swaps])
-        return [[int(n) for n in w[at + 1 + 5 * k : at + 6 + 5 * k]] for k in range(int(w[at]))]
-
-    def sum_bytes(self, loop: Instruction) -> int:
-        """Of the sums of one group."""
-        bases = [self.plan.plan.bases[s[0]] for s in self.sums_of(loop)]
-        return -(-max((a + b for kind, a, b, _ in bases if kind == SUM), default=0) // 64) * 64
-
-    def groups(self, loop: Instruction) -> int:
-        """How many groups its tasks form."""
-        n, size = min(self.count(loop), MOST_GROUPS), self.sum_bytes(loop)
-        return min(n, max(1, MOST_SUM_BYTES // size)) if size else n
-
-    def block(self, number: int, slots: tuple[int, ...], n_slots: int, tasks: int) -> None:
-        """The instructions of a block for all slots."""
-        plan = self.plan
-        for instruction in plan.plan.blocks[number]:
-            if instruction.op == LOOP:
-                if plan.plan.words[instruction.at + 5]:
-                    self.run_tasks(instruction)
-                    continue
-                n = self.count(instruction)
-                for k in range(n):
-                    self.add(self.find("fastmeta_iterate"), (*self.program, instruction.at, k, n, *slots), height=n_slots)
-                    self.block(int(plan.plan.words[instruction.at + 3]), slots, n_slots, tasks)
-                continue
-            body = plan.bodies[instruction.at]
-            for s, (units, lanes) in enumerate(plan.stages[body]):
-                if units:
-                    self.add(self.find(f"fastmeta_{body}_{s}"), (*self.program, instruction.at, *slots, tasks), min(units, MOST_TEAMS), n_slots, lanes)
-
-    def run_tasks(self, loop: Instruction) -> None:
-        """A loop over tasks, and its sums."""
-        length, groups, sum_bytes, roots = self.count(loop), self.groups(loop), self.sum_bytes(loop), self.plan.roots.data.ptr
-        if groups * sum_bytes:
-            self.add(None, (self.sums.data.ptr, groups * sum_bytes))
-        told = (*self.program, loop.at, roots, *self.of_tasks, self.sums.data.ptr, sum_bytes, groups, length)
-        if self.plan.resident and groups:
-            kernel = self.find("fastmeta_tasks")
-            if self.fast_bytes:
-                kernel.max_dynamic_shared_size_bytes = self.fast_bytes
-            self.add(kernel, told, min(groups, self.slots), lanes=self.plan.lanes, fast_bytes=self.fast_bytes)
-        elif groups:
-            for first in range(0, groups, self.slots):
-                n = min(self.slots, groups - first)
-                for k in range(-(-length // groups)):
-                    self.add(self.find("fastmeta_open"), (*told, first, k, self.tasks.data.ptr), height=n)
-                    self.block(int(self.plan.plan.words[loop.at + 3]), self.of_tasks, n, self.tasks.data.ptr)
-        sums = self.sums_of(loop)
-        longest = max((s[2] for s in sums), default=0)
-        if longest:
-            told = (*self.program, loop.at, roots, self.sums.data.ptr, sum_bytes, groups)
-            self.add(self.find("fastmeta_sums"), told, min(-(-longest // SUM_COLUMNS), MOST_TEAMS), len(sums))
 
 
 def facts() -> tuple[int, int, int]:

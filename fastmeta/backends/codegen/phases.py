@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Container, Sequence
 from dataclasses import dataclass
 from math import prod
 from typing import NamedTuple
@@ -120,10 +120,10 @@ def op_text(number: int, ctype: int, source: int, args: Sequence[str]) -> str:
     return re.sub(r"\b([xyz])\b", lambda found: args["xyz".index(found[1])], expr)
 
 
-def op_lines(phase: Phase, value: Callable[[int], str], needed: set[int]) -> list[str]:
-    """Declares what the micro-ops compute, those that are needed: value k as v{k}."""
+def op_lines(phase: Phase, values: Sequence[str], needed: Container[int]) -> list[str]:
+    """Declares what the micro-ops compute, those that are needed; `values`: the names of loads, then of micro-ops."""
     return [
-        f"const {VALUE[op.ctype]} v{k} = {op_text(op.number, op.ctype, op.source, [value(a) for a in op.args])};"
+        f"const {VALUE[op.ctype]} {values[k]} = {op_text(op.number, op.ctype, op.source, [values[a] for a in op.args])};"
         for k, op in enumerate(phase.ops, len(phase.loads))
         if k in needed
     ]
@@ -161,9 +161,15 @@ def read(x: Operand, name: str, offset: str) -> str:
     return f"{VALUE[x.dtype]}({name}[{offset}])" if x.dtype == BOOL else f"{name}[{offset}]"
 
 
-def store_lines(stores: Sequence[Store], value: Callable[[int], str], offset: Callable[[Operand], str]) -> list[str]:
+def store_lines(stores: Sequence[Store], values: Sequence[str], walk: Walk) -> list[str]:
     """Plain stores."""
-    return [f"s{k}[{offset(s.target)}] = {f'uint8_t({value(s.value)})' if s.target.dtype == BOOL else value(s.value)};" for k, s in enumerate(stores)]
+    texts = [f"uint8_t({values[s.value]})" if s.target.dtype == BOOL else values[s.value] for s in stores]
+    return [f"s{k}[{walk.offset(s.target)}] = {text};" for k, (s, text) in enumerate(zip(stores, texts, strict=True))]
+
+
+def names_of(phase: Phase) -> list[str]:
+    """Of values in a batch of elements, in a loop's turn e."""
+    return [f"x{k}[e]" for k in range(len(phase.loads))] + [f"v{k}" for k in range(len(phase.loads), len(phase.loads) + len(phase.ops))]
 
 
 def elementwise(plan: Words, phase: Phase, stores: Sequence[Store], lanes: int) -> Stage:
@@ -188,8 +194,8 @@ def elementwise(plan: Words, phase: Phase, stores: Sequence[Store], lanes: int) 
         f"  FM_UNROLL for (int e = 0; e < {batch}; ++e) {{",
         f"    const int i = start + e * team.lanes; if (i >= end) break; {index}",
     ]
-    value = lambda k: f"x{k}[e]" if k < len(phase.loads) else f"v{k}"  # noqa: E731
-    lines += [f"    {line}" for line in op_lines(phase, value, needed) + store_lines(stores, value, walk.offset)]
+    values = names_of(phase)
+    lines += [f"    {line}" for line in op_lines(phase, values, needed) + store_lines(stores, values, walk)]
     return Stage(part([*lines, "  }", "}"]), elements, UNIT)
 
 
@@ -231,7 +237,7 @@ def reduction(plan: Words, phase: Phase, reduced: tuple[int, ...], stores: Seque
     batch = 4 if length >= 4 * segments else 1
     index = split("r", reduced_sizes, reduced_names)
     first_of = [f"{t} sum{k} = {identity(s)};" for k, (t, s) in enumerate(zip(types, stores, strict=True))]
-    value = lambda k: f"x{k}[e]" if k < len(phase.loads) else f"v{k}"  # noqa: E731
+    values = names_of(phase)
     lines = [
         *(pointer(plan, x, f"l{k}") for k, x in loads),
         *(pointer(plan, s.target, f"s{k}", True) for k, s in enumerate(plain)),
@@ -247,9 +253,9 @@ def reduction(plan: Words, phase: Phase, reduced: tuple[int, ...], stores: Seque
         "    }",
         f"    FM_UNROLL for (int e = 0; e < {batch}; ++e) {{",
         f"      const int r = start + e * {segments}; if (r >= {length}) break; {index}",
-        *(f"      {line}" for line in op_lines(phase, value, needed)),
-        *(f"      sum{k} = {combined(s, f'sum{k}', f'{t}({value(s.value)})')};" for k, (t, s) in enumerate(zip(types, stores, strict=True))),
-        *(f"      {line}" for line in store_lines(plain, value, walk.offset)),
+        *(f"      {line}" for line in op_lines(phase, values, needed)),
+        *(f"      sum{k} = {combined(s, f'sum{k}', f'{t}({values[s.value]})')};" for k, (t, s) in enumerate(zip(types, stores, strict=True))),
+        *(f"      {line}" for line in store_lines(plain, values, walk)),
         "    }",
         "  }",
     ]

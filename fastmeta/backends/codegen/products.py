@@ -6,24 +6,12 @@ A rowwise phase behind a product is done on each element as it is written, where
 from __future__ import annotations
 
 from collections.abc import Sequence
-from math import prod
-from typing import NamedTuple
+from itertools import pairwise
+from math import isfinite, isnan
 
+from fastmeta.backends.codegen.choice import Side, block, factor_dims, of_library, out_dims, rows_and_cols, tile
 from fastmeta.backends.codegen.phases import LANES, MEMORY, Stage, Work, begin, op_lines, read, split, stages, total
-from fastmeta.backends.codegen.words import BOOL, ITEM, STORE, Factors, Operand, Phase, Product, Words
-
-DEEP = 1024  # terms of a segment, at least
-MANY_ROWS = 768  # enough for tiles of 128 of them
-FEW_TILES, SMALL_RESULT = 16, 2048  # of a task
-TEAMS, WAIT, WRITE = 3, 2.0, 3.0  # teams of a processor, about; what waiting weighs; cycles of a number that is written
-LIBRARY = 128  # products whose sides are all this long are a library's, where there is one (executor.cu)
-
-
-class Side(NamedTuple):
-    """How a factor lies in memory: `deep`: neighbours in k are neighbours; `vector`: how many can be read at once."""
-
-    deep: bool
-    vector: int
+from fastmeta.backends.codegen.words import BOOL, ITEM, STORE, Operand, Phase, Product, Words
 
 
 def pick(values: Sequence[object]) -> str:
@@ -31,36 +19,6 @@ def pick(values: Sequence[object]) -> str:
     if len(set(values)) == 1:
         return str(values[0])
     return "".join(f"p == {k} ? {v} : " for k, v in enumerate(values[:-1])) + str(values[-1])
-
-
-def rows_and_cols(p: Product) -> tuple[int, int, int]:
-    """Batch elements, rows and columns of the result."""
-    if p.kind < 0:
-        return prod(p.dims[:-2]), p.dims[-2], p.dims[-1]
-    n, h, w, c, kh, kw, o, oh, ow = p.dims[:9]
-    return (1, n * oh * ow, o) if p.kind == 0 else (1, n * h * w, c) if p.kind == 1 else (1, kh * kw * c, o)
-
-
-def out_dims(p: Product) -> tuple[int, ...]:
-    """The dims of what is written."""
-    if p.kind < 0:
-        return p.dims
-    n, h, w, c, kh, kw, o, oh, ow = p.dims[:9]
-    return ((n, oh, ow, o), (n, h, w, c), (kh, kw, c, o))[p.kind]
-
-
-def factor_dims(p: Product, f: Factors) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """The dims of A and B."""
-    if p.kind < 0:
-        return (*p.dims[:-2], p.dims[-2], f.depth), (*p.dims[:-2], f.depth, p.dims[-1])
-    n, h, w, c, kh, kw, o, oh, ow = p.dims[:9]
-    x, weights, y = (n, h, w, c), (kh, kw, c, o), (n, oh, ow, o)
-    return ((x, weights), (y, weights), (x, y))[p.kind]
-
-
-def of_library(p: Product) -> bool:
-    """Whether a product is large enough for a library."""
-    return p.kind < 0 and min(p.dims[-2:]) >= LIBRARY and all(f.depth >= LIBRARY for f in p.factors)
 
 
 def fused(plan: Words, p: Product) -> int:
@@ -74,11 +32,9 @@ def fused(plan: Words, p: Product) -> int:
     for k, phase in enumerate(p.phases):
         if not phase.rowwise or phase.dims != dims or any(s.mode != STORE for s in phase.stores):
             return k
-        clear = lambda x, y: x.same(y) or plan.apart(x, dims, y, dims)  # noqa: E731
-        if not all(clear(x, y) for x in phase.loads for y in written):
-            return k
         targets = [s.target for s in phase.stores]
-        if not all(clear(x, y) for x in targets for y in (*written, *passed, *phase.loads, *targets)):
+        met = [(x, y) for x in phase.loads for y in written] + [(x, y) for x in targets for y in (*written, *passed, *phase.loads, *targets)]
+        if not all(x.same(y) or plan.apart(x, dims, y, dims) for x, y in met):
             return k
         if not all(plan.apart(x, dims, y, d) for x in targets for y, d in elsewhere):
             return k
@@ -100,54 +56,55 @@ def at_element(x: Operand, dims: tuple[int, ...], names: Sequence[str]) -> str:
     return total([name if s == 1 else f"{name} * {s}" for name, s in terms if s])
 
 
-def write_text(p: Product, phases: Sequence[Phase]) -> tuple[list[tuple[Operand, str, bool]], list[str]]:
-    """Operands with their names and whether they are written, and the lines of write(m, n, sum)."""
-    batch = len(p.dims) - 2 if p.kind < 0 else 0
-    dims = out_dims(p)[batch:]
-    names = [f"m{d}" for d in range(len(dims) - 1)]
-    operands: list[tuple[Operand, str, bool]] = []
-    place = lambda x: at_element(x._replace(strides=x.strides[batch:]), dims, names)  # noqa: E731
+class Writer:
+    """The lines of write(m, n, sum): the product's element, and the phases done with it."""
 
-    def named(x: Operand, written: bool) -> str:
-        operands.append((x, f"q{len(operands)}", written))
-        return operands[-1][1]
+    def __init__(self, p: Product, phases: Sequence[Phase]) -> None:
+        self.batch = len(p.dims) - 2 if p.kind < 0 else 0
+        self.dims = out_dims(p)[self.batch :]
+        self.names = [f"m{d}" for d in range(len(self.dims) - 1)]
+        self.operands: list[tuple[Operand, str, bool]] = []  # with their names, and whether they are written
+        self.lines = [] if p.alpha == 1.0 else [f"sum *= T({number(p.alpha)});"]
+        if p.cin:
+            self.lines.append(f"sum = sum + {self.element(p.cin)};")
+        held = {p.out._replace(at=0): (p.out, "sum")}  # what registers hold of memory, by operand
+        for j, phase in enumerate(phases):
+            values = [held[x._replace(at=0)][1] if x._replace(at=0) in held else self.loaded(x, f"x{j}_{k}") for k, x in enumerate(phase.loads)]
+            values += [f"v{j}_{k}" for k in range(len(phase.ops))]
+            self.lines += op_lines(phase, values, range(len(values)))
+            held |= {s.target._replace(at=0): (s.target, values[s.value]) for s in phase.stores}
+        for x, text in held.values():
+            self.lines.append(f"{self.element(x, True)} = {f'uint8_t({text})' if x.dtype == BOOL else text};")
+        if any(name in line for name in self.names for line in self.lines):
+            self.lines.insert(0, split("m", self.dims[:-1], self.names))
 
-    known: dict[tuple[int, int, int, tuple[int, ...]], str] = {}  # what registers hold, by operand
-    key = lambda x: (x.base, x.offset, x.dtype, x.strides)  # noqa: E731
-    last: dict[tuple[int, int, int, tuple[int, ...]], tuple[Operand, str]] = {}
-    if p.alpha != 1.0:
-        lines = [f"sum *= T({p.alpha!r});"]
-    else:
-        lines = []
-    if p.cin:
-        lines.append(f"sum = sum + {read(p.cin, named(p.cin, False), place(p.cin))};")
-    known[key(p.out)] = "sum"
-    last[key(p.out)] = (p.out, "sum")
-    for j, phase in enumerate(phases):
-        values = []
-        for k, x in enumerate(phase.loads):
-            if key(x) in known:
-                values.append(known[key(x)])
-            else:
-                lines.append(f"const auto x{j}_{k} = {read(x, named(x, False), place(x))};")
-                values.append(f"x{j}_{k}")
-        value = lambda k, j=j, values=values: values[k] if k < len(values) else f"v{k}_{j}"  # noqa: E731
-        body = op_lines(phase, value, set(range(len(phase.loads) + len(phase.ops))))
-        lines += [line.replace(f" v{k} = ", f" v{k}_{j} = ", 1) for k, line in enumerate(body, len(phase.loads))]
-        for s in phase.stores:
-            known[key(s.target)] = value(s.value)
-            last[key(s.target)] = (s.target, value(s.value))
-    for x, text in last.values():
-        lines.append(f"{named(x, True)}[{place(x)}] = {f'uint8_t({text})' if x.dtype == BOOL else text};")
-    if any(name in line for name in names for line in lines):
-        lines.insert(0, split("m", dims[:-1], names))
-    return operands, lines
+    def element(self, x: Operand, written: bool = False) -> str:
+        """Element (m, n) of an operand; m counts the dims before the last."""
+        self.operands.append((x, f"q{len(self.operands)}", written))
+        strides = x.strides[self.batch :]
+        lead = [(n, s, name) for n, s, name in zip(self.dims[:-1], strides[:-1], self.names, strict=True) if n != 1]
+        if lead and all(s == inner[0] * inner[1] for (_, s, _), inner in pairwise(lead)):
+            lead = [(0, lead[-1][1], "m")]
+        terms = [(s, name) for _, s, name in lead] + ([(strides[-1], "n")] if self.dims[-1] != 1 else [])
+        place = total([name if s == 1 else f"{name} * {s}" for s, name in terms if s])
+        name = self.operands[-1][1]
+        return f"{name}[{place}]" if written else read(x, name, place)
+
+    def loaded(self, x: Operand, name: str) -> str:
+        """Declares an element that is read."""
+        self.lines.append(f"const auto {name} = {self.element(x)};")
+        return name
 
 
-def vectors(item: int, operand_ok: Sequence[bool], extents: Sequence[int]) -> int:
+def number(x: float) -> str:
+    """A float64 in C++."""
+    return repr(x) if isfinite(x) else "infinity() - infinity()" if isnan(x) else f"{'-' if x < 0 else ''}infinity()"
+
+
+def vectors(item: int, aligned: bool, lengths: Sequence[int]) -> int:
     """How many numbers can be read at once: 16 bytes of them, where all is aligned, or one."""
     n = 16 // item
-    return n if all(operand_ok) and all(x % n == 0 for x in extents) else 1
+    return n if aligned and all(x % n == 0 for x in lengths) else 1
 
 
 def gemm_sides(plan: Words, p: Product) -> list[tuple[Side, Side]]:
@@ -155,13 +112,13 @@ def gemm_sides(plan: Words, p: Product) -> list[tuple[Side, Side]]:
     item, out = ITEM[p.dtype], []
     for f in p.factors:
         sides = []
-        for x, rows, cols, a_side in ((f.a, p.dims[-2], f.depth, True), (f.b, f.depth, p.dims[-1], False)):
-            row, col = -2, -1
-            strides, by_row = x.strides, x.strides[col] == 1 and cols > 1
-            deep = by_row if a_side else x.strides[row] == 1 and not by_row
-            along = (cols if by_row else rows) if (by_row or x.strides[row] == 1) else 0
-            others = [s for s, n, k in zip(strides, (*p.dims[:-2], rows, cols), range(-len(strides), 0), strict=True) if n > 1 and k != (col if by_row else row)]
-            sides.append(Side(deep, vectors(item, [along > 1, plan.aligned(x, 16)], [along, *others]) if along else 1))
+        for x, rows, cols, is_a in ((f.a, p.dims[-2], f.depth, True), (f.b, f.depth, p.dims[-1], False)):
+            row_step, col_step = x.strides[-2:]
+            by_row, by_col = col_step == 1 and cols > 1, row_step == 1 and not (col_step == 1 and cols > 1)
+            along, other = (cols, (rows, row_step)) if by_row else (rows, (cols, col_step))
+            steps = [s for n, s in (*zip(p.dims[:-2], x.strides, strict=False), other) if n > 1]
+            vector = vectors(item, along > 1 and (by_row or by_col) and plan.aligned(x, 16), [along, *steps])
+            sides.append(Side(by_row if is_a else by_col, vector))
         out.append((sides[0], sides[1]))
     return out
 
@@ -169,38 +126,32 @@ def gemm_sides(plan: Words, p: Product) -> list[tuple[Side, Side]]:
 def conv_sides(plan: Words, p: Product) -> list[tuple[Side, Side]]:
     """The same for windows: channels are neighbours."""
     item, (c, o) = ITEM[p.dtype], (p.dims[3], p.dims[6])
-    fits = lambda x, channels, strides: vectors(item, [plan.aligned(x, 16)], [channels, *strides])  # noqa: E731
     out = []
     for f in p.factors:
-        if p.kind == 0:
-            out.append((Side(True, fits(f.a, c, f.a.strides[:3])), Side(False, fits(f.b, o, ()))))
-        elif p.kind == 1:
-            out.append((Side(True, fits(f.a, o, f.a.strides[:3])), Side(True, fits(f.b, o, ()))))
-        else:
-            out.append((Side(False, fits(f.a, c, f.a.strides[:3])), Side(False, fits(f.b, o, f.b.strides[:3]))))
+        a = vectors(item, plan.aligned(f.a, 16), [o if p.kind == 1 else c, *f.a.strides[:3]])
+        b = vectors(item, plan.aligned(f.b, 16), [o, *(f.b.strides[:3] if p.kind == 2 else ())])
+        out.append((Side(p.kind < 2, a), Side(p.kind == 1, b)))
     return out
 
 
 def functor(plan: Words, p: Product, phases: Sequence[Phase]) -> str:
     """The struct `Factors` that the products of fixed.cuh work on."""
-    operands, lines = write_text(p, phases)
+    writer = Writer(p, phases)
     batch, rows, cols = rows_and_cols(p)
     sides = gemm_sides(plan, p) if p.kind < 0 else conv_sides(plan, p)
     ks = [f.depth for f in p.factors]
-    members = [(f.a, f"a{k}", False) for k, f in enumerate(p.factors)] + [(f.b, f"b{k}", False) for k, f in enumerate(p.factors)] + operands
+    members = [(f.a, f"a{k}", False) for k, f in enumerate(p.factors)] + [(f.b, f"b{k}", False) for k, f in enumerate(p.factors)] + writer.operands
     batches = len(p.dims) - 2 if p.kind < 0 else 0
     names = [f"d{d}" for d in range(batches)]
-    constant = lambda kind, name, values: f"FM_BOTH static constexpr {kind} {name}(int p) {{ return {pick(values)}; }}"  # noqa: E731
-    number = lambda flag: "true" if flag else "false"  # noqa: E731
     text = [
         f"using T = {MEMORY[p.dtype]};",
         f"static constexpr int kBatch = {batch}, kRows = {rows}, kCols = {cols}, kProducts = {len(ks)};",
-        f"static constexpr bool kHoles = {number(p.kind >= 0)};",
-        constant("int", "depth", ks),
-        constant("bool", "a_deep", [number(a.deep) for a, _ in sides]),
-        constant("bool", "b_deep", [number(b.deep) for _, b in sides]),
-        constant("int", "a_vector", [a.vector for a, _ in sides]),
-        constant("int", "b_vector", [b.vector for _, b in sides]),
+        f"static constexpr bool kHoles = {str(p.kind >= 0).lower()};",
+        by_product("int", "depth", ks),
+        by_product("bool", "a_deep", [str(a.deep).lower() for a, _ in sides]),
+        by_product("bool", "b_deep", [str(b.deep).lower() for _, b in sides]),
+        by_product("int", "a_vector", [a.vector for a, _ in sides]),
+        by_product("int", "b_vector", [b.vector for _, b in sides]),
         *(f"{'' if w else 'const '}{MEMORY[x.dtype]}* {name};" for x, name, w in members),
         "template <class W> FM_DEVICE Factors(const W& w, int batch) {",
     ]
@@ -210,8 +161,13 @@ def functor(plan: Words, p: Product, phases: Sequence[Phase]) -> str:
         start = begin(plan, x, f"{'' if w else 'const '}{MEMORY[x.dtype]}")
         offset = total([f"{d} * {s}" for d, s in zip(names, x.strides[:batches], strict=True) if s and batch > 1])
         text.append(f"  {name} = {start}{'' if offset == '0' else f' + ({offset})'};")
-    text += ["}", *(gemm_places(p) if p.kind < 0 else conv_places(p)), "FM_DEVICE void write(int m, int n, T sum) const {", *(f"  {line}" for line in lines), "}"]
+    text += ["}", *(gemm_places(p) if p.kind < 0 else conv_places(p)), "FM_DEVICE void write(int m, int n, T sum) const {", *(f"  {line}" for line in writer.lines), "}"]
     return "\n".join(["  struct Factors {", *(f"    {line}" for line in text), "  };"])
+
+
+def by_product(kind: str, name: str, values: Sequence[object]) -> str:
+    """A function of the product's number."""
+    return f"FM_BOTH static constexpr {kind} {name}(int p) {{ return {pick(values)}; }}"
 
 
 def each(p: Product, name: str) -> str:
@@ -221,85 +177,30 @@ def each(p: Product, name: str) -> str:
 
 def gemm_places(p: Product) -> list[str]:
     """Where elements of A and B are, by strides."""
-    strides = lambda side, d: pick([(f.a, f.b)[side].strides[d] for f in p.factors])  # noqa: E731
+    (a_row, a_col), (b_row, b_col) = ([pick([x.strides[d] for x in side]) for d in (-2, -1)] for side in zip(*((f.a, f.b) for f in p.factors), strict=True))
     return [
         "using Row = int; using Col = int;",
-        f"FM_DEVICE Row row(int p, int m) const {{ return m * ({strides(0, -2)}); }}",
-        f"FM_DEVICE Col col(int p, int n) const {{ return n * ({strides(1, -1)}); }}",
-        f"FM_DEVICE const T* a_at(int p, Row row, int k) const {{ return {each(p, 'a')} + row + k * ({strides(0, -1)}); }}",
-        f"FM_DEVICE const T* b_at(int p, Col col, int k) const {{ return {each(p, 'b')} + col + k * ({strides(1, -2)}); }}",
+        f"FM_DEVICE Row row(int p, int m) const {{ return m * ({a_row}); }}",
+        f"FM_DEVICE Col col(int p, int n) const {{ return n * ({b_col}); }}",
+        f"FM_DEVICE const T* a_at(int p, Row row, int k) const {{ return {each(p, 'a')} + row + k * ({a_col}); }}",
+        f"FM_DEVICE const T* b_at(int p, Col col, int k) const {{ return {each(p, 'b')} + col + k * ({b_row}); }}",
     ]
 
 
 def conv_places(p: Product) -> list[str]:
     """Where they are under windows: `Windows` of fixed.cuh."""
-    steps = lambda side: ", ".join(f"{pick([(f.a, f.b)[side].strides[d] for f in p.factors])}" for d in range(3))  # noqa: E731
-    found = lambda side, at: f"const int at = {at}; return at == kHole ? nullptr : {each(p, side)} + at;"  # noqa: E731
-    b_at = f"return {each(p, 'b')} + Places::weight(col, k);" if p.kind < 2 else f"return {each(p, 'b')} + Places::pixel(k, {steps(1)}) + col;"
+    a_steps, b_steps = (", ".join(pick([x.strides[d] for x in side]) for d in range(3)) for side in zip(*((f.a, f.b) for f in p.factors), strict=True))
+    b_at = "Places::weight(col, k)" if p.kind < 2 else f"Places::pixel(k, {b_steps}) + col"
     return [
         f"using Places = Windows<{p.kind}, {', '.join(str(d) for d in p.dims)}>; using Row = typename Places::Row; using Col = int;",
-        f"FM_DEVICE Row row(int p, int m) const {{ return Places::row(m, {steps(0)}); }}",
+        f"FM_DEVICE Row row(int p, int m) const {{ return Places::row(m, {a_steps}); }}",
         "FM_DEVICE Col col(int, int n) const { return n; }",
-        f"FM_DEVICE const T* a_at(int p, const Row& row, int k) const {{ {found('a', f'Places::under(row, k, {steps(0)})')} }}",
-        f"FM_DEVICE const T* b_at(int p, Col col, int k) const {{ {b_at} }}",
+        "FM_DEVICE const T* a_at(int p, const Row& row, int k) const {",
+        f"  const int at = Places::under(row, k, {a_steps});",
+        f"  return at == kHole ? nullptr : {each(p, 'a')} + at;",
+        "}",
+        f"FM_DEVICE const T* b_at(int p, Col col, int k) const {{ return {each(p, 'b')} + {b_at}; }}",
     ]
-
-
-def block(p: Product, sides: Sequence[tuple[Side, Side]], lanes: int) -> tuple[int, int]:
-    """Rows and columns that a lane takes of a product that is read where it lies: what costs least, in cycles for each k.
-
-    Lanes of a warp share rows, so a row is read for all of them at once and columns are not: wide blocks of few rows read
-    most. The reads and multiplications of a processor's TEAMS teams queue, and a team waits for its own longest lane.
-    """
-    batch, rows, cols = rows_and_cols(p)
-
-    def cost(m: int, n: int) -> float:
-        items = batch * -(-rows // m) * -(-cols // n)
-        passes, reads = 0.0, 0.0
-        for a, b in sides:
-            row = m / a.vector if a.deep else 1 if 1 < m <= a.vector else m
-            passes += (row + n) / len(sides)
-            reads += (row + (n / b.vector if b.deep else 1 if 1 < n <= b.vector else n)) / len(sides)
-        written = WRITE * m * n * len(sides) / max(1, sum(f.depth for f in p.factors))
-        queue = -(-items // 32) * (passes + m * n / 4 + written)
-        wait = -(-items // lanes) * (reads + m * n + 2 + written)
-        return TEAMS * queue + WAIT * wait
-
-    return min(((m, n) for m in (1, 2, 4, 8) for n in (1, 2, 4) if m <= rows and n <= cols), key=lambda mn: cost(*mn), default=(1, 1))
-
-
-class Shape(NamedTuple):
-    """A tile: rows and columns of a lane, lanes along both; segments that k is cut into."""
-
-    rows: int
-    cols: int
-    high: int
-    wide: int
-    segments: int = 1
-
-    @property
-    def name(self) -> str:
-        """In C++."""
-        return f"Tile<Factors, {', '.join(str(n) for n in self)}>"
-
-    def tiles(self, rows: int, cols: int) -> int:
-        """How many cover a result."""
-        return -(-rows // (self.rows * self.high)) * -(-cols // (self.cols * self.wide))
-
-
-def tile(p: Product) -> Shape | None:
-    """The tile of a product that is worth going through shared memory: the highest that wastes no more than a third."""
-    batch, rows, cols = rows_and_cols(p)
-    depth = max(f.depth for f in p.factors)
-    if cols < 16 or depth < 8 or (rows < 16 and depth < DEEP):
-        return None
-    wide = 16 if cols > 32 else 8 if cols > 16 else 4
-    highest = Shape(8, 4, 16, wide) if ITEM[p.dtype] == 4 and rows >= MANY_ROWS else Shape(4, 4, 16, wide)
-    shapes = [highest, *(Shape(4, 4, high, wide) for high in (16, 8, 4) if high * wide >= 32)]
-    found = next((s for s in shapes if 2 * s.tiles(rows, cols) * s.rows * s.high * s.cols * s.wide <= 3 * rows * s.tiles(1, cols) * s.cols * s.wide), shapes[-1])
-    # Few tiles of many terms leave a device idle: segments are summed apart, and meet in order.
-    enough = FEW_TILES if rows * cols > SMALL_RESULT else 4 * FEW_TILES
-    return found._replace(segments=max(1, min(-(-enough // (found.tiles(rows, cols) * batch)), depth // DEEP)))
 
 
 def product_stages(plan: Words, p: Product, lanes: int) -> list[Work]:

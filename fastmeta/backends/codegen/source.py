@@ -7,8 +7,9 @@ from math import prod
 from typing import NamedTuple
 
 from fastmeta.backends.codegen import index
+from fastmeta.backends.codegen.choice import of_library, out_dims
 from fastmeta.backends.codegen.phases import Stage, Work, stages
-from fastmeta.backends.codegen.products import of_library, out_dims, product_stages
+from fastmeta.backends.codegen.products import product_stages
 from fastmeta.backends.codegen.words import ARENA, LOOP, PASS, Instruction, Operand, Phase, Product, Words, extent
 
 RESIDENT_LANES = 128  # of a team that runs whole tasks
@@ -160,12 +161,12 @@ def team_text(plan: Words) -> list[str]:
             if not works:
                 continue
             places = {f"o{x.at}": x for work in works for x, _ in (*work.reads, *work.writes)}
-            kind = lambda name, places=places: "int" if name in places and in_arena(plan, places[name]) else "char*"  # noqa: E731
             names = sorted({name for work in works for name in told(work.stage)})
+            kinds = ["int" if name in places and in_arena(plan, places[name]) else "char*" for name in names]
             key = (tuple(work.stage for work in works), tuple(waits[1:]))
             if key not in numbers:
                 numbers[key] = len(numbers)
-                functions.append(function(numbers[key], [work.stage for work in works], waits[1:], [(kind(name), name) for name in names]))
+                functions.append(function(numbers[key], [work.stage for work in works], waits[1:], list(zip(kinds, names, strict=True))))
             arguments = ["frame.partials" if name == "partials" else place(plan, places[name]) for name in names]
             lines.append(f"{'team.sync(); ' if waits[0] else ''}body{numbers[key]}({', '.join(['team', str(pending.shift(works[-1].stage)), *arguments])});")
         lines.append("team.sync();")
