@@ -9,6 +9,7 @@ import os
 import subprocess
 import sys
 import types
+from dataclasses import replace
 from pathlib import Path
 
 import fake_cupy
@@ -22,8 +23,19 @@ from fastmeta.backends import cupy as cupy_backend
 from fastmeta.backends.arrays import library as library_of
 from fastmeta.backends.codegen import nvrtc
 from fastmeta.backends.codegen.products import fused
-from fastmeta.backends.codegen.source import source
-from fastmeta.backends.codegen.words import ARENA, SHARED, Factors, Operand, Phase, Product, Store, Words
+from fastmeta.backends.codegen.source import fits, source
+from fastmeta.backends.codegen.words import (
+    ARENA,
+    PASS,
+    SHARED,
+    Factors,
+    Instruction,
+    Operand,
+    Phase,
+    Product,
+    Store,
+    Words,
+)
 from fastmeta.plan import make_plan
 from fastmeta.transforms.unroll import EQUATIONS
 
@@ -96,6 +108,15 @@ def test_lanes_of_a_team_do_not_race(way):
 
 def operand(offset: int, *strides: int, base: int = 0) -> Operand:
     return Operand(0, base, offset, 0, strides)
+
+
+def test_plans_that_32_bits_cannot_count_have_no_text(everything):
+    phase = Phase(False, (2**15, 2**15), (), (), (Store(0, 0, operand(0, 0, 1)),))
+    assert not fits(Instruction(0, PASS, (phase,))) and fits(Instruction(0, PASS, (phase._replace(dims=(2**14, 2**15)),)))
+    assert not fits(Instruction(0, PASS, (phase._replace(dims=(2, 2), loads=(operand(0, 2**29, 1),)),)))
+    large = replace(everything, words=everything.words)
+    large.blocks = [[Instruction(0, PASS, (phase,))]]
+    assert source(large, False, 0) is None
 
 
 def test_memory_that_is_apart(everything):

@@ -291,9 +291,6 @@ struct FixedArguments {
   Slots slots;
   const int64_t* tasks;
 };
-struct Nothing : FixedArguments {
-  FM_DEVICE void operator()(const Team&, const Grid&, char*) const {}
-};
 template <class Stage> struct FixedKernel : FixedArguments {
   FM_DEVICE void operator()(const Team& team, const Grid& grid, char*) const {
     const Frame frame = frame_of(program, slots, grid.y, tasks ? tasks[grid.y] : -1);
