@@ -72,6 +72,15 @@ def test_nvrtc_compiles_the_text_of_a_plan(everything, way, architecture, empty_
     assert kept == codes[0] and (empty_cache.parent / "cuda").is_dir()
 
 
+def test_plans_are_read_as_they_run_where_there_is_no_nvrtc(monkeypatch):
+    from fastmeta.backends import cuda
+
+    assert cuda.compile_text() is nvrtc.text_compiled
+    monkeypatch.setattr(nvrtc, "library", lambda: None)
+    with pytest.warns(UserWarning, match="NVRTC was not found, so plans are read as they run, many times slower"):
+        assert cuda.compile_text() is None
+
+
 def test_what_nvrtc_refuses_is_told(empty_cache):
     with pytest.raises(RuntimeError, match=r"expected NVRTC to compile the plan's text, got (.|\n)*undefined"):
         nvrtc.text_compiled('#include "fixed.cuh"\nint f() { return nobody; }\n', 90)

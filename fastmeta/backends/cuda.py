@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 from fastmeta.backends import Loaded, device
@@ -33,5 +34,8 @@ def load(p: Program) -> Loaded:
 
 
 def compile_text() -> device.Compile | None:
-    """What compiles the text of a plan; None without NVRTC, where the plan's words are read as it runs."""
-    return nvrtc.text_compiled if nvrtc.library() else None
+    """What compiles the text of a plan; None without NVRTC, where the plan's words are read as it runs, with a warning."""
+    if nvrtc.library():
+        return nvrtc.text_compiled
+    warnings.warn("[cuda] NVRTC was not found, so plans are read as they run, many times slower; pip install nvidia-cuda-nvrtc, or set CUDA_HOME", stacklevel=2)
+    return None
