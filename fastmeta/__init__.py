@@ -44,6 +44,7 @@ from fastmeta.array import (
     log10,
     log_softmax,
     logaddexp,
+    logdet,
     logical_and,
     logical_not,
     logical_or,

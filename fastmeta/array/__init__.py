@@ -74,7 +74,7 @@ from fastmeta.array.numeric import (
     where,
     zeros_like,
 )
-from fastmeta.array.product import einsum, inverse, matmul
+from fastmeta.array.product import einsum, inverse, logdet, matmul
 from fastmeta.array.reduction import (
     argmax,
     argmin,

@@ -18,7 +18,7 @@ from fastmeta.array.arguments import (
 from fastmeta.errors import expected
 from fastmeta.ops import elementwise as ew
 from fastmeta.ops import shape as sh
-from fastmeta.ops.linalg import INVERSE
+from fastmeta.ops.linalg import INVERSE, LOGDET
 from fastmeta.ops.product import matmul as _product
 from fastmeta.ops.reduce import total
 from fastmeta.program import DTYPES, FLOATS, Var
@@ -127,3 +127,9 @@ def _diagonal(x: Var, term: str) -> tuple[Var, str]:
 def inverse(x: Any) -> Var:
     """The inverses of symmetric positive definite matrices [.., n, n], covariances for instance; a matrix that is not one gives NaN."""
     return array_operand("inverse", x).graph.emit(INVERSE, (floats_of(x),))
+
+
+@array_function
+def logdet(x: Any) -> Var:
+    """The logarithms of the determinants of symmetric positive definite matrices [.., n, n], one of each; NaN where a matrix is not one."""
+    return array_operand("logdet", x).graph.emit(LOGDET, (floats_of(x),))

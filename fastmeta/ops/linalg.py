@@ -1,8 +1,9 @@
-"""Linear algebra: the inverse of symmetric positive definite matrices."""
+"""Linear algebra: the inverse and the log-determinant of symmetric positive definite matrices."""
 
 from __future__ import annotations
 
 import contextlib
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -11,18 +12,26 @@ from fastmeta.errors import expected
 from fastmeta.ops import elementwise as ew
 from fastmeta.ops.product import matmul
 from fastmeta.ops.reduce import total
-from fastmeta.ops.shape import broadcast
+from fastmeta.ops.shape import broadcast, permute
 from fastmeta.ops.structure import Loop, loop
 from fastmeta.program import DTYPES, FLOATS, Graph, Primitive, Program, Shape, Var
 
 
-def _inverse(ins: tuple[Var, ...], at: tuple[Any, ...]) -> tuple[Shape, str]:
-    (x,) = ins
+def _square(name: str, x: Var) -> None:
     if x.dtype not in FLOATS:
-        raise expected("inverse", "a float array", x.dtype, TypeError)
+        raise expected(name, "a float array", x.dtype, TypeError)
     if len(x.shape) < 2 or x.shape[-1] != x.shape[-2]:
-        raise expected("inverse", "square matrices [.., n, n]", x.shape)
-    return x.shape, x.dtype
+        raise expected(name, "square matrices [.., n, n]", x.shape)
+
+
+def _inverse(ins: tuple[Var, ...], at: tuple[Any, ...]) -> tuple[Shape, str]:
+    _square("inverse", ins[0])
+    return ins[0].shape, ins[0].dtype
+
+
+def _logdet(ins: tuple[Var, ...], at: tuple[Any, ...]) -> tuple[Shape, str]:
+    _square("logdet", ins[0])
+    return ins[0].shape[:-2], ins[0].dtype
 
 
 def smallest_pivot(x: np.ndarray) -> np.ndarray:
@@ -32,7 +41,7 @@ def smallest_pivot(x: np.ndarray) -> np.ndarray:
 
 def positive_definite(x: np.ndarray) -> np.ndarray:
     """For symmetric matrices [.., n, n] whether every pivot is above rounding: [..]."""
-    flat = x.reshape(-1, *x.shape[-2:])
+    flat = x.reshape(prod(x.shape[:-2]), *x.shape[-2:])
     found = np.zeros(len(flat), bool)
     for k, (a, least) in enumerate(zip(flat, smallest_pivot(flat), strict=True)):
         with contextlib.suppress(np.linalg.LinAlgError):
@@ -50,8 +59,22 @@ def _inverse_tangent(i: int, t: Var, ins: tuple[Var, ...], attrs: tuple[Any, ...
     return ew.negative(matmul(matmul(out, t), out))
 
 
-def eliminate(x: Var) -> Var:
-    """The inverses of matrices [b, n, n] in other primitives: a loop of Gauss-Jordan steps, each on all; a pivot of rounding only gives NaN."""
+def _np_logdet(x: np.ndarray) -> np.ndarray:
+    good = positive_definite(x)
+    safe = np.where(good[..., None, None], x, np.eye(x.shape[-1], dtype=x.dtype))
+    return np.where(good, np.linalg.slogdet(safe)[1], np.asarray(np.nan, x.dtype)).astype(x.dtype)
+
+
+def _logdet_tangent(i: int, t: Var, ins: tuple[Var, ...], attrs: tuple[Any, ...], out: Var) -> Var:
+    (x,) = ins
+    axes = tuple(range(len(x.shape)))
+    inverse = permute(x.graph.emit(INVERSE, (x,)), (*axes[:-2], axes[-1], axes[-2]))
+    return total(ew.multiply(inverse, t), axes[-2:])
+
+
+def eliminate(x: Var, determinants: bool = False) -> Var:
+    """The inverses of matrices [b, n, n], or the logarithms of their determinants [b], in other primitives: a loop of Gauss-Jordan
+    steps, each on all; a pivot of rounding only gives NaN."""
     b, n, _ = whole = x.shape
     vector = (b, n)
     numbers = np.arange(n, dtype=np.int32)
@@ -69,14 +92,15 @@ def eliminate(x: Var) -> Var:
     rows = broadcast(row, whole, (0, 2))
     others = ew.where(broadcast(here, whole, (2,)), 0.0, a)
     others = ew.subtract(others, ew.multiply(broadcast(column, whole, (0, 1)), rows))
-    body = Program([least, a, k], [ew.where(broadcast(here, whole, (1,)), rows, others)], g)
+    body = Program([least, a, k], [ew.where(broadcast(here, whole, (1,)), rows, others), *([pivot] if determinants else [])], g)
 
     g = x.graph
     diagonal = total(ew.where(broadcast(g.array(np.eye(n, dtype=bool)), whole, (1, 2)), x, 0.0), (2,))
     least = ew.multiply(ew.apply(ew.ABS, diagonal), n * float(np.finfo(DTYPES[x.dtype]).eps))
-    (inverse,) = loop(g, Loop(body, 1, 1, 1, 0, 0, n), (least, x, g.array(numbers)))
-    return inverse
+    results = loop(g, Loop(body, 1, 1, 1, int(determinants), 0, n), (least, x, g.array(numbers)))
+    return total(ew.apply(ew.LOG, results[1]), (0,)) if determinants else results[0]
 
 
 # Only symmetric positive definite matrices: what needs no exchange of rows.  Others give NaN throughout.
 INVERSE = Primitive("inverse", _inverse, _np_inverse, tangent=_inverse_tangent, samples=(("s(3,3)", ()), ("s(2,4,4)", ()), ("s(1,1)", ())))
+LOGDET = Primitive("logdet", _logdet, _np_logdet, tangent=_logdet_tangent, samples=(("s(3,3)", ()), ("s(2,4,4)", ()), ("s(1,1)", ())))

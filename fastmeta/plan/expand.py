@@ -1,4 +1,4 @@
-"""Expansion: pooling in comparisons and selections over strided slices, inverses in a loop of eliminations where no kernel is; passes over elements run both."""
+"""Expansion: pooling in comparisons and selections over strided slices; log-determinants, and inverses where no kernel is, in a loop of eliminations: passes over elements run both."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 
 from fastmeta.ops import elementwise as ew
 from fastmeta.ops.convolution import Pair
-from fastmeta.ops.linalg import INVERSE, eliminate
+from fastmeta.ops.linalg import INVERSE, LOGDET, eliminate
 from fastmeta.ops.pooling import POOL_INDEX, POOL_PUT, POOL_TAKE, slices
 from fastmeta.ops.reduce import SUM
 from fastmeta.ops.shape import RESHAPE, broadcast, cast, pad, reshape
@@ -20,7 +20,7 @@ from fastmeta.transforms.pooling import pointwise
 
 
 def expand(p: Program, kernels: bool = True) -> Program:
-    """The program without pooling and, for a backend without ``kernels``, inverses, its loops' bodies included."""
+    """The program without pooling, log-determinants and, for a backend without ``kernels``, inverses, its loops' bodies included."""
     tiled: dict[int, Var] = {}  # a map [N, H, W, C] that is a reshape of tiles -> the tiles [N, OH, KH, OW, KW, C]
     numbers: dict[int, Var] = {}  # positions as int32 -> the same as numbers of the map's dtype
 
@@ -33,6 +33,8 @@ def expand(p: Program, kernels: bool = True) -> Program:
             return loop(g, v.attrs[0]._replace(body=_body(v.attrs[0].body, kernels)), ins)
         if v.op is INVERSE:
             return inverted(ins[0], kernels)
+        if v.op is LOGDET:
+            return log_determinants(ins[0])
         if v.op is POOL_INDEX:
             at = where_maximum(ins[0], ins[0], *v.attrs)[1]
             y = cast(at, "i32")
@@ -64,7 +66,7 @@ def expand(p: Program, kernels: bool = True) -> Program:
         tiled[y.id] = tiles
         return y
 
-    if not any(v.op in (LOOP, INVERSE, POOL_INDEX, POOL_TAKE, POOL_PUT) for v in p.live()):
+    if not any(v.op in (LOOP, INVERSE, LOGDET, POOL_INDEX, POOL_TAKE, POOL_PUT) for v in p.live()):
         return p
     g, env = rebuild(p, visit)
     return reshaped(Program([env[v.id] for v in p.inputs], [env[v.id] for v in p.outputs], g))
@@ -110,9 +112,20 @@ def inverted(x: Var, kernels: bool) -> Var:
     """The inverses of x as a row of matrices."""
     if not x.size:
         return x
+    return reshape(x.graph.emit(INVERSE, (row_of(x),)) if kernels else eliminate(row_of(x)), x.shape)
+
+
+def log_determinants(x: Var) -> Var:
+    """Those of matrices [.., n, n]."""
+    if not x.size:
+        return broadcast(x.graph.array(np.zeros((), DTYPES[x.dtype])), x.shape[:-2], ())
+    return reshape(eliminate(row_of(x), determinants=True), x.shape[:-2])
+
+
+def row_of(x: Var) -> Var:
+    """Matrices [.., n, n] as [b, n, n]."""
     n = x.shape[-1]
-    matrices = reshape(x, (x.size // (n * n), n, n))
-    return reshape(x.graph.emit(INVERSE, (matrices,)) if kernels else eliminate(matrices), x.shape)
+    return reshape(x, (x.size // (n * n), n, n))
 
 
 def where_maximum(z: Var, x: Var, window: Pair, stride: Pair) -> tuple[Var, Var]:
