@@ -125,16 +125,16 @@ class Transformer(nn.Module):
 
 
 class Sequence(nn.Module):
-    """A bidirectional LSTM of two layers over embedded tokens."""
+    """A bidirectional LSTM or GRU of two layers over embedded tokens."""
 
-    def __init__(self) -> None:
+    def __init__(self, kind: type[nn.Module] = nn.LSTM, **options: bool) -> None:
         super().__init__()
         self.embedding = nn.Embedding(11, 4)
-        self.lstm = nn.LSTM(4, 5, num_layers=2, bidirectional=True, batch_first=True)
+        self.layers = kind(4, 5, num_layers=2, bidirectional=True, batch_first=True, **options)
         self.head = nn.Linear(10, 3)
 
     def forward(self, tokens: torch.Tensor) -> torch.Tensor:
-        out, _ = self.lstm(self.embedding(tokens))
+        out, _ = self.layers(self.embedding(tokens))
         return torch.softmax(self.head(torch.tanh(out.mean(dim=1))), dim=-1)
 
 
@@ -162,6 +162,8 @@ BACKBONES: dict[str, tuple[Callable[[], nn.Module], Callable[[int], Any]]] = {
     "wide": (Wide, lambda n: images(n, 3, 8)),
     "transformer": (Transformer, lambda n: images(n, 3, 8)),
     "sequence": (Sequence, lambda n: torch.randint(0, 11, (n, 6))),
+    "gru": (lambda: Sequence(nn.GRU), lambda n: torch.randint(0, 11, (n, 6))),
+    "gru without biases": (lambda: Sequence(nn.GRU, bias=False), lambda n: torch.randint(0, 11, (n, 6))),
     "mobile": (mobile, lambda n: images(n, 3, 8)),
     "mlp": (mlp, lambda n: torch.randn(n, 7)),
 }

@@ -243,6 +243,15 @@ def lstm(
     return recurrent.lstm(x, state, weights, biases, layers, both, batch_first)
 
 
+@row("gru.input")
+def gru(
+    x: Array, state: Array, weights: Any, biases: bool, layers: int, rate: float, training: bool, both: bool, batch_first: bool
+) -> Any:  # fmt: skip
+    if training and rate > 0:
+        raise refuse("random masks (module.eval() turns dropout off)")
+    return recurrent.gru(x, state, weights, biases, layers, both, batch_first)
+
+
 # -- shapes
 
 

@@ -1,8 +1,9 @@
-"""PyTorch's LSTM: layers and directions of `fastmeta.nn.lstm`, which has PyTorch's order of gates."""
+"""PyTorch's LSTM and GRU: layers and directions of `fastmeta.nn.lstm` and `gru`, which have PyTorch's order of gates."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -20,24 +21,55 @@ def lstm(
     b_hh [4 hidden]; ``state`` is the first (h, c), each [layers * directions, n, hidden].
     Source: Hochreiter and Schmidhuber 1997, as in torch.nn.LSTM.
     """
+
+    def run(k: int, own: Sequence[Array], sequence: Array, reverse: bool) -> tuple[Array, Any]:
+        return nn.lstm(_lstm_params(*own), sequence, (state[0][k], state[1][k]), reverse=reverse)
+
+    result, states = _through(run, x, weights, biases, layers, both, batch_first)
+    return result, fa.stack([h for h, _ in states]), fa.stack([c for _, c in states])
+
+
+def gru(x: Array, state: Array, weights: Sequence[Array], biases: bool, layers: int, both: bool, batch_first: bool) -> tuple[Array, Array]:
+    """The same with three gates and one ``state`` [layers * directions, n, hidden]: (outputs, last h).
+
+    Source: Cho et al. 2014, as in torch.nn.GRU.
+    """
+
+    def run(k: int, own: Sequence[Array], sequence: Array, reverse: bool) -> tuple[Array, Any]:
+        return nn.gru(_gru_params(*own), sequence, state[k], reverse=reverse)
+
+    result, states = _through(run, x, weights, biases, layers, both, batch_first)
+    return result, fa.stack(states)
+
+
+def _through(
+    run: Callable[[int, Sequence[Array], Array, bool], tuple[Array, Any]],
+    x: Array, weights: Sequence[Array], biases: bool, layers: int, both: bool, batch_first: bool,
+) -> tuple[Array, list[Any]]:  # fmt: skip
+    """Layer after layer, in one direction or both: outputs, and the last state of each layer and direction."""
     sequence = fa.permute_dims(x, (1, 0, 2)) if batch_first else x
     parts = 4 if biases else 2
-    hs, cs = [], []
+    states = []
     for layer in range(layers):
         outputs = []
         for direction in range(1 + both):
             k = layer * (1 + both) + direction
-            own = _params(*weights[k * parts : (k + 1) * parts])
-            out, (h, c) = nn.lstm(own, sequence, (state[0][k], state[1][k]), reverse=direction == 1)
+            out, last = run(k, weights[k * parts : (k + 1) * parts], sequence, direction == 1)
             outputs.append(out)
-            hs.append(h)
-            cs.append(c)
+            states.append(last)
         sequence = fa.concat(outputs, axis=-1) if both else outputs[0]
-    result = fa.permute_dims(sequence, (1, 0, 2)) if batch_first else sequence
-    return result, fa.stack(hs), fa.stack(cs)
+    return fa.permute_dims(sequence, (1, 0, 2)) if batch_first else sequence, states
 
 
-def _params(w_in: Array, w_state: Array, *biases: Array) -> dict[str, Array]:
+def _lstm_params(w_in: Array, w_state: Array, *biases: Array) -> dict[str, Array]:
     """One layer's weights as `fastmeta.nn.lstm` takes them: transposed, one bias."""
     bias = fa.add(*biases) if biases else np.zeros(w_in.shape[0], w_in.dtype)
     return {"w": fa.permute_dims(w_in, (1, 0)), "u": fa.permute_dims(w_state, (1, 0)), "b": bias}
+
+
+def _gru_params(w_in: Array, w_state: Array, *biases: Array) -> dict[str, Array]:
+    """The same for `fastmeta.nn.gru`: the candidate's bias of the state stands apart, since the reset gate is applied to it."""
+    hidden = w_state.shape[1]
+    of_input, of_state = biases or (np.zeros(3 * hidden, w_in.dtype), np.zeros(3 * hidden, w_in.dtype))
+    gates = fa.concat([of_state[: 2 * hidden], np.zeros(hidden, w_in.dtype)])
+    return {"w": fa.permute_dims(w_in, (1, 0)), "u": fa.permute_dims(w_state, (1, 0)), "b": fa.add(of_input, gates), "bn": of_state[2 * hidden :]}
