@@ -50,6 +50,11 @@ class Device:
     def __init__(self, number: int = 0) -> None:
         self.number = self.id = number
 
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Device) and self.number == other.number
+
+    __hash__ = None  # as CuPy's
+
     def __str__(self) -> str:
         return f"<CUDA Device {self.number}>"
 

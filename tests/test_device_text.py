@@ -26,6 +26,7 @@ from fastmeta.backends.codegen.products import fused
 from fastmeta.backends.codegen.source import fits, source
 from fastmeta.backends.codegen.words import (
     ARENA,
+    GEMM,
     PASS,
     SHARED,
     Factors,
@@ -75,9 +76,11 @@ def test_nvrtc_compiles_the_text_of_a_plan(everything, way, architecture, empty_
 def test_plans_are_read_as_they_run_where_there_is_no_nvrtc(monkeypatch):
     from fastmeta.backends import cuda
 
+    monkeypatch.setattr(cuda, "_core", types.SimpleNamespace(facts=lambda: (90, 0, 0)), raising=False)
     assert cuda.compile_text() is nvrtc.text_compiled
+    assert nvrtc.supports(75) and not nvrtc.supports(70)  # too old for CUDA 13
     monkeypatch.setattr(nvrtc, "library", lambda: None)
-    with pytest.warns(UserWarning, match="NVRTC was not found, so plans are read as they run, many times slower"):
+    with pytest.warns(UserWarning, match="no NVRTC for this GPU and driver was found, so plans are read as they run, many times slower"):
         assert cuda.compile_text() is None
 
 
@@ -98,7 +101,7 @@ def test_products_of_many_terms_and_of_any_size(monkeypatch, dtype):
     """Tiles of each shape, with rows, columns and terms that fill none of them; segments of k."""
     monkeypatch.setitem(cuda_host.OPTIONS, "way", "batched")
     rng = np.random.default_rng(3)
-    for m, k, n in ((9, 4100, 64), (27, 2050, 33), (70, 35, 40), (800, 17, 20), (33, 64, 17), (5, 2048, 3)):
+    for m, k, n in ((9, 4100, 64), (27, 2050, 33), (70, 35, 40), (800, 17, 20), (33, 64, 17), (5, 2048, 3), (128, 2048, 130), (0, 64, 32)):
         a, b = rng.standard_normal((2, k, m)).astype(dtype), rng.standard_normal((2, k, n)).astype(dtype)
         got = fm.map_tasks(lambda a, b: fm.relu(a.T @ b) + 1, in_axes=(0, 0))(a, b)
         want = np.maximum(np.einsum("tkm,tkn->tmn", a, b, dtype=np.float64), 0) + 1
@@ -115,6 +118,14 @@ def test_lanes_of_a_team_do_not_race(way):
     assert said.returncode == 0 and said.stdout.startswith("cases") and "ThreadSanitizer" not in said.stderr, said.stdout + said.stderr[:3000]
 
 
+def test_empty_products(engine):
+    """Nothing, or what is added to nothing."""
+    for m, k, n in ((0, 2048, 32), (32, 0, 32), (3, 8, 0)):
+        a, b = np.ones((2, m, k), np.float32), np.ones((2, k, n), np.float32)
+        np.testing.assert_array_equal(fm.map_tasks(lambda a, b: fm.relu(a @ b) + 1, in_axes=(0, 0))(a, b), np.maximum(a @ b, 0) + 1)
+        np.testing.assert_array_equal(fm.jit(lambda a, b: (a @ b).sum(1))(a, b), (a @ b).sum(1))
+
+
 def operand(offset: int, *strides: int, base: int = 0) -> Operand:
     return Operand(0, base, offset, 0, strides)
 
@@ -123,6 +134,9 @@ def test_plans_that_32_bits_cannot_count_have_no_text(everything):
     phase = Phase(False, (2**15, 2**15), (), (), (Store(0, 0, operand(0, 0, 1)),))
     assert not fits(Instruction(0, PASS, (phase,))) and fits(Instruction(0, PASS, (phase._replace(dims=(2**14, 2**15)),)))
     assert not fits(Instruction(0, PASS, (phase._replace(dims=(2, 2), loads=(operand(0, 2**29, 1),)),)))
+    views = [operand(0, 2**15, 1), operand(0, 8, 1), operand(0, 8, 1)]
+    product = Product(-1, 0, (2**15, 8), 1.0, (Factors(2**15, views[0], views[1]),), views[2], None, ())
+    assert not fits(Instruction(0, GEMM, product)) and fits(Instruction(0, GEMM, replace(product, dims=(2**13, 8))))
     large = replace(everything, words=everything.words)
     large.blocks = [[Instruction(0, PASS, (phase,))]]
     assert source(large, False, 0) is None

@@ -59,7 +59,10 @@ class Library:
             with self.device:
                 made = self.module.asarray(x, order="C")
                 return made if self.address(made) % ALIGNED == 0 else made.copy()
-        return (x if here else self.module.device_put(x, self.device)).block_until_ready()  # JAX's are aligned
+        made = x if here else self.module.device_put(x, self.device)
+        if self.address(made) % ALIGNED:  # memory of another library
+            made = self.module.numpy.array(made, copy=True)
+        return made.block_until_ready()
 
     def fits(self, x: Any, dtype: np.dtype, rank: int) -> bool:
         return len(x.shape) == rank and np.dtype(x.__cuda_array_interface__["typestr"]) == dtype

@@ -34,8 +34,9 @@ def load(p: Program) -> Loaded:
 
 
 def compile_text() -> device.Compile | None:
-    """What compiles the text of a plan; None without NVRTC, where the plan's words are read as it runs, with a warning."""
-    if nvrtc.library():
+    """What compiles the text of a plan; None without an NVRTC for the GPU in use, where words are read as plans run, with a warning."""
+    if nvrtc.supports(_core.facts()[0]):
         return nvrtc.text_compiled
-    warnings.warn("[cuda] NVRTC was not found, so plans are read as they run, many times slower; pip install nvidia-cuda-nvrtc, or set CUDA_HOME", stacklevel=2)
+    hint = f"pip install nvidia-cuda-nvrtc of CUDA {nvrtc.driver()}, or set CUDA_HOME"
+    warnings.warn(f"[cuda] no NVRTC for this GPU and driver was found, so plans are read as they run, many times slower; {hint}", stacklevel=2)
     return None

@@ -22,6 +22,7 @@ from fastmeta import __version__
 from fastmeta.backends import Loaded, device
 from fastmeta.backends.codegen.words import CONST, INPUT, OUTPUT, SHARED, Words
 from fastmeta.backends.launches import Launch, Launches
+from fastmeta.errors import expected
 from fastmeta.program import Program
 
 PARTIALS, STAGE_BYTES = 4096 * 8, 2 * 16 * 65 * 8  # of words.cuh and team.cuh
@@ -77,9 +78,11 @@ def text_compiled(text: str, gpu: Any) -> Code:
 
 
 @cache
-def common(gpu: Any) -> Code:
-    """What is launched beside the text of plans."""
-    return text_compiled((source() / "runtime.cuh").read_text(), gpu)
+def common(gpu: int) -> Code:
+    """What is launched beside the text of plans, by number of the GPU."""
+    import cupy
+
+    return text_compiled((source() / "runtime.cuh").read_text(), cupy.cuda.Device(gpu))
 
 
 class Plan:
@@ -89,7 +92,7 @@ class Plan:
         import cupy
 
         if fixed is None:
-            raise DeviceError("expected a plan whose places can be counted in 32 bits, got a larger one: the cuda backend takes it", -1)
+            raise expected("cupy", "a plan whose places can be counted in 32 bits", "a larger one", RuntimeError, "The cuda backend takes it")
         self.plan = Words(words)
         self.codes, self.bodies, self.stages, _, self.lanes, partials = fixed
         self.stage_bytes, self.status_bytes = STAGE_BYTES, STATUS.itemsize
@@ -159,7 +162,7 @@ class Plan:
 
     def _listed(self, cupy: Any, length: int) -> tuple[list[Launch], Any, Any, list[Any]]:
         """All launches for a number of tasks, and the memory that they use."""
-        listed = Launches(cupy, self, length, [common(self.gpu), *self.codes])
+        listed = Launches(cupy, self, length, [common(self.device), *self.codes])
         listed.all()
         told = np.array([n for launch in listed.list for n in launch.told] or [0], np.uint64)
         return listed.list, cupy.asarray(told), listed.statuses, listed.memory

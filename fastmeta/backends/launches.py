@@ -31,6 +31,7 @@ class Launches:
         self.cupy, self.plan, self.length, self.codes = cupy, plan, length, codes
         self.list: list[Launch] = []
         self.memory: list[Any] = []
+        self.functions: dict[str, Any] = {}
         words = plan.plan
         loops = [i for i in words.blocks[0] if i.op == LOOP and words.words[i.at + 5]]
         sums = [(self.groups(i), self.sum_bytes(i)) for i in loops]
@@ -66,8 +67,10 @@ class Launches:
 
     def find(self, name: str) -> Any:
         """A function of the text."""
-        (code,) = (code for code in self.codes if name in code.names)
-        return code.module.get_function(name)
+        if name not in self.functions:
+            (code,) = (code for code in self.codes if name in code.names)
+            self.functions[name] = code.module.get_function(name)
+        return self.functions[name]
 
     def add(self, kernel: Any, told: Sequence[int], width: int = 1, height: int = 1, lanes: int = 256, fast_bytes: int = 0) -> None:
         """A launch."""

@@ -98,12 +98,14 @@ def tile(p: Product) -> Shape | None:
     """The tile of a product that is worth going through shared memory: the highest that wastes no more than a third."""
     batch, rows, cols = rows_and_cols(p)
     depth = max(f.depth for f in p.factors)
-    if cols < 16 or depth < 8 or (rows < 16 and depth < DEEP):
+    if batch * rows == 0 or cols < 16 or depth < 8 or (rows < 16 and depth < DEEP):
         return None
     wide = 16 if cols > 32 else 8 if cols > 16 else 4
     highest = Shape(8, 4, 16, wide) if ITEM[p.dtype] == 4 and rows >= MANY_ROWS else Shape(4, 4, 16, wide)
     shapes = [highest, *(Shape(4, 4, high, wide) for high in (16, 8, 4) if high * wide >= 32)]
     found = next((s for s in shapes if 2 * s.rows * s.high * -(-rows // (s.rows * s.high)) <= 3 * rows), shapes[-1])
+    if of_library(p):  # in the place of one stage
+        return found
     # Few tiles of many terms leave a device idle: segments are summed apart, and meet in order.
     enough = FEW_TILES if rows * cols > SMALL_RESULT else 4 * FEW_TILES
     return found._replace(segments=max(1, min(-(-enough // (found.tiles(rows, cols) * batch)), depth // DEEP)))

@@ -15,17 +15,40 @@ from fastmeta.atomic import replacing
 from fastmeta.backends.cupy import source as folder_of_text
 from fastmeta.errors import expected
 
+NEWEST = 13  # CUDA's version that is looked for
+
 
 def candidates() -> Iterator[str]:
-    """Where the library may be: the loader's, the toolkit's, a wheel's; versions 12 and 13."""
-    for version in (13, 12):
-        yield f"libnvrtc.so.{version}"
-    for folder in (os.environ.get("CUDA_HOME"), os.environ.get("CUDA_PATH"), "/usr/local/cuda"):
-        if folder:
-            yield from (str(path) for path in sorted(Path(folder).glob("lib64/libnvrtc.so.[0-9][0-9]")))
+    """Where the library may be: the loader's, the toolkit's, a wheel's; the newest that the driver knows first."""
+    folders = [Path(folder) / "lib64" for folder in (os.environ.get("CUDA_HOME"), os.environ.get("CUDA_PATH"), "/usr/local/cuda") if folder]
     spec = importlib.util.find_spec("nvidia")
     for found in (spec.submodule_search_locations or []) if spec else []:
-        yield from (str(path) for path in sorted(Path(found).glob("*/lib/libnvrtc.so.[0-9][0-9]"), reverse=True))
+        folders += sorted(Path(found).glob("*/lib"))
+    for version in range(min(NEWEST, driver()), 11, -1):
+        name = f"libnvrtc.so.{version}"
+        yield name
+        yield from (str(folder / name) for folder in folders if (folder / name).exists())
+
+
+def driver() -> int:
+    """The CUDA version that the driver knows, without its minor part; NEWEST where there is no driver."""
+    try:
+        number = ctypes.c_int()
+        ctypes.CDLL("libcuda.so.1").cuDriverGetVersion(ctypes.byref(number))
+        return number.value // 1000
+    except OSError:
+        return NEWEST
+
+
+def supports(architecture: int) -> bool:
+    """Whether there is an NVRTC that knows an architecture (90: 9.0)."""
+    lib, count = library(), ctypes.c_int()
+    if lib is None:
+        return False
+    lib.nvrtcGetNumSupportedArchs(ctypes.byref(count))
+    known = (ctypes.c_int * count.value)()
+    lib.nvrtcGetSupportedArchs(known)
+    return architecture in known
 
 
 @cache

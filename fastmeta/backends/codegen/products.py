@@ -212,7 +212,9 @@ def product_stages(plan: Words, p: Product, lanes: int) -> list[Work]:
     head = "  template <class W> FM_DEVICE static void part(const Team& team, const W& w, int first, int end)"
     shape = None if plan.told else tile(p)
     made = []
-    if shape:
+    if batch * rows * cols == 0:
+        made = [Stage(f"{head} {{}}", 0, LANES)]
+    elif shape:
         work = f"{text}\n  using Work = {shape.name};\n  static constexpr int kBytes = Work::kBytes;\n{head}"
         made = [Stage(f"{work} {{ Work::run(team, w, first, end); }}", batch * shape.tiles(rows, cols) * shape.segments, 1, shape.high * shape.wide,
                       batch * rows * cols * shape.segments * ITEM[p.dtype] if shape.segments > 1 else 0)]  # fmt: skip

@@ -7,7 +7,7 @@ from math import prod
 from typing import NamedTuple
 
 from fastmeta.backends.codegen import index
-from fastmeta.backends.codegen.choice import of_library, out_dims
+from fastmeta.backends.codegen.choice import factor_dims, of_library, out_dims
 from fastmeta.backends.codegen.phases import Stage, Work, stages
 from fastmeta.backends.codegen.products import product_stages
 from fastmeta.backends.codegen.words import ARENA, LOOP, PASS, Instruction, Operand, Phase, Product, Words, extent
@@ -45,9 +45,9 @@ def fits(instruction: Instruction) -> bool:
 
     if not isinstance(body, Product):
         return all(phase_fits(p) for p in body)
-    dims = out_dims(body)
-    operands = [body.out, *([body.cin] if body.cin else [])]
-    return all(small(x, dims) for x in operands) and all(f.depth < 2**30 for f in body.factors) and all(map(phase_fits, body.phases))
+    operands = [(x, out_dims(body)) for x in (body.out, *([body.cin] if body.cin else []))]
+    operands += [(x, dims) for f in body.factors for x, dims in zip((f.a, f.b), factor_dims(body, f), strict=True)]
+    return all(small(x, dims) and prod(dims) < 2**31 for x, dims in operands) and all(map(phase_fits, body.phases))
 
 
 def source(plan: Words, resident: bool, teams: int) -> Source | None:
