@@ -215,6 +215,17 @@ def test_cupy_runs_what_the_native_core_does(by_cupy):
         mine(w, x, k)
 
 
+def test_cupy_loops_outside_of_tasks(by_cupy):
+    """Whose blocks no team runs, also where teams run tasks."""
+    rng = np.random.default_rng(7)
+    w, x = rng.standard_normal((5, 5)) / 3, rng.standard_normal((3, 5))
+    start, _ = fm.jit(lambda w, x: fm.scan(lambda c, _: (fm.tanh(c @ w), None), x, None, length=EQUATIONS))(w, x)
+    want = x
+    for _ in range(EQUATIONS):
+        want = np.tanh(want @ w)
+    np.testing.assert_allclose(start, want, rtol=1e-10, atol=1e-14)
+
+
 def test_cupy_with_more_tasks_than_it_has_memory_for(by_cupy, monkeypatch):
     monkeypatch.setattr(sys.modules["cupy"].cuda.runtime, "memGetInfo", lambda: (1 << 20, 1 << 30))
     x = np.random.default_rng(6).standard_normal((70, 5, 4))

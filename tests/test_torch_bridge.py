@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from torch_backbones import BACKBONES, Strided
 
 import fastmeta as fm
+from fastmeta.backends import arrays
 from fastmeta.interop.torch import from_torch, to_torch_state_dict, torch_loss
 
 
@@ -267,3 +268,15 @@ def test_losses_that_cannot_be_bridged_are_refused() -> None:
     (g,) = torch.autograd.grad(loss, w, create_graph=True)
     with pytest.raises(RuntimeError, match="does not require grad"):
         g.sum().backward()
+
+
+def test_tensors_of_the_host_are_not_on_a_gpu():
+    """PyTorch's are asked directly, also those with gradients."""
+    assert not arrays.on_device(torch.ones(3)) and not arrays.on_device(torch.ones(3, requires_grad=True))
+    kind = arrays.Library("torch", torch.ones(3))
+    x = torch.arange(6, dtype=torch.float64).reshape(2, 3)
+    assert kind.fits(x, np.dtype("float64"), 2) and not kind.fits(x, np.dtype("float32"), 2) and not kind.fits(x, np.dtype("float64"), 1)
+    assert kind.address(x) == x.numpy().ctypes.data and kind.address(kind.put(np.ones(3))) % arrays.ALIGNED == 0
+    assert arrays.device_dtype(torch.ones(2, dtype=torch.bool)) == np.dtype(bool)
+    with pytest.raises(TypeError, match="expected float32, float64, int32 or bool, or integers as int32 on a GPU, got bfloat16"):
+        arrays.device_dtype(torch.ones(2, dtype=torch.bfloat16))

@@ -181,14 +181,9 @@ class CudaDevice {
     check(cudaLibraryLoadData(&library, code.data(), nullptr, nullptr, 0, nullptr, nullptr, 0), "loading the plan's text");
     libraries_.push_back(library);
   }
-  Function find(const std::string& name, int64_t fast_bytes = 0) const {
+  Function find(int code, const std::string& name, int64_t fast_bytes = 0) const {
     Function function = nullptr;
-    for (size_t k = 0; k < libraries_.size() && !function; ++k)
-      if (cudaLibraryGetKernel(&function, libraries_[k], name.c_str()) != cudaSuccess) {
-        function = nullptr;
-        cudaGetLastError();  // it is in another one
-      }
-    if (!function) throw DeviceError("the plan's text has no " + name);
+    check(cudaLibraryGetKernel(&function, libraries_.at(size_t(code)), name.c_str()), name.c_str());
     if (fast_bytes > 0) check(cudaKernelSetAttributeForDevice(function, cudaFuncAttributeMaxDynamicSharedMemorySize, int(fast_bytes), number_), "cudaKernelSetAttribute");
     return function;
   }

@@ -43,7 +43,7 @@ class Runner {
 struct FixedText {
   struct Stage {
     int64_t units;
-    int lanes;
+    int lanes, code;
   };
   std::vector<std::string> codes;          // what the device loads; of the host, names of files
   std::vector<int32_t> bodies;             // by word of an instruction; 0: none

@@ -58,10 +58,10 @@ class HostDevice {
     if (!library) throw DeviceError(dlerror());
     libraries_.push_back(library);
   }
-  Function find(const std::string& name, int64_t = 0) const {
-    for (void* library : libraries_)
-      if (const auto function = reinterpret_cast<Function>(dlsym(library, name.c_str()))) return function;
-    throw DeviceError("the text has no " + name);
+  Function find(int code, const std::string& name, int64_t = 0) const {
+    const auto function = reinterpret_cast<Function>(dlsym(libraries_.at(size_t(code)), name.c_str()));
+    if (!function) throw DeviceError("the text has no " + name);
+    return function;
   }
   template <class Arguments> void call(Function function, const Arguments& arguments, int, int64_t width, int64_t height, int64_t = 0) {
     launch([&](const device::Team& team, const device::Grid& grid, char*) { function(&arguments, team, grid); }, width, height);

@@ -57,9 +57,9 @@ class DevicePlan {
     FixedText out;
     out.codes = parts[0].cast<std::vector<std::string>>();
     out.bodies = parts[1].cast<std::vector<int32_t>>();
-    for (const auto& body : parts[2].cast<std::vector<std::vector<std::pair<int64_t, int>>>>()) {
+    for (const auto& body : parts[2].cast<std::vector<std::vector<std::tuple<int64_t, int, int>>>>()) {
       out.stages.emplace_back();
-      for (const auto& [units, lanes] : body) out.stages.back().push_back({units, lanes});
+      for (const auto& [units, lanes, code] : body) out.stages.back().push_back({units, lanes, code});
     }
     out.alone = parts[3].cast<std::vector<bool>>();
     out.lanes = parts[4].cast<int>();

@@ -132,8 +132,8 @@ template <class Device> class Walker final : public Runner {
   void load() {
     for (const std::string& code : fixed_->codes) device_.load(code);
     for (size_t b = 0; b < fixed_->stages.size(); ++b)
-      for (size_t s = 0; s < fixed_->stages[b].size(); ++s) functions_[{b, s}] = device_.find("fastmeta_" + std::to_string(b) + "_" + std::to_string(s));
-    if (resident_) team_ = device_.find("fastmeta_tasks", device_.fast_arena(plan_->arena_bytes));
+      for (size_t s = 0; s < fixed_->stages[b].size(); ++s) functions_[{b, s}] = device_.find(fixed_->stages[b][s].code, "fastmeta_" + std::to_string(b) + "_" + std::to_string(s));
+    if (resident_) team_ = device_.find(int(fixed_->codes.size()) - 1, "fastmeta_tasks", device_.fast_arena(plan_->arena_bytes));
   }
   int body_of(int64_t at) const { return fixed_ ? fixed_->bodies[size_t(at)] : 0; }
 

@@ -1,4 +1,7 @@
-"""Arrays of other libraries on a GPU: found by ``__cuda_array_interface__``, results made by the library of the inputs."""
+"""Arrays of other libraries on a GPU: found by ``__cuda_array_interface__``, results made by the library of the inputs.
+
+PyTorch's are asked directly, since its interface takes many times as long: a call has tens of arrays.
+"""
 
 from __future__ import annotations
 
@@ -15,10 +18,17 @@ def on_device(x: Any) -> bool:
     """Whether x is an array on a GPU."""
     if isinstance(x, np.ndarray | np.generic | int | float):
         return False
+    if _of_torch(x) and not x.requires_grad:
+        return bool(x.is_cuda)
     try:
         return hasattr(x, "__cuda_array_interface__")
     except (RuntimeError, TypeError, ValueError):  # a torch tensor that requires gradients, a sharded JAX array
         raise expected("array", "an array on one GPU that needs no gradient", f"{type(x).__module__}.{type(x).__name__}", TypeError, "Call detach() first") from None
+
+
+def _of_torch(x: Any) -> bool:
+    torch = sys.modules.get("torch")
+    return torch is not None and isinstance(x, torch.Tensor)
 
 
 ALIGNED = 16  # bytes: what a lane of a GPU reads at once
@@ -65,7 +75,7 @@ class Library:
         return made.block_until_ready()
 
     def fits(self, x: Any, dtype: np.dtype, rank: int) -> bool:
-        return len(x.shape) == rank and np.dtype(x.__cuda_array_interface__["typestr"]) == dtype
+        return len(x.shape) == rank and _dtype_name(x) == dtype.name
 
     def empty(self, shape: tuple[int, ...], dtype: np.dtype) -> Any:
         if self.name == "torch":
@@ -79,7 +89,7 @@ class Library:
         return made
 
     def address(self, x: Any) -> int:
-        return int(x.__cuda_array_interface__["data"][0] or 0)
+        return int(x.data_ptr() if self.name == "torch" else x.__cuda_array_interface__["data"][0] or 0)
 
     @property
     def number(self) -> int:
@@ -117,10 +127,14 @@ def library(given: Iterable[Any]) -> Any:
 
 def device_dtype(x: Any) -> np.dtype:
     """The dtype of an array on a GPU; one that a plan has."""
-    dtype = np.dtype(x.__cuda_array_interface__["typestr"])
-    if dtype.name not in ("float32", "float64", "int32", "bool"):
-        raise expected("array", "float32, float64, int32 or bool, or integers as int32 on a GPU", dtype.name, TypeError)
-    return dtype
+    name = _dtype_name(x)
+    if name not in ("float32", "float64", "int32", "bool"):
+        raise expected("array", "float32, float64, int32 or bool, or integers as int32 on a GPU", name, TypeError)
+    return np.dtype(name)
+
+
+def _dtype_name(x: Any) -> str:
+    return str(x.dtype).removeprefix("torch.") if _of_torch(x) else np.dtype(x.__cuda_array_interface__["typestr"]).name
 
 
 def check_places(given: Sequence[Any], backend: str) -> None:

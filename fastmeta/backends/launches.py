@@ -112,7 +112,7 @@ class Launches:
                     self.block(int(plan.plan.words[instruction.at + 3]), slots, n_slots, tasks)
                 continue
             body = plan.bodies[instruction.at]
-            for s, (units, lanes) in enumerate(plan.stages[body]):
+            for s, (units, lanes, _) in enumerate(plan.stages[body]):
                 if units:
                     self.add(self.find(f"fastmeta_{body}_{s}"), (*self.program, instruction.at, *slots, tasks), min(units, MOST_TEAMS), n_slots, lanes)
 

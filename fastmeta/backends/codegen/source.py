@@ -24,9 +24,9 @@ class Source(NamedTuple):
 
     texts: list[str]  # each for the compiler by itself
     bodies: list[int]  # by word of an instruction that is run stage by stage; 0: none
-    stages: list[list[tuple[int, int]]]  # units and lanes, by body
+    stages: list[list[tuple[int, int, int]]]  # units, lanes and number of the text, by body
     alone: list[bool]  # by body: a product for a library comes first
-    lanes: int
+    lanes: int  # of a team that runs whole tasks; its text is the last
     partials: int  # bytes of a task between two stages
 
 
@@ -55,9 +55,9 @@ def source(plan: Words, resident: bool, teams: int) -> Source | None:
     ``teams`` of a processor have them; None where an instruction needs more than 32 bits to count."""
     if not all(fits(instruction) for block in plan.blocks for instruction in block):
         return None
-    by_stages = plan.blocks[:1] if resident else plan.blocks
+    by_stages = [plan.blocks[b] for b in outside_tasks(plan)] if resident else plan.blocks
     bodies, alone = [0] * len(plan.words), [False]
-    table: list[list[tuple[int, int]]] = [[]]
+    table: list[list[tuple[int, int, int]]] = [[]]
     texts: list[tuple[str, str]] = []
     numbers: dict[tuple[Stage, ...], int] = {}
     for instruction in (instruction for block in by_stages for instruction in block):
@@ -66,7 +66,7 @@ def source(plan: Words, resident: bool, teams: int) -> Source | None:
             continue
         if made not in numbers:
             numbers[made] = len(table)
-            table.append([(-(-s.elements // s.unit), s.lanes) for s in made])
+            table.append([(-(-s.elements // s.unit), s.lanes, (len(texts) + k) // KERNELS) for k, s in enumerate(made)])
             alone.append(isinstance(instruction.body, Product) and of_library(instruction.body))
             texts += [kernel(f"{numbers[made]}_{k}", s) for k, s in enumerate(made)]
         bodies[instruction.at] = numbers[made]
@@ -80,6 +80,12 @@ def source(plan: Words, resident: bool, teams: int) -> Source | None:
         own_arena = "#define FM_FAST_ARENA\n" if plan.near else ""
         units.append(f"#define FM_LANES {RESIDENT_LANES}\n{own_arena}{unit([(text, entry)])}")
     return Source(units, bodies, table, alone, RESIDENT_LANES, max((s.partials for made in numbers for s in made), default=0))
+
+
+def outside_tasks(plan: Words, block: int = 0) -> list[int]:
+    """Block 0, and those of the loops in it that are not over tasks."""
+    loops = [i.at for i in plan.blocks[block] if i.op == LOOP and not plan.words[i.at + 5]]
+    return [block, *(b for at in loops for b in outside_tasks(plan, int(plan.words[at + 3])))]
 
 
 def unit(texts: list[tuple[str, str]]) -> str:
