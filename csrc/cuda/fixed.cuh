@@ -32,7 +32,7 @@ FM_DEVICE Team known(const Team&, int shift) { return {int(threadIdx.x + FM_LANE
 #else
 FM_DEVICE Team known(const Team& team, int shift) {
   Team out = team;
-  out.lane = (team.lane + shift) % team.lanes;
+  out.lane = (team.lane + team.lanes - shift % team.lanes) % team.lanes;
   return out;
 }
 #endif

@@ -37,9 +37,9 @@ Compile = Callable[[str, int], Any]  # a text and an architecture to what a core
 
 def with_text(core: Any, words: np.ndarray, const_bytes: int, compile_text: Compile, way: str = "auto", **options: Any) -> dict[str, Any]:
     """The options of a core's plan, with text of the plan's own where it can be written."""
-    core.check(words, const_bytes)
     from concurrent.futures import ThreadPoolExecutor
 
+    core.check(words, const_bytes)
     architecture, most, shared = core.facts()
     plan = Words(words)
     if way == "auto":

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Container, Sequence
+from collections.abc import Container, Iterable, Sequence
 from dataclasses import dataclass
 from math import prod
 from typing import NamedTuple
@@ -83,9 +83,9 @@ class Walk:
         return total(f"i{k} * {x.strides[d]}" if x.strides[d] != 1 else f"i{k}" for k, d in enumerate(self.dims) if x.strides[d])
 
 
-def total(terms: Sequence[str] | object) -> str:
+def total(terms: Iterable[str]) -> str:
     """A sum as text."""
-    return " + ".join(terms) or "0"  # type: ignore[arg-type]
+    return " + ".join(terms) or "0"
 
 
 def split(name: str, sizes: Sequence[int], names: Sequence[str]) -> str:

@@ -164,7 +164,7 @@ class Words:
     arena_bytes: int = 0
     inputs: list[tuple[int, tuple[int, ...]]] = field(default_factory=list)  # dtype, shape
     outputs: list[tuple[int, tuple[int, ...]]] = field(default_factory=list)
-    bases: list[tuple[int, int, int, int]] = field(default_factory=list)
+    bases: list[tuple[int, ...]] = field(default_factory=list)  # kind, a, b, c
     blocks: list[list[Instruction]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -177,7 +177,7 @@ class Words:
             dtype, rank = r.some(2)
             arrays.append((dtype, r.some(rank)))
         self.inputs, self.outputs = arrays[:n_in], arrays[n_in:]
-        self.bases = [r.some(4) for _ in range(n_bases)]  # type: ignore[misc]
+        self.bases = [r.some(4) for _ in range(n_bases)]
         for _ in range(n_blocks):
             count, _words = r.some(2)
             block = []
