@@ -47,7 +47,12 @@ template <int N, class T> FM_DEVICE void load(const T* from, T* to) {
     FM_UNROLL for (int e = 0; e < each; ++e) to[k + e] = pack.x[e];
   }
 }
-// The same from where there may be nothing.
+template <int N, class T> FM_DEVICE void store(const T* from, T* to) {
+  Pack<T, N> pack;
+  FM_UNROLL for (int e = 0; e < N; ++e) pack.x[e] = from[e];
+  *reinterpret_cast<Pack<T, N>*>(to) = pack;
+}
+// A load from where there may be nothing.
 template <class F, int N, class T> FM_DEVICE void load_or_zero(const T* from, T* to) {
   if (F::kHoles && !from) {
     FM_UNROLL for (int e = 0; e < N; ++e) to[e] = T(0);

@@ -208,9 +208,10 @@ def part(lines: Sequence[str]) -> str:
 IDENTITY = {LARGEST: ("float(-infinity())", "-infinity()", "-2147483647 - 1"), SMALLEST: ("float(infinity())", "infinity()", "2147483647")}
 
 
-def held(s: Store) -> int:
-    """The dtype in which a store's sum is held: of floats as doubles, for a long chain of float additions would lose digits."""
-    return F64 if s.target.dtype == F32 and s.mode in (ADD, ACCUMULATE) else s.target.dtype
+def held(s: Store, terms: int) -> int:
+    """The dtype in which a store's sum is held: of more than a few floats as doubles, for a long chain of float additions
+    would lose digits; of a few as floats, for GPUs convert slowly."""
+    return F64 if s.target.dtype == F32 and s.mode in (ADD, ACCUMULATE) and terms > SEGMENT else s.target.dtype
 
 
 def combined(s: Store, x: str, y: str) -> str:
@@ -229,14 +230,15 @@ def reduction(plan: Words, phase: Phase, reduced: tuple[int, ...], stores: Seque
     kept_names, reduced_names = ([n for n, o in zip(names, over, strict=True) if o is flag] for flag in (False, True))
     kept, length = prod(kept_sizes), prod(reduced_sizes)
     segments = max(1, min(PARTIALS // max(kept * len(stores), 1), -(-length // SEGMENT)))
-    types = [VALUE[held(s)] for s in stores]
+    kinds = [held(s, length) for s in stores]
+    types = [VALUE[kind] for kind in kinds]
     # Neighbouring lanes read neighbouring memory: along the segments where the last dim is reduced.
     inner = bool(over) and over[-1]
     cut = f"id / {segments}, segment = id % {segments}" if inner else f"id % {kept}, segment = id / {kept}"
     place = f"const int kept = {'id, segment = 0' if segments == 1 else cut};"
     batch = 4 if length >= 4 * segments else 1
     index = split("r", reduced_sizes, reduced_names)
-    first_of = [f"{t} sum{k} = {identity(s)};" for k, (t, s) in enumerate(zip(types, stores, strict=True))]
+    first_of = [f"{VALUE[kind]} sum{k} = {identity(s, kind)};" for k, (kind, s) in enumerate(zip(kinds, stores, strict=True))]
     values = names_of(phase)
     lines = [
         *(pointer(plan, x, f"l{k}") for k, x in loads),
@@ -279,9 +281,9 @@ def reduction(plan: Words, phase: Phase, reduced: tuple[int, ...], stores: Seque
     return [Stage(part(lines), kept * segments, LANES), Stage(part(meet), kept, LANES)]
 
 
-def identity(s: Store) -> str:
-    """What a reduction starts from."""
-    return IDENTITY[s.mode][min(held(s), I32)] if s.mode in IDENTITY else "0"
+def identity(s: Store, kind: int) -> str:
+    """What a reduction in a dtype starts from."""
+    return IDENTITY[s.mode][min(kind, I32)] if s.mode in IDENTITY else "0"
 
 
 def settle(stores: Sequence[Store], walk: Walk) -> list[str]:

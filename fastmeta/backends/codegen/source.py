@@ -10,6 +10,7 @@ from fastmeta.backends.codegen import index
 from fastmeta.backends.codegen.choice import factor_dims, of_library, out_dims
 from fastmeta.backends.codegen.phases import Stage, Work, stages
 from fastmeta.backends.codegen.products import product_stages
+from fastmeta.backends.codegen.transposes import transposition
 from fastmeta.backends.codegen.words import ARENA, LOOP, PASS, Instruction, Operand, Phase, Product, Words, extent
 
 RESIDENT_LANES = 128  # of a team that runs whole tasks
@@ -105,7 +106,7 @@ def instruction_stages(plan: Words, instruction: Instruction, lanes: int) -> lis
     if isinstance(instruction.body, Product):
         return product_stages(plan, instruction.body, lanes)
     if instruction.op == PASS and instruction.body is not None:
-        return [work for phase in instruction.body for work in stages(plan, phase, lanes)]
+        return [work for phase in instruction.body for work in transposition(plan, phase) or stages(plan, phase, lanes)]
     return index.stages(instruction.op, plan.words[instruction.at : instruction.at + 8].tolist())
 
 
