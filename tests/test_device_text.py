@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 import types
@@ -16,9 +17,10 @@ import fake_cupy
 import numpy as np
 import pytest
 from fake_cupy import Device, Memory
+from test_park import descent, example
 
 import fastmeta as fm
-from fastmeta.backends import cuda_host
+from fastmeta.backends import cuda_host, device
 from fastmeta.backends import cupy as cupy_backend
 from fastmeta.backends.arrays import library as library_of
 from fastmeta.backends.codegen import nvrtc
@@ -37,7 +39,8 @@ from fastmeta.backends.codegen.words import (
     Store,
     Words,
 )
-from fastmeta.plan import make_plan
+from fastmeta.plan import encoded, parked, prepare
+from fastmeta.program import Program
 from fastmeta.transforms.unroll import EQUATIONS
 
 ARCHITECTURES = [75, 90]
@@ -52,18 +55,24 @@ def network(w, x, k):
 
 
 @pytest.fixture(scope="module")
-def everything() -> Words:
+def ready() -> Program:
     rng = np.random.default_rng(0)
     sample = lambda *shape: rng.standard_normal(shape).astype(np.float32)
     w = {"kernel": sample(3, 3, 4, 24), "head": sample(24, 20), "square": sample(20, 20)}
     step = fm.map_tasks(fm.value_and_grad(network), in_axes=(None, 0, 0), reduce="mean")
-    return Words(make_plan(step.program(w, sample(3, 2, 40, 40, 4), np.zeros((3, 18), np.int32)), kernels=False).words)
+    return prepare(step.program(w, sample(3, 2, 40, 40, 4), np.zeros((3, 18), np.int32)), kernels=False)
+
+
+@pytest.fixture(scope="module")
+def everything(ready) -> Words:
+    return Words(encoded(ready, kernels=False).words)
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 @pytest.mark.parametrize("way", ["resident", "batched"])
 def test_nvrtc_compiles_the_text_of_a_plan(everything, way, architecture, empty_cache):
-    made = source(everything, way == "resident", 1 if way == "resident" else 0)
+    resident = way == "resident"
+    made = source(everything, resident, everything.arena_bytes if resident else 0, 1)
     codes = [nvrtc.text_compiled(text, architecture) for text in made.texts]
     names = [f"fastmeta_{b}_{s}" for b, stages in enumerate(made.stages) for s in range(len(stages))] + ["fastmeta_tasks"] * (way == "resident")
     assert len(names) > (2 if way == "resident" else 30)
@@ -71,6 +80,34 @@ def test_nvrtc_compiles_the_text_of_a_plan(everything, way, architecture, empty_
         assert any(f".text.{name}\0".encode() in code for code in codes), name
     kept = nvrtc.text_compiled(made.texts[0], architecture)
     assert kept == codes[0] and (empty_cache.parent / "cuda").is_dir()
+
+
+def test_what_is_parked_lies_outside_of_a_team_s_own_memory(empty_cache):
+    """Only copies touch it."""
+    *_, plan = parked(example(descent)[0])
+    assert 0 < plan.near < plan.arena
+    text = source(Words(plan.words), True, plan.near, 2).texts[-1]
+    calls = [line for line in text.splitlines() if "frame.far" in line]
+    assert len(calls) > 3
+    for line in calls:
+        number, arguments = re.search(r"body(\d+)\((.*?)\);", line).groups()
+        (far,) = re.findall(r"frame\.far \+ (\d+)", arguments)
+        assert plan.near <= int(far) < plan.arena
+        body = text[text.index(f"struct T{number}_0") : text.index(f"body{number}(const Team")]
+        assert "= x0[e];" in body and "near_product" not in body and "sum" not in body
+    assert b"fastmeta_tasks" in nvrtc.text_compiled(text, 90)
+
+
+def test_teams_share_a_processor():
+    """The first plan with which as many teams as shall be fit; the plan itself where parking brings no more."""
+    ready, _ = example(descent)
+    plan = encoded(ready, kernels=False)
+    room = lambda size, teams: types.SimpleNamespace(facts=lambda: (90, size, teams * (size + device.OWN_BYTES)))
+    assert device.for_teams(room(plan.near - 1, 6), ready, plan) is plan, "runs batched"
+    assert device.for_teams(room(plan.near, device.TEAMS), ready, plan) is plan
+    smallest = min(p.near for p in parked(ready))
+    assert smallest < 0.6 * plan.near
+    assert device.for_teams(room(plan.near, 2), ready, plan).near < plan.near
 
 
 def test_plans_are_read_as_they_run_where_there_is_no_nvrtc(monkeypatch):
@@ -139,7 +176,7 @@ def test_plans_that_32_bits_cannot_count_have_no_text(everything):
     assert not fits(Instruction(0, GEMM, product)) and fits(Instruction(0, GEMM, replace(product, dims=(2**13, 8))))
     large = replace(everything, words=everything.words)
     large.blocks = [[Instruction(0, PASS, (phase,))]]
-    assert source(large, False, 0) is None
+    assert source(large, False, 0, 0) is None
 
 
 def test_memory_that_is_apart(everything):

@@ -51,6 +51,7 @@ struct FixedText {
   std::vector<bool> alone;                 // by body: the first stage is a product and nothing else
   int lanes = 0;                           // of fastmeta_tasks
   int64_t partial_bytes = 0;               // of a task between two stages
+  int64_t near_bytes = 0;                  // of an arena that are a team's own memory: its first
 };
 
 std::unique_ptr<Runner> make_runner(std::shared_ptr<const PlanSpec> plan, const int64_t* words, size_t n_words, const char* consts, Way way, int lanes,

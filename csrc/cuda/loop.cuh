@@ -42,7 +42,7 @@ struct Slots {
 };
 
 FM_DEVICE Frame frame_of(const Program& p, const Slots& slots, int64_t slot, int64_t task) {
-  return {slots.bases + slot * p.n_bases, slots.partials + slot * slots.partial_bytes, slots.statuses + slot, task};
+  return {slots.bases + slot * p.n_bases, slots.partials + slot * slots.partial_bytes, slots.statuses + slot, task, slots.arenas + slot * slots.arena_bytes};
 }
 
 // Bases that hold for all tasks of a group: those of the call, this slot's arena and the group's sums.

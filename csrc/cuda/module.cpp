@@ -50,7 +50,7 @@ class DevicePlan {
   const PlanSpec& spec() const { return *plan_; }
 
  private:
-  // (codes, bodies, stages, alone, lanes, partial bytes), or None.
+  // (codes, bodies, stages, alone, lanes, partial bytes, near bytes), or None.
   static std::optional<FixedText> text(const py::object& fixed, size_t n_words) {
     if (fixed.is_none()) return {};
     const auto parts = fixed.cast<py::tuple>();
@@ -64,6 +64,7 @@ class DevicePlan {
     out.alone = parts[3].cast<std::vector<bool>>();
     out.lanes = parts[4].cast<int>();
     out.partial_bytes = parts[5].cast<int64_t>();
+    out.near_bytes = parts[6].cast<int64_t>();
     if (out.bodies.size() != n_words || out.alone.size() != out.stages.size()) throw std::invalid_argument("[plan] fixed: expected a body for each word, got others");
     return out;
   }

@@ -133,7 +133,7 @@ template <class Device> class Walker final : public Runner {
     for (const std::string& code : fixed_->codes) device_.load(code);
     for (size_t b = 0; b < fixed_->stages.size(); ++b)
       for (size_t s = 0; s < fixed_->stages[b].size(); ++s) functions_[{b, s}] = device_.find(fixed_->stages[b][s].code, "fastmeta_" + std::to_string(b) + "_" + std::to_string(s));
-    if (resident_) team_ = device_.find(int(fixed_->codes.size()) - 1, "fastmeta_tasks", device_.fast_arena(plan_->arena_bytes));
+    if (resident_) team_ = device_.find(int(fixed_->codes.size()) - 1, "fastmeta_tasks", fixed_->near_bytes);
   }
   int body_of(int64_t at) const { return fixed_ ? fixed_->bodies[size_t(at)] : 0; }
 
@@ -169,13 +169,13 @@ template <class Device> class Walker final : public Runner {
     }
     moved |= sums_.reserve(sums);
     arena_step_ = (plan_->arena_bytes + 255) / 256 * 256;
-    fast_bytes_ = resident_ ? device_.fast_arena(plan_->arena_bytes) : 0;
-    const int64_t own = (fast_bytes_ > 0 ? 0 : arena_step_) + partial_bytes_ + program_.n_bases * 8 + int64_t(sizeof(device::Status)) + 8 + addresses_ * 8;
+    fast_bytes_ = !resident_ ? 0 : fixed_ ? fixed_->near_bytes : device_.fast_arena(plan_->arena_bytes);
+    const int64_t far = fast_bytes_ < plan_->arena_bytes ? arena_step_ : 0, own = far + partial_bytes_ + program_.n_bases * 8 + int64_t(sizeof(device::Status)) + 8 + addresses_ * 8;
     if (resident_) slots = std::min(slots, fixed_ ? device_.teams(team_, fixed_->lanes, fast_bytes_) : device_.teams(fast_bytes_));
     const int64_t there = std::exchange(room_, 0);  // and none where memory is refused below
     slots = std::clamp<int64_t>(slots, 1, kMostSlots);
     if (slots > there) slots = std::clamp<int64_t>(there + device_.available() / 5 * 4 / own, 1, slots);
-    moved |= arenas_.reserve(fast_bytes_ > 0 ? 0 : slots * arena_step_);
+    moved |= arenas_.reserve(slots * far);
     moved |= partials_.reserve(slots * partial_bytes_);
     moved |= bases_.reserve(slots * program_.n_bases * 8);
     moved |= tasks_.reserve(slots * 8);

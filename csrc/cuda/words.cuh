@@ -27,6 +27,7 @@ struct Frame {
   char* partials;  // kPartials numbers between the two halves of a reduction
   Status* status;
   int64_t task;
+  char* far;  // this slot's arena in device memory, of which the first bytes may be a team's own instead
 };
 constexpr int64_t kPartials = 4096;
 

@@ -94,7 +94,7 @@ class Plan:
         if fixed is None:
             raise expected("cupy", "a plan whose places can be counted in 32 bits", "a larger one", RuntimeError, "The cuda backend takes it")
         self.plan = Words(words)
-        self.codes, self.bodies, self.stages, _, self.lanes, partials = fixed
+        self.codes, self.bodies, self.stages, _, self.lanes, partials, self.near_bytes = fixed
         self.stage_bytes, self.status_bytes = STAGE_BYTES, STATUS.itemsize
         self.partial_bytes = max(PARTIALS, -(-partials // 256) * 256)
         self.resident = way == "resident"

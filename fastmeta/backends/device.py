@@ -16,10 +16,10 @@ import numpy as np
 import fastmeta
 from fastmeta.backends import Loaded
 from fastmeta.backends import arrays as libraries
-from fastmeta.backends.codegen.source import OWN_BYTES, source
+from fastmeta.backends.codegen.source import MOST_LANES, OWN_BYTES, RESIDENT_LANES, source
 from fastmeta.backends.codegen.words import Words
 from fastmeta.errors import bad_index, expected
-from fastmeta.plan import make_plan
+from fastmeta.plan import Plan, encoded, parked, prepare
 from fastmeta.program import Program
 
 DTYPES = tuple(np.dtype(name) for name in ("float32", "float64", "int32", "bool"))
@@ -32,25 +32,46 @@ def mismatch(core: Any) -> str | None:
     return f"{core.__name__} was built for fastmeta {core.version}, and this is {fastmeta.__version__}: install again"
 
 
+TEAMS = MOST_LANES // RESIDENT_LANES  # of a processor: as many as its registers are for
 Compile = Callable[[str, int], Any]  # a text and an architecture to what a core loads
 
 
-def with_text(core: Any, words: np.ndarray, const_bytes: int, compile_text: Compile, way: str = "auto", **options: Any) -> dict[str, Any]:
-    """The options of a core's plan, with text of the plan's own where it can be written."""
+def for_teams(core: Any, ready: Program, plan: Plan) -> Plan:
+    """The plan, or the first of those that park more and more with which TEAMS teams share a processor's memory, or with which most do."""
+    _, most, shared = core.facts()
+    if shared == 0 or not 0 < plan.near <= most:
+        return plan
+    def fit(p: Plan) -> int:
+        return int(shared // (p.near + OWN_BYTES))
+
+    for other in parked(ready):
+        if fit(plan) >= TEAMS:
+            break
+        if fit(other) > fit(plan):
+            plan = other
+    return plan
+
+
+def with_text(
+    core: Any, words: np.ndarray, const_bytes: int, compile_text: Compile, way: str = "auto", near: int | None = None, **options: Any
+) -> dict[str, Any]:
+    """The options of a core's plan, with text of the plan's own where it can be written; ``near``: of the plan (all of its arena)."""
     from concurrent.futures import ThreadPoolExecutor
 
     core.check(words, const_bytes)
     architecture, most, shared = core.facts()
     plan = Words(words)
+    near = plan.arena_bytes if near is None else near
     if way == "auto":
-        way = "resident" if plan.arena_bytes <= most else "batched"
-    near = shared > 0 and way == "resident" and 0 < plan.arena_bytes <= most
-    made = source(plan, way == "resident", shared // (plan.arena_bytes + OWN_BYTES) if near else 0)
+        way = "resident" if near <= most else "batched"
+    if shared == 0 or way == "batched" or near > most:
+        near = 0
+    made = source(plan, way == "resident", near, shared // (near + OWN_BYTES))
     if made is None:
         return {"way": way, **options}
     with ThreadPoolExecutor(os.cpu_count()) as threads:
         codes = list(threads.map(lambda text: compile_text(text, architecture), made.texts))
-    return {"way": way, "fixed": (codes, made.bodies, made.stages, made.alone, made.lanes, made.partials), **options}
+    return {"way": way, "fixed": (codes, made.bodies, made.stages, made.alone, made.lanes, made.partials, near), **options}
 
 
 class DevicePlan:
@@ -97,7 +118,11 @@ class DevicePlan:
 
 def load(core: Any, p: Program, compile_text: Compile | None = None, **options: Any) -> Loaded:
     """Plans the program for a core."""
-    made = make_plan(p, kernels=False)
+    ready = prepare(p, kernels=False)
+    made = encoded(ready, kernels=False)
+    if compile_text and options.get("way", "auto") != "batched":
+        made = for_teams(core, ready, made)
+        options = {"near": made.near, **options}
     plan = DevicePlan(core, made.words, made.consts, compile_text, **options)
 
     def run(given: Sequence[Any]) -> Any:

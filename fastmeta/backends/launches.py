@@ -38,18 +38,19 @@ class Launches:
         slots = max([1, *(groups for groups, _ in sums)])
         arena = -(-words.arena_bytes // 256) * 256
         properties = cupy.cuda.runtime.getDeviceProperties(plan.gpu.id)
-        self.fast_bytes = words.arena_bytes if plan.resident and 0 < words.arena_bytes <= properties["sharedMemPerBlockOptin"] - plan.stage_bytes - 1024 else 0
+        self.fast_bytes = plan.near_bytes if plan.resident else 0
+        far = arena if self.fast_bytes < words.arena_bytes else 0
         if plan.resident:
             each = properties["sharedMemPerMultiprocessor"] // (self.fast_bytes + 2048) if self.fast_bytes else 8
             slots = min(slots, max(1, min(each, 2048 // plan.lanes)) * properties["multiProcessorCount"])
-        own = (0 if self.fast_bytes else arena) + plan.partial_bytes + 8 * len(words.bases) + plan.status_bytes + 8
+        own = far + plan.partial_bytes + 8 * len(words.bases) + plan.status_bytes + 8
         free = cupy.cuda.runtime.memGetInfo()[0] + cupy.get_default_memory_pool().free_bytes() - sum(groups * size for groups, size in sums)
         self.slots = max(1, min(slots, MOST_SLOTS, free // 5 * 4 // own))
         self.root_partials = self.new(plan.partial_bytes)
         self.statuses = self.new((self.slots + 1) * plan.status_bytes)
         self.sums = self.new(max([1, *(groups * size for groups, size in sums)]))
         self.tasks = self.new(8 * self.slots)
-        arenas = self.new(1 if self.fast_bytes else self.slots * arena)
+        arenas = self.new(self.slots * far)
         bases, partials = self.new(8 * max(1, self.slots * len(words.bases))), self.new(self.slots * plan.partial_bytes)
         self.of_tasks = (arenas.data.ptr, bases.data.ptr, partials.data.ptr, self.statuses.data.ptr + plan.status_bytes, arena, plan.partial_bytes)
         bases_at = 11 + sum(2 + len(shape) for _, shape in (*words.inputs, *words.outputs))

@@ -212,3 +212,9 @@ STOP_GRADIENT = Primitive(
 COPY = Primitive(
     "copy", _flip, lambda x: x, elementwise=True, linear=(0,), transpose=lambda i, ct, v: ct, samples=(("f(3,)", ()),)
 )
+
+# the same as an instruction of its own, from or to (far) outside of a team's own memory: fastmeta.plan.park
+MOVE = Primitive(
+    "move", lambda ins, at: (ins[0].shape, ins[0].dtype), lambda x, far: x, linear=(0,), transpose=lambda i, ct, v: ct,
+    samples=(("f(3,)", (True,)), ("f(2,3)", (False,))),
+)  # fmt: skip

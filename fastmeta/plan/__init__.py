@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from fastmeta import config
 from fastmeta.plan.defer import defer
 from fastmeta.plan.encode import Encoder, Plan
 from fastmeta.plan.expand import expand
 from fastmeta.plan.hoist import hoist
 from fastmeta.plan.layout import lay_out
+from fastmeta.plan.park import park
 from fastmeta.plan.recompute import recompute
 from fastmeta.program import Program, check
 from fastmeta.transforms.fused import unfused
 from fastmeta.transforms.simplify import simplify
 from fastmeta.transforms.unroll import unroll
 
+GAPS = (400, 200, 100, 50, 25)  # equations that do not read what is parked
 
 def prepare(p: Program, kernels: bool = True) -> Program:
     """The program as it will be encoded, for a backend with or without ``kernels`` for fused calls."""
@@ -27,5 +31,16 @@ def prepare(p: Program, kernels: bool = True) -> Program:
 
 def make_plan(p: Program, kernels: bool = True) -> Plan:
     """The plan of a program; see `prepare`."""
-    ready = prepare(p, kernels)
+    return encoded(prepare(p, kernels), kernels)
+
+
+def encoded(ready: Program, kernels: bool = True) -> Plan:
+    """The plan of a prepared program."""
     return Encoder(ready, kernels).plan(ready)
+
+
+def parked(ready: Program) -> Iterator[Plan]:
+    """Plans of a prepared program for a backend without kernels, whose tasks keep less and less in a team's own memory."""
+    for gap in GAPS:
+        p = park(ready, gap)
+        yield encoded(check(p) if config.debug() else p, kernels=False)

@@ -18,7 +18,7 @@ from fastmeta.ops.order import ARGSORT
 from fastmeta.ops.product import MATMUL
 from fastmeta.ops.proto import PARTS, PROTO
 from fastmeta.ops.reduce import ARGMAX, ARGMIN, CUMSUM
-from fastmeta.ops.shape import CONCAT, PAD
+from fastmeta.ops.shape import CONCAT, MOVE, PAD
 from fastmeta.ops.structure import LOOP, PROJECT, Loop
 from fastmeta.plan.convolution import flops, geometry
 from fastmeta.plan.fuse import MAX_PHASES, REDUCTIONS, Group, Phase, fuse, root, through
@@ -35,7 +35,8 @@ SIZE = {0: 4, 1: 8, 2: 4, 3: 1}
 
 
 class Plan(NamedTuple):
-    """What a backend gets: plain data.  ``lines[tag]`` is the user's line an instruction came from."""
+    """What a backend gets: plain data.  ``lines[tag]`` is the user's line an instruction came from; of the arena's bytes the first
+    ``near`` are those that more than moves read and write."""
 
     words: np.ndarray
     consts: bytes
@@ -43,6 +44,7 @@ class Plan(NamedTuple):
     instructions: int
     flops: int
     arena: int
+    near: int
 
 
 class Spot(NamedTuple):
@@ -70,7 +72,7 @@ class Encoder:
         self.instructions = 0
         self.flops = 0
         self.work = 1  # a plan without instructions counts as one
-        self.arena_bytes = 0
+        self.of_tasks: list[Block] = []
         self.sum_bytes = 0
         self.addresses = Addresses()
         self.const_base = self.base(B_CONST)
@@ -81,6 +83,11 @@ class Encoder:
         arena = Block(self, p, 0, spots, targets, {}, self.shared, 1).arena
         self.shared_bytes = arena.place()
         arena.settle()
+        self.near_bytes = max([0, *(block.arena.place() for block in self.of_tasks)])
+        self.arena_bytes = self.near_bytes + max([0, *(block.far.place() for block in self.of_tasks)])
+        for block in self.of_tasks:
+            block.arena.settle()
+            block.far.settle(self.near_bytes)
 
     def base(self, kind: int, a: int = 0, b: int = 0, c: int = 0) -> int:
         self.bases.append((kind, a, b, c))
@@ -121,7 +128,7 @@ class Encoder:
                 out += words
         head = [MAGIC, VERSION, 11 + len(out), len(p.inputs), len(p.outputs), len(self.bases), len(self.blocks),
                 len(self.consts), self.shared_bytes, self.arena_bytes, self.work]  # fmt: skip
-        return Plan(self.addresses.settle(np.array(head + out, np.int64)), bytes(self.consts), self.lines, self.instructions, self.flops, self.arena_bytes)
+        return Plan(self.addresses.settle(np.array(head + out, np.int64)), bytes(self.consts), self.lines, self.instructions, self.flops, self.arena_bytes, self.near_bytes)
 
 
 def _scalar(value: float, dtype: int) -> bytes:
@@ -150,7 +157,7 @@ class Block:
         self.targets = targets
         self.memory = memory
         self.times = times
-        self.arena = Arena(encoder.addresses)
+        self.arena, self.far = Arena(encoder.addresses), Arena(encoder.addresses)
         self.views: dict[int, View] = {}
         self.live = p.live()
         self.groups, self.virtual = fuse(p)
@@ -205,7 +212,8 @@ class Block:
                 spot = self.spots[old.id]
                 self.lives.inherit(v, old)
             else:
-                spot = Spot(self.memory, self.arena.take(bytes_of(v)))
+                arena = self.far if v.op is MOVE and v.attrs[0] else self.arena
+                spot = Spot(self.memory, arena.take(bytes_of(v)))
                 self.lives.held[v.id] = spot.offset
         self.spots[v.id] = spot
         return spot
@@ -239,6 +247,8 @@ class Block:
             self.proto(g)
         elif v.op is INVERSE:
             self.inverse(v)
+        elif v.op is MOVE:
+            self.move(v)
         else:
             self.indexed(v)
 
@@ -446,6 +456,11 @@ class Block:
         self.e.flops += 2 * v.size * n * self.times
         self.instruction(I_INVERSE, v, [CODES[v.dtype], count, n, *_operand(self.place(v.ins[0])), *_operand(self.place(v))], 2 * v.size * (n + 1))
 
+    def move(self, v: Var) -> None:
+        spot, code = self.allocate(v), self.code(v.shape)
+        code.store(v.ins[0], Place(spot.base, spot.offset, CODES[v.dtype], dense(v.shape)))
+        self.instruction(PASS, v, [1, *code.words(False)], 8 * bytes_of(v))
+
     def first(self, g: Group) -> Var:
         """The first of several results of an instruction, all of them allocated."""
         assert g.single is not None
@@ -580,9 +595,7 @@ class Block:
             self.instruction(PASS, v, [phases, *before], 64 + sum(4 * bytes_of(u) for u in (*v.ins[n:m], *results.values()) if u.size > 0))
         times = self.times * max(s.length, 1)
         if parallel:
-            inner = Block(e, body, number, spots, targets, sums, e.worker, times).arena
-            e.arena_bytes = max(e.arena_bytes, inner.place())
-            inner.settle()
+            e.of_tasks.append(Block(e, body, number, spots, targets, sums, e.worker, times))
         else:
             inner = Block(e, body, number, spots, targets, sums, self.memory, times).arena
             scratch.append(self.arena.take(inner.place(), inner))

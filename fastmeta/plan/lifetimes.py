@@ -95,7 +95,7 @@ class Lifetimes:
         for ident in self.ends.get(k, ()):
             held = self.held.pop(ident, None)
             if held is not None:
-                self.block.arena.give(held)
+                (self.block.far if held in self.block.far.held else self.block.arena).give(held)
 
     def dying_in_place(self, v: Var, g: Group, k: int) -> Var | None:
         """An operand of v's phase that dies in this instruction and is read element by element where v is written."""

@@ -11,7 +11,6 @@ from typing import NamedTuple
 from fastmeta.backends.codegen.words import (
     ACCUMULATE,
     ADD,
-    ARENA,
     BOOL,
     F32,
     F64,
@@ -106,8 +105,7 @@ def pointer(plan: Words, x: Operand, name: str, written: bool = False) -> str:
 
 def begin(plan: Words, x: Operand, kind: str) -> str:
     """Where an operand begins: of what a team runs, as it is told (source.py), else as the words say."""
-    near = plan.near and plan.bases[x.base][0] == ARENA
-    return f"{'near' if near else 'far'}<{kind}>(w.o{x.at})" if plan.told else f"far<{kind}>(w, {x.at})"
+    return f"{'near' if plan.in_near(x) else 'far'}<{kind}>(w.o{x.at})" if plan.told else f"far<{kind}>(w, {x.at})"
 
 
 def op_text(number: int, ctype: int, source: int, args: Sequence[str]) -> str:

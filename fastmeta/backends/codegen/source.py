@@ -8,14 +8,14 @@ from typing import NamedTuple
 
 from fastmeta.backends.codegen import index
 from fastmeta.backends.codegen.choice import factor_dims, of_library, out_dims
+from fastmeta.backends.codegen.copies import copies
 from fastmeta.backends.codegen.phases import Stage, Work, stages
 from fastmeta.backends.codegen.products import product_stages
-from fastmeta.backends.codegen.transposes import transposition
-from fastmeta.backends.codegen.words import ARENA, LOOP, PASS, Instruction, Operand, Phase, Product, Words, extent
+from fastmeta.backends.codegen.words import LOOP, PASS, Instruction, Operand, Phase, Product, Words, extent
 
 RESIDENT_LANES = 128  # of a team that runs whole tasks
 KERNELS = 32  # of one text, so that several are compiled side by side
-MOST_LANES = 512  # of a processor: more would leave each too few registers
+MOST_LANES = 640  # of a processor: more would leave each too few registers
 OWN_BASES = 128  # how many bases a team keeps in its own memory
 OWN_BYTES = 8 * OWN_BASES + 1024  # of a team beside its arena, about
 
@@ -51,9 +51,10 @@ def fits(instruction: Instruction) -> bool:
     return all(small(x, dims) and prod(dims) < 2**31 for x, dims in operands) and all(map(phase_fits, body.phases))
 
 
-def source(plan: Words, resident: bool, teams: int) -> Source | None:
-    """The text of a plan, for teams that run whole tasks if ``resident``, with arenas in memory of their own where as many
-    ``teams`` of a processor have them; None where an instruction needs more than 32 bits to count."""
+def source(plan: Words, resident: bool, near: int, teams: int) -> Source | None:
+    """The text of a plan, for teams that run whole tasks if ``resident``, with the first ``near`` bytes of their arenas in
+    memory of their own, of which as many ``teams`` of a processor have one; None where an instruction needs more than 32 bits
+    to count."""
     if not all(fits(instruction) for block in plan.blocks for instruction in block):
         return None
     by_stages = [plan.blocks[b] for b in outside_tasks(plan)] if resident else plan.blocks
@@ -73,7 +74,7 @@ def source(plan: Words, resident: bool, teams: int) -> Source | None:
         bodies[instruction.at] = numbers[made]
     units = [unit(texts[k : k + KERNELS]) for k in range(0, len(texts), KERNELS)]
     if resident:
-        plan = plan.for_teams(near=teams > 0)
+        plan = plan.for_teams(near)
         own = len(plan.bases) <= OWN_BASES
         bounds = f"{RESIDENT_LANES}, {max(1, min(teams, MOST_LANES // RESIDENT_LANES))}, {8 * OWN_BASES if own else 16}"
         entry = f"FM_ENTRY(fastmeta_tasks, {bounds}, fastmeta::device::TasksKernel<fastmeta::device::Blocks>)\n"
@@ -106,7 +107,7 @@ def instruction_stages(plan: Words, instruction: Instruction, lanes: int) -> lis
     if isinstance(instruction.body, Product):
         return product_stages(plan, instruction.body, lanes)
     if instruction.op == PASS and instruction.body is not None:
-        return [work for phase in instruction.body for work in transposition(plan, phase) or stages(plan, phase, lanes)]
+        return [work for phase in instruction.body for work in copies(plan, phase) or stages(plan, phase, lanes)]
     return index.stages(instruction.op, plan.words[instruction.at : instruction.at + 8].tolist())
 
 
@@ -169,7 +170,7 @@ def team_text(plan: Words) -> list[str]:
                 continue
             places = {f"o{x.at}": x for work in works for x, _ in (*work.reads, *work.writes)}
             names = sorted({name for work in works for name in told(work.stage)})
-            kinds = ["int" if name in places and in_arena(plan, places[name]) else "char*" for name in names]
+            kinds = ["int" if name in places and plan.in_near(places[name]) else "char*" for name in names]
             key = (tuple(work.stage for work in works), tuple(waits[1:]))
             if key not in numbers:
                 numbers[key] = len(numbers)
@@ -181,14 +182,9 @@ def team_text(plan: Words) -> list[str]:
     return functions + blocks
 
 
-def in_arena(plan: Words, x: Operand) -> bool:
-    """Whether an operand is told as its place in an arena that is a team's own memory."""
-    return plan.near and plan.bases[x.base][0] == ARENA
-
-
 def place(plan: Words, x: Operand) -> str:
     """Where an operand begins, as a body is told."""
-    return str(x.offset) if in_arena(plan, x) else f"frame.bases[{x.base}] + {x.offset}"
+    return str(x.offset) if plan.in_near(x) else f"{'frame.far' if plan.in_far(x) else f'frame.bases[{x.base}]'} + {x.offset}"
 
 
 def function(number: int, made: list[Stage], waits: list[bool], parameters: list[tuple[str, str]]) -> str:

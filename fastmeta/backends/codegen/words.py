@@ -159,7 +159,7 @@ class Words:
     """A plan."""
 
     words: np.ndarray
-    near: bool = False  # the arena is a team's own memory
+    near: int = 0  # bytes of the arena that are a team's own memory: its first
     told: bool = False  # text is told where its operands begin
     arena_bytes: int = 0
     inputs: list[tuple[int, tuple[int, ...]]] = field(default_factory=list)  # dtype, shape
@@ -187,7 +187,7 @@ class Words:
                 r.at = at + length
             self.blocks.append(block)
 
-    def for_teams(self, near: bool) -> Words:
+    def for_teams(self, near: int) -> Words:
         """The same, for text that is told where its operands begin."""
         out = copy(self)
         out.near, out.told = near, True
@@ -198,6 +198,14 @@ class Words:
         r = Reader(words, 3)
         body = r.phases() if words[0] == PASS else r.gemm() if words[0] == GEMM else r.conv() if words[0] == CONV else None
         return Instruction(at, words[0], body)
+
+    def in_near(self, x: Operand) -> bool:
+        """Whether an operand lies in a team's own memory."""
+        return x.offset < self.near and self.bases[x.base][0] == ARENA
+
+    def in_far(self, x: Operand) -> bool:
+        """Whether it lies in the rest of the arena."""
+        return 0 < self.near <= x.offset and self.bases[x.base][0] == ARENA
 
     def root(self, base: int) -> tuple[int, int]:
         """The kind of the memory that a base lies in, and which array of that kind."""
