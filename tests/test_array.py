@@ -404,6 +404,13 @@ def test_whole_quotients_and_what_is_left() -> None:
         a, b = normal((4, 5), dtype) * 9, normal((5,), dtype, 1)
         check(fm.floor_divide, np.floor(a / b), a, b)
         check(fm.remainder, a - np.floor(a / b) * b, a, b, tolerance=1e-5 if dtype == np.float32 else 1e-12)
+        a, b = np.array([0.9, -0.9, 1, -1, 0, 3, -3, 1, 12345.6], dtype), np.array([0.1, 0.1, np.inf, np.inf, np.inf, -np.inf, -np.inf, 0.1, 0.1], dtype)
+        check(fm.floor_divide, np.floor_divide(a, b), a, b)
+        check(fm.remainder, np.remainder(a, b), a, b, tolerance=1e-6 if dtype == np.float32 else 1e-11)
+        many = normal((10_000,), dtype) * 1e5
+        left = np.asarray(fm.remainder(many, dtype(0.1)))
+        assert (left >= 0).all() and (left <= dtype(0.1)).all()
+    check(fm.remainder, np.array([np.nan, np.nan]), np.array([np.inf, 1.0]), np.array([np.inf, 0.0]))
     fm.testing.check_grads(fm.remainder, (normal((4, 5), np.float64), np.full(5, 0.37)))
 
 

@@ -19,7 +19,6 @@ from fastmeta.array.composed import (
     matrix_transpose,
     moveaxis,
     reciprocal,
-    remainder,
     repeat,
     roll,
     std,
@@ -30,6 +29,7 @@ from fastmeta.array.composed import (
     unstack,
     vecdot,
 )
+from fastmeta.array.division import floor_divide, remainder
 from fastmeta.array.indexing import argsort, getitem, one_hot, scatter_add, sort, take, take_along_axis, top_k
 from fastmeta.array.numeric import (
     abs,
@@ -43,7 +43,6 @@ from fastmeta.array.numeric import (
     exp,
     expm1,
     floor,
-    floor_divide,
     full_like,
     greater,
     greater_equal,

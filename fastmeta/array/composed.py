@@ -17,7 +17,6 @@ from fastmeta.array.numeric import (
     equal,
     exp,
     floor,
-    floor_divide,
     greater,
     less,
     log,
@@ -51,15 +50,6 @@ def ceil(x: Array) -> Array:
 def reciprocal(x: Array) -> Array:
     """1 / x."""
     return divide(1.0, x)
-
-
-def remainder(x: Array, y: Array) -> Array:
-    """What x / y leaves, of the sign of y: x - floor(x / y) y; of integers x where y is 0.
-
-    >>> remainder(np.array([7, -7]), 3)
-    array([1, 2], dtype=int32)
-    """
-    return subtract(x, multiply(floor_divide(x, y), y))
 
 
 def log2(x: Array) -> Array:

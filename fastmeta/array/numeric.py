@@ -101,23 +101,6 @@ def square(x: Any) -> Var:
     return x.graph.emit(ew.MULTIPLY, (x, x))
 
 
-@array_function
-def floor_divide(x: Any, y: Any) -> Var:
-    """The largest integer not above x / y, broadcast; integers of integers, 0 where these are divided by 0; derivative 0.
-
-    >>> floor_divide(np.array([7, -7, 7]), np.array([2, 2, 0]))
-    array([ 3, -4,  0], dtype=int32)
-    """
-    g = graph_of("floor_divide", [x, y])
-    dtype = common_dtype("floor_divide", [x, y])
-    inside = dtype if dtype in FLOATS else "f64"  # in which a quotient of integers is never rounded to the next
-    x, y = broadcast_all("floor_divide", [converted(v, inside, g) for v in (x, y)])
-    if dtype in FLOATS:
-        return ew.apply(ew.FLOOR, ew.divide(x, y))
-    zero = ew.apply(ew.EQUAL, y, g.const(0.0, y.shape, inside))
-    return sh.cast(ew.where(zero, 0.0, ew.apply(ew.FLOOR, ew.divide(x, ew.where(zero, 1.0, y)))), "i32")
-
-
 def clip(x: Any, min: Any = None, max: Any = None) -> Any:
     """x, raised to ``min`` and lowered to ``max``, where given; all broadcast.  At a limit the derivative is a half.
 

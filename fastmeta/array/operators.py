@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from fastmeta.array.composed import remainder
+from fastmeta.array.division import floor_divide, remainder
 from fastmeta.array.indexing import getitem
 from fastmeta.array.numeric import (
     abs,
@@ -13,7 +13,6 @@ from fastmeta.array.numeric import (
     astype,
     divide,
     equal,
-    floor_divide,
     greater,
     greater_equal,
     less,
