@@ -82,11 +82,12 @@ def nearness(x: Array, y: Array, absent: Array, scale: Array | None, *, metric: 
     if y.shape[0] <= FEW_ROWS:
         return fa.subtract(bar, _squared(y, x))
     # the mean of the rows that are there: others would pull it away from an offset of all
+    x, y, dtype = fa.astype(x, dtype="float64"), fa.astype(y, dtype="float64"), x.dtype
     there = fa.expand_dims(fa.where(absent, 0.0, fa.ones_like(y[:, 0])), axis=1)
     centre = fa.stop_gradient(fa.divide(fa.sum(fa.multiply(y, there), axis=0), fa.maximum(fa.sum(there), 1.0)))
     x, y = fa.subtract(x, centre), fa.multiply(fa.subtract(y, centre), there)
-    lengths = fa.sum(fa.square(y), axis=1, keepdims=True)
-    return fa.add(fa.multiply(fa.permute_dims(_products(x, y), (1, 0)), 2.0), fa.subtract(bar, lengths))
+    near = fa.subtract(fa.multiply(fa.permute_dims(_products(x, y), (1, 0)), 2.0), fa.sum(fa.square(y), axis=1, keepdims=True))
+    return fa.add(fa.astype(fa.subtract(near, fa.stop_gradient(fa.max(near, axis=0, keepdims=True))), dtype=dtype), bar)
 
 
 def in_one_pass(x: Array, y: Array) -> bool:
@@ -105,12 +106,14 @@ def _squared(x: Array, y: Array) -> Array:
 
 
 def _sqeuclidean(x: Array, y: Array) -> Array:
-    """|x|^2 - 2 x y + |y|^2 of rows that are centred on y's mean, which changes no distance and so is a constant."""
-    centre = fa.stop_gradient(fa.mean(y, axis=0))
-    return _expanded(fa.subtract(x, centre), fa.subtract(y, centre))
+    """From differences; of float32 by products in float64, which lose no more digits, however far from 0 or apart rows are."""
+    if x.dtype != np.float32:
+        return _over_differences(lambda d: fa.sum(fa.square(d), axis=1), x, y)
+    return fa.astype(_expanded(fa.astype(x, dtype="float64"), fa.astype(y, dtype="float64")), dtype=x.dtype)
 
 
 def _expanded(x: Array, y: Array) -> Array:
+    """|x|^2 - 2 x y + |y|^2."""
     if x.shape[0] < y.shape[0]:
         return fa.permute_dims(_expanded(y, x), (1, 0))
     xx, yy = fa.sum(fa.square(x), axis=1), fa.sum(fa.square(y), axis=1, keepdims=True)
