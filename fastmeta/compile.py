@@ -16,6 +16,7 @@ from fastmeta.program import DTYPES, NAMES, Program
 from fastmeta.trace import PerTask, Tracer, as_array, close, located, running, trace
 from fastmeta.tree import beside_float32, flatten, is_array, is_number
 
+MOST_ENTRIES = 64  # programs of a function
 SAME_ARGUMENTS = ("jit", "grad", "value_and_grad", "map_tasks")  # transforms whose functions take the arguments of the user's
 
 
@@ -29,19 +30,33 @@ def transformed(f: Callable[..., Any], key: Any, make: Callable[[], Callable[...
     if not callable(f):
         raise located(expected(key[0], "a function", type(f).__name__, TypeError))
     try:
-        cache = f.__dict__.setdefault("__fastmeta__", (f, {}))
+        made = f.__dict__.setdefault("__fastmeta__", Made(f))
     except AttributeError:
         return Compiled(make(), tasks, f, key[0] in SAME_ARGUMENTS)
-    if cache[0] is not f:  # functools.wraps copied another function's cache
-        cache = f.__dict__["__fastmeta__"] = (f, {})
-    done = cache[1].get(key)
+    if made.f is not f:  # functools.wraps copied another function's, or f is a copy
+        made = f.__dict__["__fastmeta__"] = Made(f)
+    done = made.transforms.get(key)
     if done is None:
-        done = cache[1][key] = Compiled(make(), tasks, f, key[0] in SAME_ARGUMENTS)
+        done = made.transforms[key] = Compiled(make(), tasks, f, key[0] in SAME_ARGUMENTS)
     return done
 
 
+class Made:
+    """The transforms of a function; a copy of it, in another process say, makes its own."""
+
+    def __init__(self, f: Any = None) -> None:
+        self.f = f
+        self.transforms: dict[Any, Compiled] = {}
+
+    def __reduce__(self) -> tuple[type[Made], tuple[()]]:
+        return Made, ()
+
+
 class Compiled:
-    """A function that runs as a compiled program outside traces and joins the running trace inside one."""
+    """A function that runs as a compiled program outside traces and joins the running trace inside one.
+
+    It keeps the programs of the last MOST_ENTRIES combinations of shapes, dtypes and structures; copies of it keep none.
+    """
 
     def __init__(self, f: Callable[..., Any], tasks: Any, source: Any, same_arguments: bool) -> None:
         if same_arguments:
@@ -52,6 +67,9 @@ class Compiled:
         self.last: Entry | None = None
         self.__name__ = getattr(source, "__name__", "function")
         self.__doc__ = getattr(source, "__doc__", None)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"cache": {}, "last": None}
 
     def __call__(self, *args: Any, **named: Any) -> Any:
         if named:
@@ -131,9 +149,10 @@ class Compiled:
             if len(n) > 1:
                 raise expected("map_tasks", "one number of tasks in all mapped arguments", sorted(n))
         key = (tree, tuple(kinds), backends.chosen())
-        entry = self.cache.get(key)
-        if entry is None:
-            entry = self.cache[key] = Entry(self.f, tree, kinds)
+        entry = self.cache.pop(key, None) or Entry(self.f, tree, kinds)
+        self.cache[key] = entry  # the last of all
+        for old in list(self.cache)[:-MOST_ENTRIES]:
+            self.cache.pop(old, None)
         self.last = entry
         return entry, values
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import gc
+import pickle
 import weakref
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -178,3 +180,31 @@ def test_results_are_fresh_arrays() -> None:
     close(f(x)[0], x)
     strided = normal(6, 4)[::2, ::-1]
     close(fm.jit(lambda x: x + 0.0)(strided), strided)
+
+
+def test_the_programs_of_many_shapes_are_not_all_kept() -> None:
+    f, calls = counting(lambda x: fm.sum(x * x))
+    j = fm.jit(f)
+    for n in range(1, 200):
+        close(j(np.ones(n)), n)
+    assert len(calls) == 199 and len(j.cache) <= 64
+    j(np.ones(150))
+    assert len(calls) == 199
+    j(np.ones(1))
+    assert len(calls) == 200
+
+
+def square_sum(x: Any) -> Any:
+    return fm.sum(x * x)
+
+
+def test_copies_make_their_own_programs() -> None:
+    """As tools do that send functions to other processes."""
+    j, gradient = fm.jit(square_sum), fm.grad(square_sum)
+    close(j(np.ones(3)), 3.0)
+    close(gradient(np.ones(3)), np.full(3, 2.0))
+    other = pickle.loads(pickle.dumps(j))
+    assert other is not j and not other.cache and other.last is None
+    close(other(np.full(2, 3.0)), 18.0)
+    close(copy.deepcopy(gradient)(np.full(2, 3.0)), np.full(2, 6.0))
+    assert not pickle.loads(pickle.dumps(square_sum.__dict__))["__fastmeta__"].transforms

@@ -43,7 +43,7 @@ def test_hvp(problem, backend):
 def test_compiled_once_for_any_number_of_tasks(problem):
     params, x, y, _ = problem
     fm.kernels.gradient_steps(loss, params, (x, y), lr=0.1, steps=2)
-    compiled = loss.__fastmeta__[1]["gradient_steps", 2]
+    compiled = loss.__fastmeta__.transforms["gradient_steps", 2]
     entries = len(compiled.cache)
     fm.kernels.gradient_steps(loss, params, (x[:2], y[:2]), lr=0.2, steps=2)
     assert len(compiled.cache) == entries
