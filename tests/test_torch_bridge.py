@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import os
+import pickle
 import socket
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -280,3 +283,94 @@ def test_tensors_of_the_host_are_not_on_a_gpu():
     assert arrays.device_dtype(torch.ones(2, dtype=torch.bool)) == np.dtype(bool)
     with pytest.raises(TypeError, match="expected float32, float64, int32 or bool, or integers as int32 on a GPU, got bfloat16"):
         arrays.device_dtype(torch.ones(2, dtype=torch.bfloat16))
+
+
+class Numbered(nn.Module):
+    """What depends on the number of examples."""
+
+    def __init__(self, f: Callable[[Any], Any]) -> None:
+        super().__init__()
+        self.w, self.f = nn.Parameter(torch.ones(3, dtype=torch.float64)), f
+
+    def forward(self, x: Any) -> Any:
+        return self.f(self.w * x)
+
+
+@pytest.mark.parametrize(
+    ("f", "n", "other"),
+    [
+        (lambda y: y.sum(0) / len(y), 4, 8),
+        (lambda y: y * 2 if y.shape[0] > 4 else y, 4, 8),
+        (lambda y: y.view(5, y.size(0) // 5, -1).mean(1), 5, 10),
+        (lambda y: torch.cat([c.mean(0, keepdim=True) for c in y.split(5)]), 10, 15),
+        (lambda y: torch.stack([y[i].sum() for i in range(y.shape[0])]), 4, 6),
+    ],
+)
+def test_what_export_saw_for_the_example_holds_for_its_number_of_examples(f: Callable[[Any], Any], n: int, other: int) -> None:
+    g, params = from_torch(Numbered(f), torch.ones(n, 3, dtype=torch.float64))
+    x = np.random.default_rng(n).normal(size=(n, 3))
+    np.testing.assert_allclose(g(params, x), f(torch.from_numpy(x)), rtol=1e-12)
+    with pytest.raises(ValueError, match=r"\[from_torch\] expected inputs with .*x.shape\[0\].*import it with such an example"):
+        g(params, np.ones((other, 3)))
+
+
+def test_what_is_computed_without_gradients_gets_none() -> None:
+    class Half(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.body, self.head = nn.Linear(3, 4), nn.Linear(4, 2)
+
+        def forward(self, x: Any) -> Any:
+            with torch.no_grad():
+                h = torch.tanh(self.body(x))
+            return self.head(h)
+
+    net = Half().double()
+    f, params = from_torch(net, torch.ones(5, 3, dtype=torch.float64))
+    x = np.random.default_rng(0).normal(size=(5, 3))
+    got = fm.grad(lambda p: fm.sum(fm.square(f(p, x))))(params)
+    net(torch.tensor(x)).square().sum().backward()
+    for name, p in net.named_parameters():
+        np.testing.assert_allclose(got[name], 0.0 if p.grad is None else p.grad, rtol=1e-9, err_msg=name)
+
+
+def test_parameters_that_are_shared_have_one_name() -> None:
+    net = nn.Sequential(nn.Linear(3, 3, bias=False), nn.Tanh(), nn.Linear(3, 3, bias=False)).double()
+    net[2].weight = net[0].weight
+    f, params = from_torch(net, torch.ones(4, 3, dtype=torch.float64))
+    assert list(params) == [name for name, _ in net.named_parameters()] == ["0.weight"]
+    x = torch.randn(4, 3, dtype=torch.float64)
+    torch_loss(fm.value_and_grad(lambda p, x: fm.sum(fm.square(f(p, x)))))(dict(net.named_parameters()), x).backward()
+    got, net[0].weight.grad = net[0].weight.grad, None
+    net(x).square().sum().backward()
+    np.testing.assert_allclose(got, net[0].weight.grad, rtol=1e-9)
+
+
+def test_imported_modules_can_be_copied_and_sent() -> None:
+    f, params = from_torch(nn.Sequential(nn.Conv2d(1, 3, 3), nn.Flatten(), nn.Linear(12, 2)), torch.ones(2, 1, 4, 4))
+    x = np.random.default_rng(1).normal(size=(3, 1, 4, 4)).astype(np.float32)
+    want = fm.jit(f)(params, x)
+    for other in (copy.deepcopy(f), pickle.loads(pickle.dumps(f)), pickle.loads(pickle.dumps(fm.MAML(f))).model):
+        np.testing.assert_array_equal(fm.jit(other)(params, x), want)
+
+
+def test_examples_of_many_forms() -> None:
+    class Summed(nn.Module):
+        def forward(self, *xs: Any) -> Any:
+            return sum(xs[1:], xs[0])
+
+    f, params = from_torch(Summed(), (torch.ones(4, 3), torch.ones(4, 3), torch.ones(1, 3)))
+    assert f(params, np.ones((7, 3), np.float32), np.ones((7, 3), np.float32), np.ones((1, 3), np.float32)).shape == (7, 3)
+    with pytest.raises(TypeError, match="expected examples of float32 or .*, got 1 of torch.uint8"):
+        from_torch(Summed(), (torch.ones(4, 3), torch.ones(4, 3, dtype=torch.uint8)))
+
+
+def test_losses_that_are_none_are_refused() -> None:
+    p = torch.nn.Parameter(torch.ones(2))
+    with pytest.raises(TypeError, match=r"expected a function that returns \(value, gradient\)"):
+        torch_loss(fm.grad(lambda p: fm.sum(p * p)))(p)
+    second = torch_loss(fm.value_and_grad(lambda p, x: fm.sum(p) + fm.sum(x * x), argnums=1))
+    with pytest.raises(TypeError, match="expected a gradient like params"):
+        second(p, torch.ones(3))
+    with pytest.raises(ValueError, match="beside params that need no gradient, got one of shape \\[2\\] that does"):
+        second(p, torch.nn.Linear(2, 2)(p))

@@ -25,9 +25,10 @@ def torch_loss(value_and_grad: Callable[..., Any]) -> Callable[..., Any]:
             a learner's ``value_and_grad``.
 
     ``params`` is a pytree of tensors, ``dict(module.named_parameters())`` say, which are read in place; the other arguments
-    may hold tensors and arrays.  Returns the loss, or (loss, aux) with aux as NumPy arrays.  Value and gradient are computed
-    together, forwards; backwards only scales the gradient, so a second derivative is refused by PyTorch.
-    Errors: ValueError for tensors that are not in host memory; those of the function itself.
+    may hold tensors and arrays that need no gradient.  Returns the loss, or (loss, aux) with aux as NumPy arrays.  Value and
+    gradient are computed together, forwards; backwards only scales the gradient, so a second derivative is refused by PyTorch.
+    Errors: ValueError for tensors that are not in host memory, and for other arguments that require a gradient, which they
+    would not get; TypeError for a function that does not return a value and its gradient; those of the function itself.
 
     >>> import fastmeta as fm, torch
     >>> loss = torch_loss(fm.value_and_grad(lambda p, x: fm.sum(fm.square(p["w"] * x))))
@@ -40,7 +41,7 @@ def torch_loss(value_and_grad: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(value_and_grad)
     def loss(params: Any, *rest: Any) -> Any:
         leaves, tree = optree.tree_flatten(params)
-        value, aux = _Loss.apply(value_and_grad, tree, tree_map(_host, rest), *leaves)
+        value, aux = _Loss.apply(value_and_grad, tree, tree_map(_given, rest), *leaves)
         return value if aux is None else (value, aux[0])
 
     return loss
@@ -49,12 +50,18 @@ def torch_loss(value_and_grad: Callable[..., Any]) -> Callable[..., Any]:
 class _Loss(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, value_and_grad: Callable[..., Any], tree: Any, rest: Any, *leaves: Any) -> Any:
-        value, gradient = value_and_grad(tree.unflatten([_host(leaf) for leaf in leaves]), *rest)
+        params = tree.unflatten([_host(leaf) for leaf in leaves])
+        result = value_and_grad(params, *rest)
+        if not (isinstance(result, tuple) and len(result) == 2):
+            raise expected("torch_loss", "a function that returns (value, gradient)", f"one that returns {type(result).__name__}", TypeError, "See fm.value_and_grad")
+        value, gradient = result
         aux = None
         if isinstance(value, tuple):
             value, aux = value[0], (value[1],)
         if np.shape(value) != ():
             raise expected("torch_loss", "a scalar loss", f"shape {np.shape(value)}", hint='Give map_tasks reduce="mean"')
+        if _shapes(gradient) != _shapes(params):
+            raise expected("torch_loss", f"a gradient like params, {_shapes(params)[0]}", _shapes(gradient)[0], TypeError)
         ctx.gradient = [torch.from_numpy(np.asarray(g)) for g in optree.tree_leaves(gradient)]
         return torch.from_numpy(np.asarray(value)), aux
 
@@ -62,6 +69,19 @@ class _Loss(torch.autograd.Function):
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, scale: Any, _: Any) -> Any:
         return None, None, None, *[scale * g for g in ctx.gradient]
+
+
+def _shapes(tree: Any) -> tuple[list[tuple[int, ...]], Any]:
+    leaves, structure = optree.tree_flatten(tree)
+    return [np.shape(x) for x in leaves], structure
+
+
+def _given(x: Any) -> Any:
+    """An argument beside params."""
+    if isinstance(x, torch.Tensor) and x.requires_grad:
+        hint = "Detach it, or put it into params, which may be any tree of tensors"
+        raise expected("torch_loss", "tensors beside params that need no gradient", f"one of shape {list(x.shape)} that does", hint=hint)
+    return _host(x)
 
 
 def _host(x: Any) -> Any:

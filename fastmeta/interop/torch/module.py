@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import inspect
+import math
 import operator
+import re
 import warnings
-from collections.abc import Mapping
-from types import MappingProxyType
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch.export.graph_signature import InputKind, OutputKind
+from torch.fx.node import map_aggregate
 
 from fastmeta.errors import expected
 from fastmeta.interop.torch import aten, elements, norms  # noqa: F401  (elements and norms add their rows to the table)
@@ -18,6 +22,7 @@ from fastmeta.trace import Array, trace
 
 __all__ = ["ImportedModule", "from_torch"]
 
+FLOATS = (torch.float32, torch.float64)
 DTYPES = {torch.float32: "f32", torch.float64: "f64", torch.int32: "i32", torch.int64: "i32", torch.bool: "bool"}
 
 
@@ -28,10 +33,12 @@ def from_torch(module: Any, example: Any) -> tuple[ImportedModule, dict[str, Any
         module: in the mode it is to run in: after ``module.train()`` batch norm uses the statistics of the batch at hand,
             after ``module.eval()`` its running ones, which are constants of the function.
         example: a tensor, or a tuple of tensors, that the module takes.  All lengths but the first one's are part of the
-            function; the first, the number of examples, is free unless the module fixes it.
+            function; the first, the number of examples, is free unless the module fixes it, or takes other ways for other
+            numbers: then it is held to those of the example's.
 
     Parameters are {name: array} by the names and in the layout of ``module.named_parameters()``, sharing their memory:
-    images are [n, channels, height, width] and linear weights [out, in], as PyTorch has them.
+    images are [n, channels, height, width] and linear weights [out, in], as PyTorch has them.  What is computed under
+    ``torch.no_grad()`` is constant to derivatives.
     Errors: NotImplementedError naming every operation that has no translation and the submodule it is in; TypeError for
     parameters that are not float32 or float64; whatever ``torch.export`` says of a module it cannot export.
 
@@ -45,20 +52,61 @@ def from_torch(module: Any, example: Any) -> tuple[ImportedModule, dict[str, Any
         raise expected("from_torch", "an nn.Module", type(module).__name__, TypeError)
     if not examples or not all(isinstance(x, torch.Tensor) for x in examples):
         raise expected("from_torch", "an example of tensors", repr([type(x).__name__ for x in examples]), TypeError)
-    for name, p in module.named_parameters():
-        if p.dtype not in (torch.float32, torch.float64):
-            raise expected("from_torch", "parameters of float32 or float64", f"{name} of {p.dtype}", TypeError)
-    # A first length of 1 would be taken for a constant.
-    examples = tuple(torch.cat([x, x]) if x.dim() and len(x) == 1 else x for x in examples)
-    free = tuple({0: torch.export.Dim.AUTO} if x.dim() else None for x in examples)
+    for kind, tensors, dtypes in (("parameters", dict(module.named_parameters()), FLOATS), ("examples", dict(enumerate(examples)), DTYPES)):
+        for name, x in tensors.items():
+            if x.dtype not in dtypes:
+                raise expected("from_torch", f"{kind} of {' or '.join(str(d)[6:] for d in dtypes)}", f"{name} of {x.dtype}", TypeError)
+    if all(len(x) == 1 for x in examples if x.dim()):  # a first length of 1 would be taken for a constant
+        examples = tuple(torch.cat([x, x]) if x.dim() else x for x in examples)
+    free = tuple({0: torch.export.Dim.AUTO} if x.dim() and len(x) > 1 else None for x in examples)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # about its own deprecations, and LSTM's cached weights
-        exported = torch.export.export(module, examples, dynamic_shapes=free).run_decompositions({})
-    function = ImportedModule(exported)
+        exported = torch.export.export(module, examples, dynamic_shapes=_by_argument(module, free))
+        _cut_where_no_grad(exported)
+        exported = exported.run_decompositions({})
+    owners = {id(p): name for name, p in module.named_parameters()}
+    function = ImportedModule(exported, {name: owners[id(p)] for name, p in module.named_parameters(remove_duplicate=False)})
     params = function.init()
     avals = [(tuple(x.shape), DTYPES[x.dtype]) for x in (*map(torch.from_numpy, params.values()), *examples)]
     trace(lambda *xs: function(dict(zip(params, xs, strict=False)), *xs[len(params) :]), avals)  # refuses what it cannot do
     return function, params
+
+
+def _by_argument(module: Any, free: tuple[Any, ...]) -> tuple[Any, ...]:
+    """What holds for each example as torch.export takes it: those of ``*args`` together."""
+    kinds = [p.kind for p in inspect.signature(module.forward).parameters.values()]
+    first = kinds.index(inspect.Parameter.VAR_POSITIONAL) if inspect.Parameter.VAR_POSITIONAL in kinds else len(free)
+    return free if first >= len(free) else (*free[:first], free[first:])
+
+
+def _cut_where_no_grad(exported: Any) -> None:
+    """Detaches what is computed under ``torch.no_grad()``, which decompositions would forget."""
+    for node in list(exported.graph.nodes):
+        if node.target is not torch.ops.higher_order.wrap_with_set_grad_enabled or node.args[0]:
+            continue
+        for result in list(node.users):
+            with exported.graph.inserting_after(result):
+                cut = exported.graph.call_function(torch.ops.aten.detach.default, (result,))
+            cut.meta = dict(result.meta)
+            result.replace_all_uses_with(cut, lambda user, cut=cut: user is not cut and user.op != "output")
+    exported.graph_module.recompile()
+
+
+class Step(NamedTuple):
+    """A node of the graph: what computes it, of which operands, and where in the module it comes from."""
+
+    name: str
+    target: Any  # a key of the table, or a function of Python's
+    args: Any
+    options: Any
+    place: str
+
+
+@dataclass(frozen=True)
+class Ref:
+    """The result of a step, or an input."""
+
+    name: str
 
 
 class ImportedModule:
@@ -71,30 +119,32 @@ class ImportedModule:
     {'weight': (1, 2)}
     """
 
-    def __init__(self, exported: Any):
+    def __init__(self, exported: Any, owners: Mapping[str, str]):
         signature = exported.graph_signature
         wanted = [spec.arg.name for spec in signature.output_specs if spec.kind is OutputKind.USER_OUTPUT]
         if len(wanted) != 1:
             raise expected("from_torch", "a module with one output", f"{len(wanted)} outputs")
         self._output = wanted[0]
-        self._nodes = _needed(exported.graph, self._output)
-        _refuse_unknown(self._nodes)
+        nodes = _needed(exported.graph, self._output)
+        _refuse_unknown(nodes)
         values = {**dict(exported.named_buffers()), **exported.constants, **dict(exported.named_parameters())}
         places = {node.name: node for node in exported.graph.nodes if node.op == "placeholder"}
-        self._parameters: dict[str, str] = {}  # placeholder -> name
+        self._parameters: dict[str, str] = {}  # placeholder -> name, of the first of several for one parameter
         self._constants: dict[str, Any] = {}
         self._inputs: list[tuple[str, tuple[int | None, ...]]] = []
-        used = {node.name for node in self._nodes}
+        used = {node.name for node in nodes}
         for spec in signature.input_specs:
             place = spec.arg.name
             if spec.kind is InputKind.PARAMETER:
-                self._parameters[place] = spec.target
+                self._parameters[place] = owners[spec.target]
             elif spec.kind is InputKind.USER_INPUT:
                 shape = tuple(n if isinstance(n, int) else None for n in places[place].meta["val"].shape)
                 self._inputs.append((place, shape))
             elif place in used:
                 self._constants[place] = values[spec.target].detach().numpy().copy()
-        self._values: Mapping[str, Any] = MappingProxyType({name: values[name] for name in self._parameters.values()})
+        self._values = {name: values[name] for name in self._parameters.values()}
+        self._steps = [_step(node) for node in nodes if node.op == "call_function"]
+        self._guards: list[str] = list(getattr(exported, "_guards_code", None) or [])
 
     def init(self, seed: int = 0) -> dict[str, Any]:
         """The module's parameters {name: array}, in its own memory."""
@@ -106,13 +156,12 @@ class ImportedModule:
         env: dict[str, Any] = dict(self._constants)
         env |= {place: params[name] for place, name in self._parameters.items()}
         env |= {place: x for (place, _), x in zip(self._inputs, inputs, strict=True)}
-        for node in self._nodes:
-            if node.op == "call_function":
-                args, options = torch.fx.node.map_arg((node.args, node.kwargs), lambda n: env[n.name])
-                try:
-                    env[node.name] = _function(node.target)(*args, **options)
-                except NotImplementedError as error:
-                    raise _unknown([f"{node.target} with {error} in {_place(node)}"]) from None
+        for step in self._steps:
+            args, options = map_aggregate((step.args, step.options), lambda x: env[x.name] if isinstance(x, Ref) else x)
+            try:
+                env[step.name] = aten.TABLE.get(step.target, step.target)(*args, **options)
+            except NotImplementedError as error:
+                raise _unknown([f"{step.target} with {error} in {step.place}"]) from None
         return aten.plain(env[self._output])
 
     def _check(self, params: Mapping[str, Array], inputs: tuple[Array, ...]) -> None:
@@ -122,11 +171,38 @@ class ImportedModule:
             raise expected("from_torch", f"parameters {sorted(names)}", got)
         if len(inputs) != len(self._inputs):
             raise expected("from_torch", f"{len(self._inputs)} inputs", len(inputs), TypeError)
+        given: list[tuple[int, ...]] = []
         for (place, shape), x in zip(self._inputs, inputs, strict=True):
             lengths = tuple(x.shape) if hasattr(x, "shape") else np.shape(x)
             if len(lengths) != len(shape) or any(n is not None and n != m for n, m in zip(shape, lengths, strict=True)):
                 axes = ", ".join("n" if n is None else str(n) for n in shape)
                 raise expected("from_torch", f"{place} of shape [{axes}]", list(lengths))
+            given.append(lengths)
+        self._hold(given)
+
+    def _hold(self, given: Sequence[tuple[int, ...]]) -> None:
+        """Refuses lengths for which the module would have taken another way: what export saw holds for its example's."""
+        sizes: dict[str, Any] = {place: _Sized(lengths) for (place, _), lengths in zip(self._inputs, given, strict=True)}
+        shapes = ", ".join(f"{place} {list(size.shape)}" for place, size in sizes.items())
+        for place, size in list(sizes.items()):  # xs_0, xs_1, ... are those of *xs
+            name, _, number = place.rpartition("_")
+            if number.isdigit() and not isinstance(sizes.get(name), _Sized):
+                sizes.setdefault(name, []).append(size)
+        for guard in self._guards:
+            if not eval(guard, {"L": sizes, "math": math, "torch": torch}):  # an expression by torch.export
+                held = re.sub(r"L\['(\w+)'\](\[\d+\])?\.size\(\)", r"\1\2.shape", guard)
+                hint = "The module does something else for other numbers of examples: import it with such an example"
+                raise expected("from_torch", f"inputs with {held}", shapes, hint=hint)
+
+
+@dataclass(frozen=True)
+class _Sized:
+    """Stands for a tensor in guards."""
+
+    shape: tuple[int, ...]
+
+    def size(self) -> tuple[int, ...]:
+        return self.shape
 
 
 def _needed(graph: Any, output: str) -> list[Any]:
@@ -136,6 +212,15 @@ def _needed(graph: Any, output: str) -> list[Any]:
         if node.name in wanted and node.op != "output":
             wanted |= {n.name for n in node.all_input_nodes}
     return [node for node in graph.nodes if node.name in wanted]
+
+
+def _step(node: Any) -> Step:
+    def named(x: Any) -> Any:
+        return Ref(x.name) if isinstance(x, torch.fx.Node) else x
+
+    args, options = map_aggregate((node.args, node.kwargs), named)
+    key = str(node.target)
+    return Step(node.name, key if key in aten.TABLE else node.target, args, options, _place(node))
 
 
 def _function(target: Any) -> Any:
@@ -152,7 +237,7 @@ def _refuse_unknown(nodes: list[Any]) -> None:
 def _unknown(operations: list[str]) -> NotImplementedError:
     return expected(
         "from_torch", "operations that have a translation", "; ".join(dict.fromkeys(operations)), NotImplementedError,
-        "fastmeta.interop.torch.aten.TABLE lists them",
+        "Write that part with fastmeta's own functions; docs/pytorch.md lists what is taken",
     )  # fmt: skip
 
 
