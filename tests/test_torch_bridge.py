@@ -19,6 +19,7 @@ from torch_backbones import BACKBONES, Strided
 import fastmeta as fm
 from fastmeta.backends import arrays
 from fastmeta.interop.torch import from_torch, to_torch_state_dict, torch_loss
+from fastmeta.interop.torch.guards import holds
 
 
 @pytest.fixture(params=BACKBONES)
@@ -374,3 +375,19 @@ def test_losses_that_are_none_are_refused() -> None:
         second(p, torch.ones(3))
     with pytest.raises(ValueError, match="beside params that need no gradient, got one of shape \\[2\\] that does"):
         second(p, torch.nn.Linear(2, 2)(p))
+
+
+@pytest.mark.parametrize(
+    ("guard", "truth"),
+    [
+        ("L['x'].size()[0] == 4", True), ("(-5) + L['x'].size()[0] >= 0", False), ("2 <= L['xs'][1].size()[0] < 9", True),
+        ("not (L['x'].size()[1] // 2 == 1 and max(3, L['x'].size()[0] % 3) == 3)", False), ("L['x'].size()[0]**2 != 16 or abs(-1) > 2", False),
+    ],
+)  # fmt: skip
+def test_guards_are_arithmetic(guard: str, truth: bool) -> None:
+    assert holds(guard, {"x": (4, 3), "xs": [(1,), (8,)]}) is truth
+
+
+def test_guards_that_are_more_are_refused() -> None:
+    with pytest.raises(NotImplementedError, match="open"):
+        holds("open('x').size()[0] == 1", {})

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import math
 import operator
 import re
 import warnings
@@ -18,6 +17,7 @@ from torch.fx.node import map_aggregate
 
 from fastmeta.errors import expected
 from fastmeta.interop.torch import aten, elements, norms  # noqa: F401  (elements and norms add their rows to the table)
+from fastmeta.interop.torch.guards import holds
 from fastmeta.trace import Array, trace
 
 __all__ = ["ImportedModule", "from_torch"]
@@ -182,27 +182,17 @@ class ImportedModule:
 
     def _hold(self, given: Sequence[tuple[int, ...]]) -> None:
         """Refuses lengths for which the module would have taken another way: what export saw holds for its example's."""
-        sizes: dict[str, Any] = {place: _Sized(lengths) for (place, _), lengths in zip(self._inputs, given, strict=True)}
-        shapes = ", ".join(f"{place} {list(size.shape)}" for place, size in sizes.items())
-        for place, size in list(sizes.items()):  # xs_0, xs_1, ... are those of *xs
+        shapes: dict[str, Any] = {place: lengths for (place, _), lengths in zip(self._inputs, given, strict=True)}
+        got = ", ".join(f"{place} {list(lengths)}" for place, lengths in shapes.items())
+        for place, lengths in list(shapes.items()):  # xs_0, xs_1, ... are those of *xs
             name, _, number = place.rpartition("_")
-            if number.isdigit() and not isinstance(sizes.get(name), _Sized):
-                sizes.setdefault(name, []).append(size)
+            if number.isdigit() and not isinstance(shapes.get(name), tuple):
+                shapes.setdefault(name, []).append(lengths)
         for guard in self._guards:
-            if not eval(guard, {"L": sizes, "math": math, "torch": torch}):  # an expression by torch.export
+            if not holds(guard, shapes):
                 held = re.sub(r"L\['(\w+)'\](\[\d+\])?\.size\(\)", r"\1\2.shape", guard)
                 hint = "The module does something else for other numbers of examples: import it with such an example"
-                raise expected("from_torch", f"inputs with {held}", shapes, hint=hint)
-
-
-@dataclass(frozen=True)
-class _Sized:
-    """Stands for a tensor in guards."""
-
-    shape: tuple[int, ...]
-
-    def size(self) -> tuple[int, ...]:
-        return self.shape
+                raise expected("from_torch", f"inputs with {held}", got, hint=hint)
 
 
 def _needed(graph: Any, output: str) -> list[Any]:
