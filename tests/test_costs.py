@@ -5,7 +5,8 @@ import pytest
 
 import fastmeta as fm
 from fastmeta.models import Conv4
-from fastmeta.plan import make_plan
+from fastmeta.ops.shape import COPY
+from fastmeta.plan import make_plan, prepare
 
 
 def loss(params, x, y):
@@ -146,3 +147,15 @@ def test_gradients_of_weights_are_added_where_they_are_summed():
     for f in (task, steps):
         plan = make_plan(fm.map_tasks(fm.grad(f), in_axes=(None, 0), reduce="mean").program(w, x))
         assert plan.arena < w.nbytes / 2, f
+
+
+def test_little_that_is_read_many_times_lies_contiguous():
+    """PyTorch's weights of a depthwise convolution, whose channels are apart."""
+    x, w = np.ones((2, 9, 9, 8), np.float32), np.ones((8, 3, 3), np.float32)
+
+    def copies(f, *args):
+        return [v.shape for v in prepare(fm.jit(f).program(*args)).live() if v.op is COPY]
+
+    permuted = lambda x, w: fm.nn.depthwise_conv2d(x, fm.permute_dims(w, (1, 2, 0)), padding=1)
+    assert copies(permuted, x, w) == 9 * [(8,)]
+    assert not copies(lambda x, w: fm.nn.depthwise_conv2d(x, w, padding=1), x, np.ones((3, 3, 8), np.float32))

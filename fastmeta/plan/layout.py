@@ -28,6 +28,7 @@ TEAM_WORK = 2e6  # multiply-adds: the threads that may share a product of more t
 
 VECTOR = 64  # bytes
 
+MANY_TIMES = 16  # that an element is read
 NEAR = 128  # equations: users of a copy further apart than this make their own
 
 
@@ -192,6 +193,8 @@ def lay_out(p: Program, of: Loop | None = None) -> Program:
             ins = (*[_by_features(g, x, known) for x in ins[:2]], *ins[2:])
         elif v.op in INDEXED:
             ins = _foldable(g, v, ins, known)
+        elif v.op.elementwise:
+            ins = tuple([_spread(g, x, known, copies) for x in ins])
         elif v.op is LOOP:
             s: Loop = v.attrs[0]
             spec = s._replace(body=_body(s))
@@ -254,6 +257,20 @@ def _by_features(g: Graph, x: Var, known: dict[int, View]) -> Var:
     view = view_of(x, known)
     assert view is not None
     return x if view.strides[1] == 1 or x.shape[1] == 1 else g.emit(COPY, (x,))
+
+
+def _spread(g: Graph, x: Var, known: dict[int, View], copies: dict[int, Var]) -> Var:
+    """A little that is read many times, its last axis contiguous: vectors cannot be loaded from apart."""
+    if x.op is not BROADCAST or MANY_TIMES * x.ins[0].size > x.size:
+        return x
+    view = view_of(x, known)
+    assert view is not None
+    if view.strides[-1] in (0, 1):
+        return x
+    few = x.ins[0]
+    if few.id not in copies:
+        copies[few.id] = Var(COPY, (few,), (), few.shape, few.dtype, g)
+    return g.emit(BROADCAST, (copies[few.id],), x.attrs)
 
 
 def _right_factor(g: Graph, x: Var, rows: int, known: dict[int, View], copies: dict[int, Var]) -> Var:
