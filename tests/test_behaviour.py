@@ -553,3 +553,23 @@ def test_subnormal_numbers_are_zero(threads: None) -> None:
         assert not small.any() and not operand.any()
         np.testing.assert_allclose(large, 1e-17, rtol=1e-6)
         assert F32(1e-30) * F32(1e-10) > 0
+
+
+def test_threads_beyond_what_a_pool_has() -> None:
+    before = fm.backends.num_threads()
+    try:
+        for n in (np.int64(2), 10**12):
+            fm.set_num_threads(n)
+            assert fm.backends.num_threads() == min(n, fm.backends.MOST_THREADS)
+        assert float(fm.jit(fm.sum)(np.ones(3))) == 3
+    finally:
+        fm.set_num_threads(before)
+
+
+def test_learners_stay_what_they_are_once_they_are_compiled() -> None:
+    learner = fm.MAML(fm.models.MLP([1, 4, 1]), loss=fm.nn.mse, inner_lr=0.1)
+    learner.inner_lr = 0.2
+    x = np.ones((2, 3, 1), np.float32)
+    learner.value_and_grad(learner.init(0), (x, x, x, x))
+    with pytest.raises(AttributeError, match=r"\[MAML\] expected a learner to stay what it is, got inner_lr=0.3. What it was made of is compiled"):
+        learner.inner_lr = 0.3

@@ -62,6 +62,12 @@ class Learner(ABC):
         args, options = self._made_of
         return functools.partial(type(self), **options), args
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        if any(isinstance(getattr(type(self), made, None), functools.cached_property) for made in self.__dict__):
+            hint = "What it was made of is compiled by now: make another"
+            raise expected(type(self).__name__, "a learner to stay what it is", f"{name}={value!r}", AttributeError, hint)
+        super().__setattr__(name, value)
+
     @functools.cached_property
     def _mapped(self) -> Callable[..., Any]:
         def task(params: Any, episode: Any, phase: tuple[Any, ...]) -> tuple[Loss, Any]:

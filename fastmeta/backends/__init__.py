@@ -19,6 +19,7 @@ Executable = Callable[[Sequence[Any]], "Sequence[np.ndarray] | None"]
 Footprint = Callable[[int, int], tuple[int, int, int, int, int, int]]
 NAMES = config.BACKENDS
 FOR_TESTS = "cuda-host"  # the CUDA core's text compiled for the host
+MOST_THREADS = 256  # kMaxThreads of csrc/native/pool.hpp
 ENGINES = ("native", "numba")  # they run plans; the first that is there is chosen
 
 
@@ -86,7 +87,8 @@ def _choose(name: str) -> None:
 
 
 class set_backend:  # noqa: N801  (a function that is also a context)
-    """Chooses the backend, for good or for the length of a ``with`` block.
+    """Chooses the backend, for good or for the length of a ``with`` block; for all threads of the process, so that blocks of
+    several threads must not overlap.
 
     >>> with set_backend("numpy"):
     ...     chosen()
@@ -105,10 +107,10 @@ class set_backend:  # noqa: N801  (a function that is also a context)
 
 
 def set_num_threads(n: int) -> None:
-    """The number of threads for calls from now on; results do not depend on it."""
-    if isinstance(n, bool) or not isinstance(n, int) or n < 1:
+    """The number of threads for calls from now on, at most MOST_THREADS; results do not depend on it."""
+    if isinstance(n, bool) or not isinstance(n, int | np.integer) or n < 1:
         raise expected("set_num_threads", "a positive integer", repr(n))
-    state.threads = n
+    state.threads = min(int(n), MOST_THREADS)
 
 
 def num_threads() -> int:
@@ -116,7 +118,7 @@ def num_threads() -> int:
     if state.threads is None:
         from fastmeta.backends import native
 
-        state.threads = config.threads() or native.default_threads()
+        state.threads = min(config.threads() or native.default_threads(), MOST_THREADS)
     return state.threads
 
 
