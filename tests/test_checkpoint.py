@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import doctest
 import os
+import zlib
 from typing import NamedTuple
 
 import numpy as np
@@ -117,10 +118,9 @@ def test_the_file_is_plain_safetensors_with_readable_names(path):
         "params/layer1/1/0",
         "params/layer1/1/1",
     ]
-    with safetensors.safe_open(path, framework="numpy") as file:
-        metadata = file.metadata()
+    metadata = metadata_of(path)
     assert metadata["format"] == "fastmeta-checkpoint"
-    assert metadata["format_version"] == "1"
+    assert metadata["format_version"] == "2"
     assert metadata.keys() == {"format", "format_version", "fastmeta_version", "sampler_step", "config", "crc32"}
 
 
@@ -200,10 +200,32 @@ def test_every_truncation_and_flipped_byte_is_refused(path):
         path.write_bytes(content[:length])
         with pytest.raises(CheckpointError, match=r"\[load_checkpoint\] expected .*run.safetensors"):
             load_checkpoint(path, params=BASE)
-    for position in range(len(content) - BASE["w"].nbytes - BASE["b"].nbytes, len(content)):
+    tensors = len(content) - BASE["w"].nbytes - BASE["b"].nbytes
+    for position in range(len(content)):
         path.write_bytes(content[:position] + bytes([content[position] ^ 1]) + content[position + 1 :])
-        with pytest.raises(CheckpointError, match="do not agree with their checksum"):
+        with pytest.raises(CheckpointError, match="do not agree with their checksum" if position >= tensors else "expected"):
             load_checkpoint(path, params=BASE)
+
+
+def metadata_of(path):
+    with safetensors.safe_open(path, framework="numpy") as file:
+        return file.metadata()
+
+
+@pytest.mark.parametrize("changed", [{"sampler_step": "124"}, {"config": "{}"}, {"fastmeta_version": "9"}, {"format_version": "1"}, {"note": ""}])
+def test_edited_metadata_are_refused(path, changed):
+    save(path, params=BASE)
+    safetensors.numpy.save_file(safetensors.numpy.load_file(path), path, metadata_of(path) | changed)
+    with pytest.raises(CheckpointError, match="an undamaged checkpoint, got contents that do not agree with their checksum"):
+        load_checkpoint(path, params=BASE)
+
+
+def test_files_of_version_1_are_still_read(path):
+    tensors = {f"params/{name}": array for name, array in BASE.items()}
+    crc = zlib.crc32(b"params/w" + BASE["w"].tobytes(), zlib.crc32(b"params/b" + BASE["b"].tobytes()))
+    metadata = {"format": "fastmeta-checkpoint", "format_version": "1", "sampler_step": "7", "config": "{}"}
+    safetensors.numpy.save_file(tensors, path, metadata | {"crc32": str(crc)})
+    assert load_checkpoint(path, params=BASE).sampler_step == 7
 
 
 def test_other_files_are_refused(path):
@@ -215,8 +237,8 @@ def test_other_files_are_refused(path):
     safetensors.numpy.save_file({"params/w": BASE["w"]}, path)
     with pytest.raises(CheckpointError, match="a fastmeta checkpoint, got another safetensors file"):
         load_checkpoint(path, params=BASE)
-    safetensors.numpy.save_file({}, path, {"format": "fastmeta-checkpoint", "format_version": "2"})
-    with pytest.raises(CheckpointError, match="format version 1, got version 2"):
+    safetensors.numpy.save_file({}, path, {"format": "fastmeta-checkpoint", "format_version": "3"})
+    with pytest.raises(CheckpointError, match="format version 2, got version 3"):
         load_checkpoint(path, params=BASE)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import re
 import subprocess
 import sys
@@ -12,6 +13,8 @@ from sklearn.base import clone
 from sklearn.metrics import pairwise_distances
 from sklearn.model_selection import GridSearchCV
 from sklearn.neighbors import NearestCentroid
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
 from sklearn.utils.estimator_checks import check_estimator
 
 import fastmeta as fm
@@ -72,6 +75,66 @@ def test_it_works_with_scikit_learns_tools():
     assert copy.get_params()["temperature"] == 2.0 and copy.fit(X, Y).predict(X[:1]).shape == (1,)
 
 
+def test_labels_of_minus_one_are_unlabelled_for_soft_k_means_only():
+    x, y = np.concatenate([X, QUERIES]), np.concatenate([np.repeat([2, 0, 1], 4), np.full(len(QUERIES), -1)])
+    by_label = make_pipeline(StandardScaler(), fm.FewShotClassifier("soft-k-means")).fit(x, y)
+    z = StandardScaler().fit(x).transform(x)
+    by_argument = fm.FewShotClassifier("soft-k-means").fit(z[:12], y[:12], unlabelled=z[12:])
+    assert by_label.classes_.tolist() == [0, 1, 2]
+    np.testing.assert_array_equal(by_label.predict_proba(x), by_argument.predict_proba(z))
+    assert fm.FewShotClassifier().fit(x, y).classes_.tolist() == [-1, 0, 1, 2]
+    assert fm.FewShotClassifier("soft-k-means").fit(x, np.where(y > 0, 1, -1)).classes_.tolist() == [-1, 1]
+
+
+def test_parameters_set_after_fit_count_from_the_next_fit_on():
+    center = np.zeros(4)
+    classifier = fm.FewShotClassifier(center=center).fit(X, Y)
+    want = classifier.predict_proba(QUERIES)
+    center += 5  # the caller's array is not ours
+    for changed in ({"method": "matching", "temperature": 3.0}, {"method": "knn"}, {"center": np.ones(9), "normalize": True}):
+        np.testing.assert_array_equal(classifier.set_params(**changed).predict_proba(QUERIES), want)
+    np.testing.assert_array_equal(pickle.loads(pickle.dumps(classifier)).predict_proba(QUERIES), want)
+    with pytest.raises(ValueError, match="expected method"):
+        classifier.fit(X, Y)
+    assert not hasattr(clone(classifier), "classes_")
+
+
+def test_an_array_as_center_is_shown_and_whole_numbers_may_be_one():
+    assert repr(fm.FewShotClassifier(center=np.zeros(3))) == "FewShotClassifier(center=array([0., 0., 0.]))"
+    assert len(repr(fm.FewShotClassifier(center=np.zeros(640), normalize=True))) < 120
+    for center in ([1, 2, 3, 4], np.arange(1, 5), [1.0, 2.0, 3.0, 4.0]):
+        got = fm.FewShotClassifier(center=center, normalize=True).fit(X, Y).predict_proba(QUERIES)
+        want = fm.FewShotClassifier(center=np.arange(1.0, 5.0), normalize=True).fit(X, Y).predict_proba(QUERIES)
+        np.testing.assert_array_equal(got, want)
+    third = fm.FewShotClassifier(center=[1 / 3] * 4).fit(X, Y)._transform.center
+    assert third.dtype == np.float64 and third[0] == 1 / 3
+
+
+@pytest.mark.parametrize(("dtype", "large"), [(np.float32, 1e25), (np.float64, 1e200)])
+@pytest.mark.parametrize("method", METHODS)
+def test_overflow_is_refused(method, dtype, large):
+    x = X.astype(dtype)
+    classifier = fm.FewShotClassifier(method).fit(x, Y)
+    with pytest.raises(ValueError, match=f"expected a finite score of row 1, got NaN or infinity. Features are too large for {dtype.__name__}"):
+        classifier.predict(np.stack([x[0], x[1] * dtype(large)]))
+    with pytest.raises(ValueError, match="expected finite features.* too large for float32"):
+        fm.FewShotClassifier(method).fit(X.astype(np.float32), Y).predict_proba(X * 1e200)
+    with pytest.raises(ValueError, match="Features are too large"):
+        fm.FewShotClassifier(method).fit(x * dtype(large), Y).predict(QUERIES.astype(dtype) * dtype(large))
+    tame = fm.FewShotClassifier(method, normalize=True).fit(x * dtype(large), Y)
+    assert np.isfinite(tame.predict_proba(x * dtype(large))).all()
+
+
+def test_covariance_takes_a_ridge():
+    classifier = fm.FewShotClassifier("covariance", ridge=0.3).fit(X, Y)
+    total, want = np.cov(X.T), []
+    for c in "abc":
+        covariance = 4 / 5 * np.cov(X[c == Y].T) + 1 / 5 * total + 0.3 * np.eye(4)
+        apart = QUERIES - X[c == Y].mean(axis=0)
+        want.append(-0.5 * np.einsum("nd,de,ne->n", apart, np.linalg.inv(covariance), apart))
+    np.testing.assert_allclose(classifier.predict_proba(QUERIES), softmax(np.stack(want, axis=1)), 1e-9)
+
+
 def test_float32_stays_and_number_of_queries_does_not_matter():
     classifier = fm.FewShotClassifier().fit(X.astype(np.float32), Y)
     whole = classifier.predict_proba(QUERIES.astype(np.float32))
@@ -106,7 +169,10 @@ BAD = [
     (fitted(temperature="warm"), TypeError, HERE + "expected temperature a number, got 'warm'"),
     (fitted(method="covariance", metric="cosine"), ValueError, HERE + "expected no metric and temperature for covariance"),
     (fitted(center=np.ones(3)), ValueError, "[Frozen] expected features [n, 3], got shape [12, 4]"),
-    (fitted(center=np.ones((1, 4))), ValueError, "[Frozen] expected center floats of shape [D], got float64 [1, 4]"),
+    (fitted(center=np.ones((1, 4))), ValueError, "[Frozen] expected center numbers of shape [D], got float64 [1, 4]"),
+    (fitted(center=np.array([0, np.nan, 0, 0])), ValueError, "[Frozen] expected center finite, got NaN or infinity"),
+    (fitted(method="covariance", ridge=0), ValueError, HERE + "expected ridge above 0, got 0"),
+    (fitted(ridge=0.5), ValueError, HERE + "expected no ridge for prototypes, got 0.5"),
     (fitted(normalize=1), TypeError, "[Frozen] expected normalize True or False, got 1"),
     (lambda: fm.FewShotClassifier().fit(X, Y, unlabelled=X), ValueError, HERE + "expected method 'soft-k-means' for unlabelled examples, got 'prototypes'"),
     (lambda: fm.FewShotClassifier().fit(X[:, 0], Y), ValueError, HERE + "expected features [n, D], got shape [12]. Reshape your data"),
@@ -115,7 +181,7 @@ BAD = [
     (lambda: fm.FewShotClassifier().fit(X, np.linspace(0, 1, 12)), ValueError, HERE + "expected labels that name classes, got fractions"),
     (lambda: fitted()().predict(X[:, :3]), ValueError, HERE + "expected 4 features, as in fit, got 3"),
     (lambda: fitted()().score(X, Y[:5]), ValueError, HERE + "expected y of shape [12], got [5]"),
-    (lambda: fm.FewShotClassifier().set_params(k=3), ValueError, HERE + "expected a parameter of method, metric, temperature, center, normalize, got 'k'"),
+    (lambda: fm.FewShotClassifier().set_params(k=3), ValueError, HERE + "expected a parameter of method, metric, temperature, center, normalize, ridge, got 'k'"),
 ]  # fmt: skip
 
 

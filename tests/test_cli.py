@@ -211,6 +211,39 @@ def test_failures_are_one_line_and_exit_code_1(tmp_path):
         assert result.stderr.count("\n") == 1
 
 
+BAD_VARIABLES = [("FASTMETA_DEBUG", "yes", "0 or 1"), ("FASTMETA_BACKEND", "tpu", "one of native"), ("FASTMETA_NUM_THREADS", "many", "a positive integer")]
+
+
+@pytest.mark.parametrize(("name", "value", "message"), BAD_VARIABLES)
+def test_bad_variables_are_one_line_and_exit_code_1(name, value, message, monkeypatch):
+    monkeypatch.setenv(name, value)
+    monkeypatch.setattr(fm.backends, "state", fm.backends._State())
+    for args in (["info"], ["bench", "--seconds", 0.01, "--tasks", 2]):
+        result = run(*args)
+        assert (result.exit_code, result.stdout) == (1, "")
+        assert result.stderr.startswith(f"error: [{name}] expected {message}") and result.stderr.count("\n") == 1
+
+
+def test_info_of_a_backend_that_is_not_there_says_why_and_fails(monkeypatch):
+    monkeypatch.setattr(fm.backends, "chosen", lambda: (_ for _ in ()).throw(RuntimeError("no such device")))
+    result = run("info")
+    assert result.exit_code == 1
+    assert "no such device" in result.stdout and "backend numpy" in result.stdout
+
+
+def test_the_version_is_told():
+    assert (run("--version").exit_code, run("--version").stdout) == (0, f"fastmeta {fm.__version__}\n")
+
+
+def test_a_run_that_will_be_replaced_is_named():
+    assert sinusoid("--steps", 3, "--out", "o").stderr == ""
+    line = "warning: the run in o will be replaced; to go on with it instead: fastmeta train sinusoid --resume o/checkpoint.safetensors\n"
+    again = sinusoid("--steps", 3, "--out", "o", "--json")
+    assert (again.exit_code, again.stderr) == (0, line) and json.loads(again.stdout)
+    assert run("train", "sinusoid", "--resume", "o", "--steps", 4).stderr == ""
+    assert sinusoid("--steps", 3, "--out", "o", "--quiet").output == ""
+
+
 def test_resume_refuses_other_settings():
     sinusoid("--steps", 3, "--out", "o", "--quiet")
     path = "o/checkpoint.safetensors"

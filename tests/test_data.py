@@ -178,6 +178,15 @@ def test_sinusoid_of_few_and_of_many_tasks(tasks):
 # ---------------------------------------------------------------------------------------------------- arrays
 
 
+@pytest.mark.parametrize("labels", [np.array(["owl", "dog", "cat"] * 4), np.arange(12) % 3])
+def test_labels_may_be_objects_as_in_a_column_of_pandas(labels):
+    x = np.arange(24, dtype=np.float32).reshape(12, 2)
+    options = {"ways": 2, "shots": 1, "queries": 2, "tasks": 5, "classes": labels[:2].tolist()}
+    plain, objects = (EpisodeSampler.from_arrays(x, y, **options) for y in (labels, labels.astype(object)))
+    assert plain.class_names == objects.class_names
+    assert same(plain.batch(3), objects.batch(3))
+
+
 def test_episodes_from_arrays_follow_the_protocol():
     x, y = numbered(classes=7, each=9)
     sampler = EpisodeSampler.from_arrays(x, y, ways=4, shots=2, queries=3, tasks=6, seed=1)

@@ -276,6 +276,14 @@ def test_simple_cnaps_are_torchs(shots, backend):
     agree(fm.CovarianceNet(MODEL, ridge=0.1), WEIGHTS, episodes(shots=shots), loss, rtol=1e-8)
 
 
+def test_covariances_are_inverted_once_for_a_support_set():
+    learner, e = fm.CovarianceNet(MODEL), fm.tree_map(lambda x: x[0], episodes(tasks=1))
+    adapted = learner.adapt(WEIGHTS, e.support_x, e.support_y)
+    fit = learner._adapting.program(WEIGHTS, e.support_x, e.support_y, range(WAYS), None)
+    predict = learner._predicting.program(*adapted[:2], e.query_x, None)
+    assert "inverse" in str(fit) and "inverse" not in str(predict)
+
+
 def test_uneven_shots_are_fine():
     e = episodes(tasks=1)
     e = e._replace(support_x=e.support_x[:, :-1], support_y=e.support_y[:, :-1])

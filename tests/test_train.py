@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
 import time
@@ -115,14 +116,15 @@ def test_classification_keeps_the_best_by_validation_and_resumes_it(tmp_path):
     assert [r[:3] for r in part.validations if r[0] != 12] == [r[:3] for r in whole.validations]
 
 
-def test_ctrl_c_finishes_the_step_saves_and_resumes(tmp_path):
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_finishes_the_step_saves_and_resumes(tmp_path, number):
     def press(step):
         if step == 7:
-            signal.raise_signal(signal.SIGINT)
+            signal.raise_signal(number)
 
-    before = signal.getsignal(signal.SIGINT)
+    before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
     stopped = trainer(Wrapped(Sinusoid(tasks=4), press), out=tmp_path).run(20)
-    assert signal.getsignal(signal.SIGINT) is before
+    assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before
     assert stopped.interrupted
     assert 8 <= stopped.step < 20
     assert (
@@ -134,16 +136,74 @@ def test_ctrl_c_finishes_the_step_saves_and_resumes(tmp_path):
     assert_same_bits(resumed.params, trainer().run(20).params)
 
 
-def test_second_ctrl_c_ends_the_step_at_hand(tmp_path):
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_second_signal_ends_the_step_at_hand(tmp_path, number):
     def press(step):
         if step == 7:
-            signal.raise_signal(signal.SIGINT)
-            signal.raise_signal(signal.SIGINT)
+            signal.raise_signal(number)
+            signal.raise_signal(number)
 
     stopped = trainer(Wrapped(Sinusoid(tasks=4), press), out=tmp_path).run(20)
     assert stopped.interrupted
     assert stopped.step == 7
     assert_same_bits(trainer(out=tmp_path).run(20, stopped.checkpoint).params, trainer().run(20).params)
+
+
+def fail(error):
+    raise error
+
+
+@pytest.mark.parametrize("prefetch", [0, 2])
+@pytest.mark.parametrize("error", [OSError("the disk is gone"), SystemExit(3)])
+def test_an_error_of_the_sampler_loses_no_step(tmp_path, error, prefetch):
+    broken = Wrapped(Sinusoid(tasks=4), before=lambda step: step == 7 and fail(error))
+    with pytest.raises(type(error)) as info:
+        trainer(broken, out=tmp_path, prefetch=prefetch).run(20)
+    assert info.value is error
+    assert load_checkpoint(tmp_path, params=regression().init()).sampler_step == 7
+    assert_same_bits(trainer().run(20, resume=tmp_path).params, trainer().run(20).params)
+
+
+def test_an_error_of_the_report_loses_no_step(tmp_path):
+    slow = Wrapped(Sinusoid(tasks=4), before=lambda step: time.sleep(0.1))
+    with pytest.raises(ZeroDivisionError):
+        trainer(slow, out=tmp_path, report=lambda told: told.step / 0).run(1000)
+    assert 0 < load_checkpoint(tmp_path, params=regression().init()).sampler_step < 1000
+
+
+def test_an_error_before_the_first_step_leaves_an_earlier_checkpoint(tmp_path):
+    kept = trainer(out=tmp_path).run(3).checkpoint.read_bytes()
+    with pytest.raises(RuntimeError, match="no data"):
+        trainer(Wrapped(Sinusoid(tasks=4), before=lambda step: fail(RuntimeError("no data"))), out=tmp_path).run(20)
+    assert (tmp_path / "checkpoint.safetensors").read_bytes() == kept
+
+
+def full(descriptor):
+    raise OSError("no space left")
+
+
+def test_a_folder_that_cannot_be_written_to_is_refused_before_the_first_step(tmp_path, monkeypatch):
+    steps = []
+    run = trainer(Wrapped(Sinusoid(tasks=4), steps.append), out=tmp_path / "new" / "run").run
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", full)
+        with pytest.raises(OSError, match=r"\[Trainer\] expected out, a folder that can be written to, got .*run \(no space left\)"):
+            run(5)
+    assert not steps and not list((tmp_path / "new" / "run").iterdir())
+    (tmp_path / "file").touch()
+    with pytest.raises(OSError, match=r"\[Trainer\] expected out, a folder that can be written to"):
+        trainer(out=tmp_path / "file").run(5)
+
+
+def test_an_error_tells_that_no_checkpoint_could_be_written(tmp_path, monkeypatch):
+    def break_all(step):
+        if step == 4:
+            monkeypatch.setattr(os, "fsync", full)
+            raise RuntimeError("no data")
+
+    with pytest.raises(RuntimeError, match="no data") as info:
+        trainer(Wrapped(Sinusoid(tasks=4), break_all), out=tmp_path).run(20)
+    assert info.value.__notes__ == ["No checkpoint of meta-step 4 could be written: no space left"]
 
 
 def test_it_runs_in_a_thread():

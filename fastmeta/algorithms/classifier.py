@@ -9,6 +9,7 @@ import warnings
 from typing import Any
 
 import numpy as np
+import optree
 from numpy.typing import NDArray
 
 from fastmeta import array as fa
@@ -37,7 +38,11 @@ class FewShotClassifier:
     | prototypes | its mean is | `fastmeta.algorithms.ProtoNet` |
     | matching | its examples are: attention over all of them | `MatchingNet` |
     | covariance | its mean is, by its own shrunk covariance | `CovarianceNet` |
-    | soft-k-means | its mean is, refined by ``fit``'s unlabelled examples | `SemiSupervisedProtoNet` |
+    | soft-k-means | its mean is, refined by unlabelled examples | `SemiSupervisedProtoNet` |
+
+    For "soft-k-means", and for no other method, an example is unlabelled if its label is -1 among whole numbers, as scikit-learn
+    has it, or if it is in ``fit``'s ``unlabelled``.  In a pipeline the label -1 is the form to take: its other steps do not
+    transform ``unlabelled``.  Beside a single other label, as in -1 and 1, the label -1 is a class.
 
     Args:
         method: a name of the table.
@@ -45,10 +50,12 @@ class FewShotClassifier:
         temperature: by which distances are divided, above 0: it moves probabilities, and the classes of "matching".
         center: [features] subtracted first, as the mean of the features that the backbone was trained on; None for none.
         normalize: whether features are divided by their length then; with ``center`` this is SimpleShot (CL2N).
+        ridge: added to the diagonal of every covariance, above 0: the less, the more of a class's shape counts; the other
+            methods have none and take none but the default.
 
     After `fit`: ``classes_`` sorted, ``n_features_in_``.
     Errors: at `fit`, naming the parameter, as scikit-learn asks of estimators; ValueError for features or labels that cannot be
-    used, saying which.
+    used, saying which, and for features so large that no score of an example is finite.
     Source: of each method, see its learner; SimpleShot: Wang et al. 2019.
 
     >>> features = np.array([[0.0, 0.1], [0.2, 0.0], [5.0, 5.1], [5.2, 4.9]])
@@ -61,22 +68,26 @@ class FewShotClassifier:
 
     def __init__(
         self, method: str = "prototypes", *, metric: str = "sqeuclidean", temperature: float = 1.0, center: Any = None,
-        normalize: bool = False,
+        normalize: bool = False, ridge: float = 1.0,
     ):  # fmt: skip
         self.method, self.metric, self.temperature = method, metric, temperature
-        self.center, self.normalize = center, normalize
+        self.center, self.normalize, self.ridge = center, normalize, ridge
 
     def fit(self, X: Any, y: Any, unlabelled: Any = None) -> FewShotClassifier:
         """Learn from features X [n, D] with labels y [n], and with method "soft-k-means" from ``unlabelled`` features [m, D]."""
-        learner, features = self._learner()
+        head, transform = self._head_and_transform()
         x = _features(X)
-        classes, labels = _labels(y, len(x))
+        classes, labels = _labels(y, len(x), unlabelled=self.method == "soft-k-means")
         if unlabelled is not None:
             if self.method != "soft-k-means":
                 raise expected(NAME, "method 'soft-k-means' for unlabelled examples", repr(self.method))
-            more = _features(unlabelled, x.shape[1]).astype(x.dtype)
+            more = _features(unlabelled, x.shape[1], x.dtype)
             x, labels = np.concatenate([x, more]), np.concatenate([labels, np.full(len(more), -1, labels.dtype)])
-        self._task = learner.adapt((), features((), x), labels)[1]
+        task = _compiled(*head).adapt((), transform((), x), labels)[1]
+        if not all(np.isfinite(part).all() for part in optree.tree_leaves(task)):
+            raise _overflow("finite statistics of the classes", x.dtype)
+        # By name, not as the learner itself: what that has compiled cannot be pickled.
+        self._head, self._transform, self._task = head, transform, task
         self._dtype, self.classes_, self.n_features_in_ = x.dtype, classes, x.shape[1]
         return self
 
@@ -112,8 +123,9 @@ class FewShotClassifier:
 
     def __repr__(self) -> str:
         defaults = inspect.signature(type(self).__init__).parameters
-        changed = {k: v for k, v in self.get_params().items() if v is not defaults[k].default and v != defaults[k].default}
-        return f"{NAME}({', '.join(f'{k}={v!r}' for k, v in changed.items())})"
+        with np.printoptions(threshold=6):  # a center of hundreds of numbers on one line
+            shown = {name: (repr(value), repr(defaults[name].default)) for name, value in self.get_params().items()}
+        return f"{NAME}({', '.join(f'{name}={value}' for name, (value, default) in shown.items() if value != default)})"
 
     def __sklearn_is_fitted__(self) -> bool:
         return hasattr(self, "classes_")
@@ -128,39 +140,55 @@ class FewShotClassifier:
             input_tags=InputTags(),
         )
 
-    def _learner(self) -> tuple[MetricLearner, Frozen]:
-        """The learner of the parameters as they are now, and the transform of features before it."""
+    def _head_and_transform(self) -> tuple[Head, Frozen]:
+        """The parameters as they are now, checked: what `_compiled` takes, and the transform of features before it."""
         if self.method not in METHODS:
             raise expected(NAME, f"method one of {', '.join(METHODS)}", repr(self.method))
         if self.method == "covariance" and (self.metric != "sqeuclidean" or self.temperature != 1.0):
             raise expected(NAME, "no metric and temperature for covariance", f"{self.metric!r}, {self.temperature!r}")
-        metric, temperature = one_metric(NAME, self.metric), positive(NAME, "temperature", self.temperature)
-        return _compiled(self.method, metric, temperature), Frozen(self.center, self.normalize)
+        if self.method != "covariance" and self.ridge != 1.0:
+            raise expected(NAME, f"no ridge for {self.method}", repr(self.ridge))
+        temperature, ridge = (positive(NAME, name, getattr(self, name)) for name in ("temperature", "ridge"))
+        return (self.method, one_metric(NAME, self.metric), temperature, ridge), Frozen(self.center, self.normalize)
 
     def _logits(self, X: Any) -> NDArray[Any]:
         if not hasattr(self, "classes_"):
             raise _not_fitted()
-        x, (learner, features) = _features(X, self.n_features_in_).astype(self._dtype), self._learner()
+        x = _features(X, self.n_features_in_, self._dtype)
         # Up to a power of two, so that few programs serve any number of queries: a query's scores depend on no other.
         padded = np.pad(x, ((0, (1 << (len(x) - 1).bit_length()) - len(x)), (0, 0)), mode="edge")
-        return np.asarray(learner.predict(((), self._task, ()), features((), padded)))[: len(x)]
+        task = ((), self._task, ())
+        scores = np.asarray(_compiled(*self._head).predict(task, self._transform((), padded)))[: len(x)]
+        # A class may be infinitely far, but not all, and none may be near for want of a number.
+        bad = np.flatnonzero(~np.isfinite(scores.max(axis=1)))
+        if len(bad):
+            raise _overflow(f"a finite score of row {bad[0]}", self._dtype)
+        return scores
+
+
+Head = tuple[str, str, float, float]  # method, metric, temperature and ridge
 
 
 @functools.lru_cache(maxsize=64)
-def _compiled(method: str, metric: str, temperature: float) -> MetricLearner:
+def _compiled(method: str, metric: str, temperature: float, ridge: float) -> MetricLearner:
     """One learner for all classifiers with these parameters, since it keeps what it has compiled."""
     if method == "covariance":
-        return CovarianceNet(Frozen())
+        return CovarianceNet(Frozen(), ridge)
     make = {"prototypes": ProtoNet, "matching": MatchingNet, "soft-k-means": SemiSupervisedProtoNet}[method]
     return make(Frozen(), metric=metric, temperature=temperature)
+
+
+def _overflow(what: str, dtype: np.dtype[Any]) -> ValueError:
+    hint = f"Features are too large for {dtype}: divide them all by a number, or take normalize=True"
+    return expected(NAME, what, "NaN or infinity", ValueError, hint)
 
 
 def _parameters() -> list[str]:
     return [name for name in inspect.signature(FewShotClassifier.__init__).parameters if name != "self"]
 
 
-def _features(X: Any, features: int | None = None) -> NDArray[Any]:
-    """X as floats [n, D]; the phrases after ``hint`` are those that scikit-learn's checks look for."""
+def _features(X: Any, features: int | None = None, dtype: np.dtype[Any] | None = None) -> NDArray[Any]:
+    """X as floats [n, D], of ``dtype`` if given; the phrases after ``hint`` are those that scikit-learn's checks look for."""
     if hasattr(X, "toarray"):
         raise expected(NAME, "a dense array", "a sparse one", TypeError, "Sparse data is not supported: use X.toarray()")
     x = np.asarray(X)
@@ -182,14 +210,16 @@ def _features(X: Any, features: int | None = None) -> NDArray[Any]:
     if features not in (None, x.shape[1]):
         hint = f"X has {x.shape[1]} features, but {NAME} is expecting {features} features as input"
         raise expected(NAME, f"{features} features, as in fit", x.shape[1], ValueError, hint)
-    x = x.astype(np.float32 if x.dtype == np.float32 else np.float64)
+    with np.errstate(over="ignore"):  # what the dtype cannot hold is refused in the next line
+        x = x.astype(dtype or (np.float32 if x.dtype == np.float32 else np.float64))
     if not np.isfinite(x).all():
-        raise expected(NAME, "finite features", "NaN or infinity", ValueError, "Input X contains NaN or inf")
+        hint = f"Input X contains NaN or inf, or numbers too large for {x.dtype}"
+        raise expected(NAME, "finite features", "NaN or infinity", ValueError, hint)
     return np.ascontiguousarray(x)
 
 
-def _labels(y: Any, examples: int) -> tuple[NDArray[Any], NDArray[Any]]:
-    """The sorted classes, and the index of each example's."""
+def _labels(y: Any, examples: int, unlabelled: bool) -> tuple[NDArray[Any], NDArray[Any]]:
+    """The sorted classes, and the index of each example's; where examples may be ``unlabelled``, -1 for these."""
     if y is None:
         raise expected(NAME, "labels y", None, ValueError, f"{NAME} requires y to be passed, but the target y is None")
     labels = np.asarray(y)
@@ -205,6 +235,8 @@ def _labels(y: Any, examples: int) -> tuple[NDArray[Any], NDArray[Any]]:
         if (labels != np.round(labels)).any():
             raise expected(NAME, "labels that name classes", "fractions", ValueError, "Unknown label type: continuous")
     classes, indices = np.unique(labels, return_inverse=True)
+    if unlabelled and labels.dtype.kind == "i" and classes[0] == -1 and len(classes) > 2:
+        classes, indices = classes[1:], indices - 1
     return classes, indices.astype(np.int32)
 
 

@@ -10,7 +10,8 @@ import numpy as np
 from fastmeta import array as fa
 from fastmeta.algorithms.inner import positive
 from fastmeta.algorithms.metric import MetricLearner
-from fastmeta.kernels import pairwise_distance, prototypes
+from fastmeta.kernels import prototypes
+from fastmeta.loops import map_tasks
 from fastmeta.trace import Array
 
 __all__ = ["CovarianceNet"]
@@ -55,8 +56,15 @@ class CovarianceNet(MetricLearner):
         of_task = fa.multiply(fa.matmul(fa.permute_dims(all_, (1, 0)), all_), 1.0 / max(z.shape[0] - 1, 1))
         share = fa.divide(count, fa.add(count, 1.0))
         mixed = fa.add(fa.multiply(of_class, share), fa.multiply(of_task, fa.subtract(1.0, share)))
-        return means, fa.add(mixed, self.ridge * np.eye(z.shape[1], dtype=z.dtype))
+        # Inverted here, once for a support set, whatever the number of predictions.
+        return means, fa.inverse(fa.add(mixed, self.ridge * np.eye(z.shape[1], dtype=z.dtype)))
 
     def _logits(self, params: Any, task: tuple[Array, Array], z: Array) -> Array:
-        means, covariances = task
-        return fa.multiply(pairwise_distance(z, means, metric="sqmahalanobis", scale=covariances), -0.5)
+        squares = map_tasks(_mahalanobis, in_axes=(None, 0, 0))(z, *task)
+        return fa.multiply(fa.permute_dims(squares, (1, 0)), -0.5)
+
+
+def _mahalanobis(z: Array, mean: Array, inverse: Array) -> Array:
+    """The squared distances of the rows z [n, D] from the mean of one class, by its inverse covariance [D, D]."""
+    apart = fa.subtract(z, mean)
+    return fa.sum(fa.multiply(fa.matmul(apart, inverse), apart), axis=1)

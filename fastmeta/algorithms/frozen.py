@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
+
 from fastmeta import array as fa
 from fastmeta.errors import expected
 from fastmeta.trace import Array, as_array
@@ -18,7 +20,7 @@ class Frozen:
     zeros.
 
     Args:
-        center: subtracted from every row [D], as the mean of the features of the training classes; None for nothing.
+        center: finite numbers [D] subtracted from every row, as the mean of the features of the training classes; None for nothing.
         normalize: whether rows are divided by their Euclidean length.
 
     Errors: TypeError or ValueError naming the argument; ValueError for features of another length.
@@ -29,9 +31,7 @@ class Frozen:
     """
 
     def __init__(self, center: Any = None, normalize: bool = False):
-        self.center = None if center is None else as_array(center)
-        if self.center is not None and (self.center.ndim != 1 or self.center.dtype.kind != "f"):
-            raise expected("Frozen", "center floats of shape [D]", f"{self.center.dtype} {list(self.center.shape)}")
+        self.center = None if center is None else _center(center)
         if not isinstance(normalize, bool):
             raise expected("Frozen", "normalize True or False", repr(normalize), TypeError)
         self.normalize = normalize
@@ -57,3 +57,13 @@ class Frozen:
 
     def __repr__(self) -> str:
         return f"Frozen(center={self.center if self.center is None else list(self.center.shape)}, normalize={self.normalize})"
+
+
+def _center(values: Any) -> np.ndarray:
+    """A copy, so that who changes theirs later does not change a model."""
+    center = as_array(np.asarray(values) if isinstance(values, list | tuple) else values).copy()
+    if center.ndim != 1 or center.dtype.kind not in "fi":
+        raise expected("Frozen", "center numbers of shape [D]", f"{center.dtype} {list(center.shape)}")
+    if not np.isfinite(center).all():
+        raise expected("Frozen", "center finite", "NaN or infinity")
+    return center if center.dtype.kind == "f" else center.astype(np.float64)

@@ -10,6 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
+import fastmeta
 from fastmeta import config
 from fastmeta.cli import commands, reproduce
 from fastmeta.cli.commands import Usage
@@ -26,6 +27,7 @@ class Group(typer.core.TyperGroup):
         if not standalone_mode:
             return super().main(*args, **extra)
         try:
+            config.debug()  # refused before any work if it is neither 0 nor 1
             code = super().main(*args, **extra)
         except Exception as error:
             code = _shown(error)
@@ -34,7 +36,7 @@ class Group(typer.core.TyperGroup):
 
 def _shown(error: Exception) -> int:
     """Prints one line for an error and returns the exit code; raises what is a bug, or everything in debug mode."""
-    if config.debug():
+    if _debugging():
         raise error
     if hasattr(error, "format_message"):  # of typer, or of click in older versions of it
         message, code = error.format_message(), getattr(error, "exit_code", 2)
@@ -51,6 +53,13 @@ def _shown(error: Exception) -> int:
     return int(code)
 
 
+def _debugging() -> bool:
+    try:
+        return config.debug()
+    except ValueError:  # the error to show is this one
+        return False
+
+
 app = typer.Typer(
     cls=Group,
     name="fastmeta",
@@ -65,6 +74,19 @@ train = typer.Typer(
     no_args_is_help=True, rich_markup_mode=None,
 )  # fmt: skip
 app.add_typer(train)
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"fastmeta {fastmeta.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _main(
+    version: Annotated[bool, typer.Option("--version", help="Show the version.", callback=_version, is_eager=True)] = False,
+) -> None:
+    """What is common to all commands."""
 
 
 def _option(settings: dict[str, Any] | None, key: str, text: str, *flags: str) -> Any:

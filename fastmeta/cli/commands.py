@@ -6,6 +6,7 @@ import json
 import math
 import shlex
 import statistics
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -41,11 +42,16 @@ class Show:
     """Where the output goes: tables for people, or JSON alone, or nothing."""
 
     def __init__(self, quiet: bool, as_json: bool):
-        self.as_json = as_json
+        self.quiet, self.as_json = quiet, as_json
         self.console = Console(quiet=quiet or as_json, highlight=False, markup=False)  # [brackets] are text
 
     def tell(self, text: str) -> None:
         self.console.print(text, soft_wrap=True)
+
+    def warn(self, text: str) -> None:
+        """One line on standard error, where JSON is not disturbed."""
+        if not self.quiet:
+            print(f"warning: {text}", file=sys.stderr)
 
     def result(self, values: dict[str, Any]) -> None:
         if self.as_json:
@@ -93,6 +99,10 @@ def train(
             settings=settings,
             prefetch=r.prefetch,
         )
+    there = folder / CHECKPOINT
+    if there.exists() and (resume is None or not there.samefile(resume)):
+        again = _command("train", settings["task"], "--resume", str(there), data=data)
+        show.warn(f"the run in {folder} will be replaced; to go on with it instead: {again}")
     show.tell(
         f"{settings['task']}: {r.protocol}\n{r.learner!r}\n{settings['tasks']} tasks a meta-step, results in {folder}"
     )
@@ -234,7 +244,9 @@ def bench(tasks: int, inner_steps: int, seconds: float, *, show: Show, threads: 
 
 
 def info(show: Show) -> None:
-    """Versions, backends, threads, instruction set, folders."""
+    """Versions, backends, threads, instruction set, folders; exit code 1 if the backend that is asked for is not there."""
+    import typer
+
     there = backends.available()
     values: dict[str, Any] = {
         "versions": versions(),
@@ -246,7 +258,7 @@ def info(show: Show) -> None:
     }
     try:
         values["machine"] = machine()
-    except (RuntimeError, ValueError) as error:  # the backend asked for is not there
+    except RuntimeError as error:  # the backend asked for is not there; the table says why
         values["machine"] = {"error": str(error)}
     flat: dict[str, Any] = {}
     for name, value in values.items():
@@ -256,6 +268,8 @@ def info(show: Show) -> None:
             flat[name] = value
     show.console.print(display.facts_table(flat, "fastmeta"))
     show.result(values)
+    if "error" in values["machine"]:
+        raise typer.Exit(1)
 
 
 def plain(value: Any) -> Any:

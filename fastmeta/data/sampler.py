@@ -7,7 +7,7 @@ are used, because NumPy promises that these never change, while the methods of i
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -170,7 +170,7 @@ class EpisodeSampler(Sampler):
         """Make a sampler of episodes over any data: images, series, tabular rows, features of text.
 
         `x` [examples, ...] is kept by reference, never copied; `y` [examples] holds class labels (whole numbers or
-        strings). An episode has `ways` classes, drawn without replacement and relabelled 0..ways-1, with `shots`
+        strings, also as objects, the form of a pandas column). An episode has `ways` classes, drawn without replacement and relabelled 0..ways-1, with `shots`
         support and `queries` query examples each, no example twice: x [tasks, ways * n, ...] of `dtype` (float32,
         float64, or int32 for token ids), labels [tasks, ways * n] int32, class by class.
         `classes` limits the draw to these labels (a split). With `targets` [examples, ...], episodes carry these
@@ -188,11 +188,9 @@ class EpisodeSampler(Sampler):
         ((4, 2, 2), array([0, 1], dtype=int32))
         """
         where = "EpisodeSampler.from_arrays"
-        data, labels = np.asarray(x), np.asarray(y)
+        data, labels = np.asarray(x), _labels(where, y)
         if data.dtype.kind not in "fiub":
             raise expected(where, "x an array of numbers", data.dtype, TypeError)
-        if labels.dtype.kind not in "iubUS":
-            raise expected(where, "y of whole numbers or strings", labels.dtype, TypeError)
         if labels.ndim != 1:
             raise expected(where, "y of shape [examples]", list(labels.shape))
         if data.ndim < 1 or len(data) != len(labels):
@@ -216,14 +214,7 @@ class EpisodeSampler(Sampler):
         rows = np.argsort(group, kind="stable")  # examples class by class, in their given order
         starts = np.cumsum(counts) - counts
         if classes is not None:
-            wanted = list(classes)
-            known = {name: i for i, name in enumerate(names.tolist())}
-            for name in wanted:
-                if name not in known:
-                    raise expected(where, "classes that occur in y", repr(name))
-            if len(set(wanted)) != len(wanted):
-                raise expected(where, "each of classes once", f"{len(wanted) - len(set(wanted))} repeated")
-            chosen = np.array(sorted(known[name] for name in wanted), dtype=np.intp)
+            chosen = _chosen(where, classes, names.tolist())
             names, counts, starts = names[chosen], counts[chosen], starts[chosen]
         draw = ClassDraw(
             where,
@@ -254,3 +245,36 @@ class EpisodeSampler(Sampler):
             query_x,
             self._targets[query].astype(kind, copy=False),
         )
+
+
+def _labels(where: str, y: Any) -> NDArray[Any]:
+    """Whole numbers or strings, in an array of their own dtype."""
+    labels = np.asarray(y)
+    if labels.dtype.kind != "O":
+        if labels.dtype.kind not in "iubUS":
+            raise expected(where, "y of whole numbers or strings", labels.dtype, TypeError)
+        return labels
+    kinds = {_kind(label) for label in labels.flat}
+    if kinds not in ({"str"}, {"int"}):
+        raise expected(where, "y of whole numbers or strings", f"objects of {', '.join(sorted(kinds))}", TypeError)
+    return _labels(where, labels.astype(kinds.pop()))
+
+
+def _kind(label: Any) -> str:
+    """The name of the label's type, one for all texts and one for all whole numbers."""
+    if isinstance(label, str):
+        return "str"
+    return "int" if isinstance(label, int | np.integer) and not isinstance(label, bool) else type(label).__name__
+
+
+def _chosen(where: str, classes: Any, names: list[Any]) -> NDArray[np.intp]:
+    """The positions of ``classes`` among the sorted names."""
+    if not isinstance(classes, Iterable):
+        raise expected(where, "classes, several labels", repr(classes), TypeError)
+    wanted, known = list(classes), {name: i for i, name in enumerate(names)}
+    for name in wanted:
+        if not isinstance(name, Hashable) or name not in known:
+            raise expected(where, "classes that occur in y", repr(name))
+    if len(set(wanted)) != len(wanted):
+        raise expected(where, "each of classes once", f"{len(wanted) - len(set(wanted))} repeated")
+    return np.array(sorted(known[name] for name in wanted), dtype=np.intp)

@@ -20,7 +20,8 @@ __all__ = ["Checkpoint", "load_checkpoint", "save_checkpoint"]
 
 CHECKPOINT = "checkpoint.safetensors"  # of a run, in its folder
 FORMAT = "fastmeta-checkpoint"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+OLD_VERSION = "1"  # still read: its checksum is of the tensors alone
 DTYPES = ("float32", "float64", "int32", "int64", "bool")
 
 
@@ -82,9 +83,8 @@ def save_checkpoint(
         "fastmeta_version": str(getattr(fastmeta, "__version__", "unknown")),
         "sampler_step": str(int(sampler_step)),
         "config": _json(config),
-        "crc32": str(_checksum(tensors)),
     }
-    content = safetensors.numpy.save(tensors, metadata)
+    content = safetensors.numpy.save(tensors, metadata | {"crc32": str(_checksum(tensors, metadata))})
     with replacing(path) as file:
         file.write(content)
 
@@ -142,9 +142,10 @@ def read(path: Path) -> tuple[dict[str, NDArray[Any]], dict[str, str]]:
         raise _unusable(path, "a whole safetensors file", f"one that cannot be read ({error})") from error
     if metadata.get("format") != FORMAT:
         raise _unusable(path, "a fastmeta checkpoint", "another safetensors file")
-    if metadata.get("format_version") != str(FORMAT_VERSION):
+    if metadata.get("format_version") not in (OLD_VERSION, str(FORMAT_VERSION)):
         raise _unusable(path, f"format version {FORMAT_VERSION}", f"version {metadata.get('format_version')}")
-    if metadata.get("crc32") != str(_checksum(tensors)):
+    covered = {} if metadata["format_version"] == OLD_VERSION else metadata
+    if metadata.get("crc32") != str(_checksum(tensors, covered)):
         raise _unusable(path, "an undamaged checkpoint", "contents that do not agree with their checksum")
     return tensors, metadata
 
@@ -218,8 +219,11 @@ def _json(config: Mapping[str, Any]) -> str:
     return text
 
 
-def _checksum(tensors: Mapping[str, NDArray[Any]]) -> int:
+def _checksum(tensors: Mapping[str, NDArray[Any]], metadata: Mapping[str, str]) -> int:
+    """Of all names and values, in an order that does not depend on the file's; of the metadata all but the checksum itself."""
     value = 0
+    for key in sorted(metadata.keys() - {"crc32"}):
+        value = zlib.crc32(json.dumps([key, metadata[key]]).encode(), value)
     for key in sorted(tensors):
         value = zlib.crc32(tensors[key].tobytes(), zlib.crc32(key.encode(), value))
     return value

@@ -22,6 +22,7 @@ import optree
 
 from fastmeta import array as fa
 from fastmeta.algorithms.learner import Learner
+from fastmeta.atomic import replacing
 from fastmeta.compile import jit
 from fastmeta.data.prefetch import Prefetch
 from fastmeta.data.sampler import Sampler
@@ -76,7 +77,7 @@ class Trained:
 
     @property
     def interrupted(self) -> bool:
-        """Whether Ctrl-C ended the run."""
+        """Whether Ctrl-C or SIGTERM ended the run."""
         return self.ended == "interrupted"
 
 
@@ -105,14 +106,16 @@ class Trainer:
         patience: validations in a row without a new best accuracy after which training stops; None for no such stop.
         time_limit: seconds of training, resumed parts included, after which it stops; None for no limit.
         out: a folder for checkpoints, made when needed; None for no checkpoints.
-        checkpoint_every: steps between checkpoints; at the end and after Ctrl-C there is always one.
+        checkpoint_every: steps between checkpoints; at the end there is always one, however it comes.
         settings: JSON values kept in checkpoints, so that a run can be rebuilt from its file.
         prefetch: batches built ahead in a background thread; 0 for none, best where a batch costs microseconds.
         report: called with a `Progress` a few times a second.
 
-    Ctrl-C ends the run after the step at hand, with a checkpoint; a second one ends that step too.
+    Ctrl-C or SIGTERM (by which Slurm and Kubernetes stop a job) ends the run after the step at hand, with a checkpoint; a second
+    one ends that step too.  Signals are seen in the main thread only.
     Errors: TypeError or ValueError naming the argument; `DivergedError` naming task and inner step, before parameters
-    are touched (with a checkpoint of the last good ones); `CheckpointError` for a checkpoint of another model.
+    are touched; OSError, before the first step, for an ``out`` that cannot be written to; `CheckpointError` for a checkpoint of
+    another model.  After an error of a step, of a sampler or of ``report`` the last completed step of the run is in a checkpoint.
     RuntimeWarning, once in a run, naming the tasks whose ``aux["residual"]`` is not below 1: a system left unsolved.
 
     >>> import fastmeta as fm
@@ -185,7 +188,7 @@ class Trainer:
             if step > total:
                 raise expected("Trainer", f"steps at least the checkpoint's {step}", total)
         if self.out is not None:
-            self.out.mkdir(parents=True, exist_ok=True)
+            _try_out(self.out)
         run = _Run(self, total, (step, params, state, moments), best, log)
         with _interruptible() as stop:
             run.loop(stop)
@@ -259,7 +262,7 @@ class _Run:
     def __init__(self, trainer: Trainer, total: int, now: tuple[int, Any, Any, Any], best: tuple[Any, Any], log: _Log):
         self.trainer, self.total, self.best, self.log = trainer, total, best, log  # best: (params, state)
         self.now = now  # (step, params, state, moments) change together, in one assignment
-        self.saved, self.warned = -1, False
+        self.first, self.saved, self.warned = now[0], -1, False
         self.begun = time.perf_counter() - log.seconds
         self.row_every = max(1, total // POINTS)
 
@@ -270,7 +273,6 @@ class _Run:
         chunk, row, shown = 1, _Mean(), _Mean()
         told = time.perf_counter()
         step, params, state, moments = self.now
-        first = step
         try:
             while not self._over() and not stop():
                 end = min(step + chunk, *(self._next(step, n) for n in self._periods()), self.total)
@@ -278,7 +280,7 @@ class _Run:
                 share: list[float] = []
                 while step < end:
                     episodes = batch(step)
-                    if step == first:
+                    if step == self.first:
                         t.learner.check(episodes)
                     new, new_state, new_moments, numbers = meta_step(params, state, moments, episodes, phase(step))
                     loss, health, residual, *share = numbers.tolist()
@@ -312,8 +314,8 @@ class _Run:
                 self.validate()
         except KeyboardInterrupt:  # the second Ctrl-C, or one raised by a sampler
             pass
-        except DivergedError:
-            self.save()
+        except BaseException as error:
+            self._rescue(error)
             raise
         finally:
             if t.prefetch:
@@ -389,6 +391,15 @@ class _Run:
             self.saved = step
         return path
 
+    def _rescue(self, error: BaseException) -> None:
+        """Writes the checkpoint of the last completed step before an error ends the run; the error tells if that fails too."""
+        if self.now[0] == self.first:  # nothing is lost, and a checkpoint of an earlier run may be there
+            return
+        try:
+            self.save()
+        except OSError as failed:
+            error.add_note(f"No checkpoint of meta-step {self.now[0]} could be written: {failed}")
+
     def end(self) -> Trained:
         path = self.save()
         step, params, state, moments = self.now
@@ -439,22 +450,34 @@ class _Mean:
         return self.loss / n, None if self.share is None else self.share / n
 
 
+def _try_out(folder: Path) -> None:
+    """Makes the folder and writes there as checkpoints will be written, so that no training is lost for want of a right or space."""
+    trial = folder / f"{CHECKPOINT}.trial"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with replacing(trial) as file:
+            file.write(b"trial")
+        trial.unlink()
+    except OSError as error:
+        raise expected("Trainer", "out, a folder that can be written to", f"{folder} ({error})", type(error)) from error
+
+
 @contextmanager
 def _interruptible() -> Iterator[Callable[[], bool]]:
-    """The first Ctrl-C is noted and asked for by the loop; the second acts at once."""
+    """The first Ctrl-C or SIGTERM is noted and asked for by the loop; the second acts at once."""
     asked = threading.Event()
     if threading.current_thread() is not threading.main_thread():
         yield asked.is_set
         return
-    before = signal.getsignal(signal.SIGINT)
 
     def note(number: int, frame: Any) -> None:
         if asked.is_set():
             raise KeyboardInterrupt
         asked.set()
 
-    signal.signal(signal.SIGINT, note)
+    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield asked.is_set
     finally:
-        signal.signal(signal.SIGINT, before)
+        for number, handler in before.items():  # None is a handler that Python cannot set
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)
