@@ -13,6 +13,7 @@ from fastmeta.plan.layout import lay_out
 from fastmeta.plan.park import park
 from fastmeta.plan.recompute import recompute
 from fastmeta.program import Program, check
+from fastmeta.transforms.batch import batch
 from fastmeta.transforms.fused import unfused
 from fastmeta.transforms.simplify import simplify
 from fastmeta.transforms.unroll import unroll
@@ -24,7 +25,7 @@ def prepare(p: Program, kernels: bool = True) -> Program:
     verify = config.debug()
     if not kernels:
         p = unfused(p)
-    for step in (simplify, unroll, simplify, lambda p: expand(p, kernels), defer, lay_out, hoist, recompute):
+    for step in (simplify, batch, unroll, simplify, lambda p: expand(p, kernels), defer, lay_out, hoist, recompute):
         p = check(step(p)) if verify else step(p)
     return p
 

@@ -1,0 +1,119 @@
+"""Batching: loops inside of tasks as straight code over all iterations, against the loops."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+from test_primitives import CASES, sample, seed_of
+
+import fastmeta as fm
+from fastmeta.ops.structure import LOOP, Loop, loop
+from fastmeta.oracle import evaluate
+from fastmeta.plan import make_plan
+from fastmeta.program import NAMES, Graph, Program, inline
+from fastmeta.transforms.batch import LARGEST, RULES, batch
+from fastmeta.transforms.simplify import simplify
+
+N = 3
+
+
+def in_task(body: Program, invariant: int, summed: int) -> tuple[Program, Program]:
+    """A task whose loop runs the body: (the program of a loop over two tasks, the same batched)."""
+    g = Graph()
+    n = len(body.inputs)
+    ins = [g.input(v.shape if k < invariant else (N, *v.shape), v.dtype) for k, v in enumerate(body.inputs)]
+    spec = Loop(body, invariant, 0, n - invariant, len(body.outputs) - summed, summed, N)
+    task = Program(ins, loop(g, spec, tuple(ins)), g)
+    top = Graph()
+    given = [top.input((2, *v.shape), v.dtype) for v in ins]
+    p = Program(given, loop(top, Loop(task, 0, 0, n, len(task.outputs), 0, 2), tuple(given)), top)
+    return p, batch(p)
+
+
+def inner_loops(p: Program) -> list[Loop]:
+    return [v.attrs[0] for s in p.live() if s.op is LOOP for v in s.attrs[0].body.live() if v.op is LOOP]
+
+
+def program(op, arrays, attrs) -> Program:
+    g = Graph()
+    ins = [g.input(x.shape, NAMES[x.dtype]) for x in arrays]
+    return Program(ins, [g.emit(op, tuple(ins), attrs)], g)
+
+
+def check(p: Program, batched: Program, arrays: list[np.ndarray]) -> None:
+    for got, want in zip(evaluate(batched, arrays), evaluate(p, arrays), strict=True):
+        assert got.dtype == want.dtype
+        np.testing.assert_allclose(got, want, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize(("op", "spec", "attrs"), CASES)
+def test_operations_that_have_a_rule(op, spec, attrs):
+    """With each choice of operands that differ between iterations, stacked and summed."""
+    rng = np.random.default_rng(seed_of(op.name, spec, attrs))
+    sets = [sample(spec, "f64", rng) for _ in range(2 * N)]
+    for invariant, summed in itertools.product(range(len(sets[0])), (0, 1)):
+        body = program(op, sets[0], attrs)
+        if summed and body.outputs[0].dtype != "f64":
+            continue
+        p, batched = in_task(body, invariant, summed)
+        has_rule = op.name in RULES or op.elementwise
+        assert bool(inner_loops(batched)) is not has_rule, op.name
+        arrays = [
+            np.stack([sets[t][k] for t in range(2)]) if k < invariant else np.stack([np.stack([sets[t * N + i][k] for i in range(N)]) for t in range(2)])
+            for k in range(len(sets[0]))
+        ]  # fmt: skip
+        check(p, batched, arrays)
+
+
+def test_nested_loops_and_what_does_not_differ():
+    def task(x, w):
+        kernel = fm.map_tasks(lambda a: fm.map_tasks(lambda b: fm.exp(-fm.sum(fm.square(a - b))) + fm.sum(w))(x))(x)
+        return fm.sum(fm.square(kernel)) + fm.sum(fm.map_tasks(lambda _: fm.sum(w @ w))(x))
+
+    x, w = np.random.default_rng(0).normal(size=(2, 5, 3)), np.random.default_rng(1).normal(size=(4, 4)) / 3
+    step = fm.map_tasks(fm.value_and_grad(task, argnums=(0, 1)), in_axes=(0, None), reduce="mean")
+    p = simplify(step.program(x, w))
+    assert inner_loops(p) and not inner_loops(batch(p))
+    fm.testing.check_grads(lambda x, w: step(x[None], w)[0], (x[0], w))
+
+
+def test_gradients_of_shared_weights_are_one_product():
+    """Not one for each example and their sum: nothing of the weights' size for each."""
+    net = lambda w, x: fm.tanh(x @ w[0]) @ w[1]
+
+    def each(w, x, y):
+        return fm.mean(fm.map_tasks(lambda a, b: fm.sum(fm.square(net(w, a) - b)))(x, y))
+
+    def rows(w, x, y):
+        return fm.mean(fm.sum(fm.square(net(w, x) - y), axis=1))
+
+    rng = np.random.default_rng(2)
+    args = [rng.normal(size=(9, 40)), rng.normal(size=(40, 3))], rng.normal(size=(2, 50, 9)), rng.normal(size=(2, 50, 3))
+    one, other = (fm.map_tasks(fm.value_and_grad(f), in_axes=(None, 0, 0), reduce="mean") for f in (each, rows))
+    for got, want in zip(one(*args)[1], other(*args)[1], strict=True):
+        np.testing.assert_allclose(got, want, rtol=1e-10)
+    plans = [make_plan(f.program(*args)) for f in (one, other)]
+    assert plans[0].instructions <= plans[1].instructions + 3
+    assert plans[0].arena < 1.5 * plans[1].arena
+
+
+def test_loops_that_need_much_memory_stay():
+    """Distances keep no array of all differences, say."""
+    f = lambda x, y: fm.sum(fm.map_tasks(lambda b: fm.sum(fm.abs(x - b), axis=1), in_axes=0)(y))
+    for n, stays in ((4, False), (LARGEST // 8, True)):
+        p = simplify(fm.map_tasks(f).program(np.ones((2, n, 4)), np.ones((2, 3, 4))))
+        assert bool(inner_loops(batch(p))) is stays
+
+
+def test_a_batched_body_keeps_what_it_computes_once():
+    g = Graph()
+    w, x = g.input((2, 2), "f64"), g.input((2, 2), "f64")
+    square = inline(g, program(fm.ops.product.MATMUL, [np.ones((2, 2))] * 2, ()), [w, w])[0]
+    body = Program([w, x], [g.emit(fm.ops.elementwise.ADD, (square, x), ())], g)
+    p, batched = in_task(body, 1, 0)
+    products = [v for v in next(v for v in batched.live() if v.op is LOOP).attrs[0].body.live() if v.op is fm.ops.product.MATMUL]
+    assert [v.shape for v in products] == [(2, 2)]
+    rng = np.random.default_rng(3)
+    check(p, batched, [rng.normal(size=(2, 2, 2)), rng.normal(size=(2, N, 2, 2))])
