@@ -497,6 +497,8 @@ class Decoder {
     out.x = read_operand(3, dims, Access::Read, out.dtype, "X");
     out.out = read_operand(3, dims, Access::Write, out.dtype, "OUT");
     if (out.n > 1 && out.out.stride[2] != 1) refuse(where("OUT"), "rows side by side", "stride " + std::to_string(out.out.stride[2]));
+    out.has_pivots = in_.flag("has PIVOTS");
+    if (out.has_pivots) out.pivots = read_operand(2, dims, Access::Write, out.dtype, "PIVOTS");
     count(product(dims, 3) * (Checked(out.n) + 1));
     return out;
   }

@@ -180,6 +180,8 @@ struct InverseSpec {
   DType dtype;
   int64_t count, n;
   Operand x, out;
+  bool has_pivots;
+  Operand pivots;
 };
 
 struct SumSpec {

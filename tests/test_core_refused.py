@@ -169,7 +169,7 @@ def everything():
     b.emit(PULL, [0, 1, 5, 2, 6, *rows.words, *others.words, *view(b.input(1), (5, 2)).words, *ends])
     part = [view(b.const(), (), np.int32).to((5,)), view(b.input(0), (5,)), view(b.output(4), (2,), np.bool_)]
     results = [1, *view(b.output(7), (), offset=400).words, 1, *view(b.output(7), (), offset=404).words, *ends]
-    b.emit(INVERSE, [0, 2, 5, *view(b.input(0), (2, 5, 5)).words, *view(b.output(7), (2, 5, 5), offset=440).words])
+    b.emit(INVERSE, [0, 2, 5, *view(b.input(0), (2, 5, 5)).words, *view(b.output(7), (2, 5, 5), offset=440).words, 0])
     b.emit(PROTO, [0, 5, 2, 6, 0x3FF0000000000000, *rows.words, *others.words, *(word for o in part for word in o.words), *results])
     yield b, [sample((2, 5, 6)), sample((6, 4)), np.random.default_rng(1).integers(0, 5, (2, 3, 4), dtype=np.int32)]
 

@@ -23,7 +23,7 @@ def inverses(x, make=lambda a: a, into=lambda a: a, threads=1):
     dtype, shape = x.dtype.type, x.shape
     b = Builder([(dtype, shape)], [(dtype, shape)])
     operands = [view(b.input(0), shape, dtype, make=make), view(b.output(0), shape, dtype, make=into)]
-    b.emit(INVERSE, [code(dtype), *operands[0].shape[:2], *(word for o in operands for word in o.words)])
+    b.emit(INVERSE, [code(dtype), *operands[0].shape[:2], *(word for o in operands for word in o.words), 0])
     return into(b.run(x, threads=threads)[0])
 
 
@@ -85,3 +85,36 @@ def test_one_instruction_where_there_are_kernels():
 def test_no_matrices():
     assert fm.jit(fm.inverse)(np.zeros((0, 3, 3), f32)).shape == (0, 3, 3)
     assert fm.jit(fm.inverse)(np.zeros((2, 0, 0), f32)).shape == (2, 0, 0)
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+@pytest.mark.parametrize("sizes", [*SIZES, (0, 3), (2, 0)])
+def test_logarithms_of_determinants(isa, sizes, dtype):
+    """By the pivots of the inverse, which come with it or alone."""
+    x = definite(*sizes, dtype) if min(sizes) else np.zeros((sizes[0], sizes[1], sizes[1]), dtype)
+    want = np.linalg.slogdet(x.astype(np.float64))[1]
+    alone, both = fm.jit(fm.logdet), fm.jit(lambda x: (fm.logdet(x), fm.inverse(x)))
+    np.testing.assert_allclose(alone(x), want, 10 * RTOL[dtype], 10 * RTOL[dtype])
+    got, inverse = both(x)
+    np.testing.assert_array_equal(got, alone(x))
+    np.testing.assert_array_equal(inverse, fm.jit(fm.inverse)(x))
+
+
+def test_one_elimination_for_inverse_and_determinant():
+    x = definite(2, 6, f32)
+    counts = [make_plan(fm.jit(f).program(x)).instructions for f in (fm.logdet, lambda x: (fm.logdet(x), fm.inverse(x)))]
+    assert counts == [2, 2]
+    slow = x.copy()
+    slow[0, 3, 3] = -1
+    assert np.isnan(fm.jit(fm.logdet)(slow)[0]) and np.isfinite(fm.jit(fm.logdet)(slow)[1])
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+def test_pivots_apart(isa, dtype):
+    x = definite(3, 10, dtype)
+    b = Builder([(dtype, x.shape)], [(dtype, x.shape), (dtype, (3, 40))])
+    apart = lambda a: a[::-1, 2:40:4]
+    operands = [view(b.input(0), x.shape, dtype), view(b.output(0), x.shape, dtype), view(b.output(1), (3, 40), dtype, make=apart)]
+    b.emit(INVERSE, [code(dtype), 3, 10, *operands[0].words, *operands[1].words, 1, *operands[2].words])
+    got = apart(b.run(x)[1])
+    np.testing.assert_allclose(got, np.diagonal(np.linalg.cholesky(x.astype(np.float64)), axis1=1, axis2=2) ** 2, 10 * RTOL[dtype])

@@ -25,14 +25,14 @@ Inverse<T>::Inverse(int tag, const InverseSpec& spec, const Kernels& kernels) : 
 
 template <class T>
 int64_t Inverse<T>::scratch_bytes() const {
-  return (inverse_scratch(spec_.n, sizeof(T)) + lines(spec_.n, sizeof(T))) * int64_t(sizeof(T));
+  return (inverse_scratch(spec_.n, sizeof(T)) + 2 * lines(spec_.n, sizeof(T))) * int64_t(sizeof(T));
 }
 
 template <class T>
-void Inverse<T>::invert(Worker& worker, const T* x, T* out) const {
+void Inverse<T>::invert(Worker& worker, const T* x, T* out, T* pivots) const {
   const int64_t n = spec_.n, row = spec_.out.stride[1], x_row = spec_.x.stride[1], x_column = spec_.x.stride[2];
   T* const scratch = reinterpret_cast<T*>(worker.scratch);
-  T* const least = scratch + inverse_scratch(n, sizeof(T));
+  T *const least = scratch + inverse_scratch(n, sizeof(T)), *const found = least + lines(n, sizeof(T));
   const T rounding = T(double(n) * double(std::numeric_limits<T>::epsilon()));
   for (int64_t i = 0; i < n; ++i) {
     if (x_column == 1) std::memcpy(out + i * row, x + i * x_row, size_t(n) * sizeof(T));
@@ -40,12 +40,13 @@ void Inverse<T>::invert(Worker& worker, const T* x, T* out) const {
       for (int64_t k = 0; k < n; ++k) out[i * row + k] = x[i * x_row + k * x_column];
     least[i] = std::abs(out[i * row + i]) * rounding;
   }
-  const InverseArgs<T> args{n, out, row, least, scratch};
+  const InverseArgs<T> args{n, out, row, least, found, scratch};
   for (int64_t from = 0; from < n; from += kInverseRows) {
     block_(args, from);
     if (long_) worker.poll();
     if (worker.stopped()) return;
   }
+  for (int64_t i = 0; pivots && i < n; ++i) pivots[i * spec_.pivots.stride[1]] = found[i];
 }
 
 template <class T>
@@ -55,7 +56,9 @@ void Inverse<T>::run(Worker& worker) const {
     const int64_t first = self.spec_.count * part / self.parts_, last = self.spec_.count * (part + 1) / self.parts_;
     const T* const x = w.at<const T>(self.spec_.x);
     T* const out = w.at<T>(self.spec_.out);
-    for (int64_t k = first; k < last && !w.stopped(); ++k) self.invert(w, x + k * self.spec_.x.stride[0], out + k * self.spec_.out.stride[0]);
+    T* const pivots = self.spec_.has_pivots ? w.at<T>(self.spec_.pivots) : nullptr;
+    for (int64_t k = first; k < last && !w.stopped(); ++k)
+      self.invert(w, x + k * self.spec_.x.stride[0], out + k * self.spec_.out.stride[0], pivots ? pivots + k * self.spec_.pivots.stride[0] : nullptr);
   }, this);
 }
 

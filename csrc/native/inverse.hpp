@@ -13,7 +13,7 @@ class Inverse final : public Instruction {
   int64_t scratch_bytes() const override;
 
  private:
-  void invert(Worker& worker, const T* x, T* out) const;
+  void invert(Worker& worker, const T* x, T* out, T* pivots) const;
   InverseSpec spec_;
   void (*block_)(const InverseArgs<T>&, int64_t from);
   int64_t parts_;

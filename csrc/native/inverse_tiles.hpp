@@ -30,6 +30,7 @@ void inverse_block(const InverseArgs<T>& g, int64_t from) {
     T *const row = panel + p * width, *const pivot_row = pivots + p * width;
     const T found = row[from + p], pivot = found > least[from + p] ? found : T(__builtin_nan(""));
     const auto by = S::splat(pivot);
+    g.pivots[from + p] = pivot;
     row[from + p] = 1;
     for (int64_t k = 0; k < width; k += S::lanes) {
       const auto v = S::load(row + k) / by;

@@ -192,6 +192,7 @@ struct InverseArgs {
   T* matrix;
   int64_t row;
   const T* least;  // [n]: pivots that are not above it are rounding only, and make everything NaN
+  T* pivots;       // [n]: gets them
   T* scratch;      // inverse_scratch() elements
 };
 constexpr int64_t inverse_scratch(int64_t n, int64_t size) { return 3 * kInverseRows * lines(n, size); }

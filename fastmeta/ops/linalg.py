@@ -12,12 +12,11 @@ from fastmeta.errors import expected
 from fastmeta.ops import elementwise as ew
 from fastmeta.ops.product import matmul
 from fastmeta.ops.reduce import total
-from fastmeta.ops.shape import broadcast, permute
-from fastmeta.ops.structure import Loop, loop
-from fastmeta.program import DTYPES, FLOATS, Graph, Primitive, Program, Shape, Var
+from fastmeta.ops.shape import permute
+from fastmeta.program import FLOATS, Primitive, Shape, Var
 
 
-def _square(name: str, x: Var) -> None:
+def square(name: str, x: Var) -> None:
     if x.dtype not in FLOATS:
         raise expected(name, "a float array", x.dtype, TypeError)
     if len(x.shape) < 2 or x.shape[-1] != x.shape[-2]:
@@ -25,12 +24,12 @@ def _square(name: str, x: Var) -> None:
 
 
 def _inverse(ins: tuple[Var, ...], at: tuple[Any, ...]) -> tuple[Shape, str]:
-    _square("inverse", ins[0])
+    square("inverse", ins[0])
     return ins[0].shape, ins[0].dtype
 
 
 def _logdet(ins: tuple[Var, ...], at: tuple[Any, ...]) -> tuple[Shape, str]:
-    _square("logdet", ins[0])
+    square("logdet", ins[0])
     return ins[0].shape[:-2], ins[0].dtype
 
 
@@ -70,35 +69,6 @@ def _logdet_tangent(i: int, t: Var, ins: tuple[Var, ...], attrs: tuple[Any, ...]
     axes = tuple(range(len(x.shape)))
     inverse = permute(x.graph.emit(INVERSE, (x,)), (*axes[:-2], axes[-1], axes[-2]))
     return total(ew.multiply(inverse, t), axes[-2:])
-
-
-def eliminate(x: Var, determinants: bool = False) -> Var:
-    """The inverses of matrices [b, n, n], or the logarithms of their determinants [b], in other primitives: a loop of Gauss-Jordan
-    steps, each on all; a pivot of rounding only gives NaN."""
-    b, n, _ = whole = x.shape
-    vector = (b, n)
-    numbers = np.arange(n, dtype=np.int32)
-
-    def chosen(x: Var, at: Var, axis: int) -> Var:
-        return total(ew.where(broadcast(at, x.shape, (axis,)), x, 0.0), (axis,))
-
-    g = Graph()
-    least, a, k = g.input(vector, x.dtype), g.input(whole, x.dtype), g.input((), "i32")
-    here = ew.apply(ew.EQUAL, broadcast(k, (n,), ()), g.array(numbers))
-    column, row = chosen(a, here, 2), chosen(a, here, 1)
-    pivot = chosen(row, here, 1)
-    pivot = ew.where(ew.apply(ew.GREATER, pivot, chosen(least, here, 1)), pivot, float("nan"))
-    row = ew.divide(ew.where(broadcast(here, vector, (1,)), 1.0, row), broadcast(pivot, vector, (0,)))
-    rows = broadcast(row, whole, (0, 2))
-    others = ew.where(broadcast(here, whole, (2,)), 0.0, a)
-    others = ew.subtract(others, ew.multiply(broadcast(column, whole, (0, 1)), rows))
-    body = Program([least, a, k], [ew.where(broadcast(here, whole, (1,)), rows, others), *([pivot] if determinants else [])], g)
-
-    g = x.graph
-    diagonal = total(ew.where(broadcast(g.array(np.eye(n, dtype=bool)), whole, (1, 2)), x, 0.0), (2,))
-    least = ew.multiply(ew.apply(ew.ABS, diagonal), n * float(np.finfo(DTYPES[x.dtype]).eps))
-    results = loop(g, Loop(body, 1, 1, 1, int(determinants), 0, n), (least, x, g.array(numbers)))
-    return total(ew.apply(ew.LOG, results[1]), (0,)) if determinants else results[0]
 
 
 # Only symmetric positive definite matrices: what needs no exchange of rows.  Others give NaN throughout.

@@ -12,8 +12,8 @@ import numpy as np
 
 from fastmeta.ops import elementwise as ew
 from fastmeta.ops.distance import DISTANCE, DISTANCE_PULL, KERNEL_METRICS, PULL_METRICS
+from fastmeta.ops.elimination import ELIMINATION
 from fastmeta.ops.index import GATHER, SCATTER_ADD
-from fastmeta.ops.linalg import INVERSE
 from fastmeta.ops.order import ARGSORT
 from fastmeta.ops.product import MATMUL
 from fastmeta.ops.proto import PARTS, PROTO
@@ -245,8 +245,8 @@ class Block:
             self.pull(g)
         elif v.op is PROTO:
             self.proto(g)
-        elif v.op is INVERSE:
-            self.inverse(v)
+        elif v.op is ELIMINATION:
+            self.inverse(g)
         elif v.op is MOVE:
             self.move(v)
         else:
@@ -450,11 +450,19 @@ class Block:
         self.e.flops += 2 * n * m * features * self.times * (1 + sum(bool(v.shape) for v in (first, *g.twins)))
         self.instruction(I_PROTO, first, [*payload, *self.results(g, PARTS)], n * m * (3 * features + 1))
 
-    def inverse(self, v: Var) -> None:
-        self.allocate(v)
-        count, n = v.shape[:2]
-        self.e.flops += 2 * v.size * n * self.times
-        self.instruction(I_INVERSE, v, [CODES[v.dtype], count, n, *_operand(self.place(v.ins[0])), *_operand(self.place(v))], 2 * v.size * (n + 1))
+    def inverse(self, g: Group) -> None:
+        """Inverses, pivots, or both; pivots alone need memory for the inverses too."""
+        first = self.first(g)
+        x = first.ins[0]
+        count, n = x.shape[:2]
+        found = {v.attrs[-1]: self.place(v) for v in (first, *g.twins)}
+        scratch = None if False in found else self.arena.take(bytes_of(x))
+        out = found[False] if scratch is None else Place(self.memory, scratch, CODES[x.dtype], dense(x.shape))
+        self.e.flops += 2 * x.size * n * self.times
+        payload = [CODES[x.dtype], count, n, *_operand(self.place(x)), *_operand(out), *([1, *_operand(found[True])] if True in found else [0])]
+        self.instruction(I_INVERSE, first, payload, 2 * x.size * (n + 1))
+        if scratch is not None:
+            self.arena.give(scratch)
 
     def move(self, v: Var) -> None:
         spot, code = self.allocate(v), self.code(v.shape)

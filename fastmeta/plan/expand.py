@@ -1,4 +1,4 @@
-"""Expansion: pooling in comparisons and selections over strided slices; log-determinants, and inverses where no kernel is, in a loop of eliminations: passes over elements run both."""
+"""Expansion: pooling in comparisons and selections over strided slices; inverses and log-determinants by eliminations, of a kernel or in a loop of passes over elements."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ import numpy as np
 
 from fastmeta.ops import elementwise as ew
 from fastmeta.ops.convolution import Pair
-from fastmeta.ops.linalg import INVERSE, LOGDET, eliminate
+from fastmeta.ops.elimination import ELIMINATION, eliminate
+from fastmeta.ops.linalg import INVERSE, LOGDET
 from fastmeta.ops.pooling import POOL_INDEX, POOL_PUT, POOL_TAKE, slices
-from fastmeta.ops.reduce import SUM
+from fastmeta.ops.reduce import SUM, total
 from fastmeta.ops.shape import RESHAPE, broadcast, cast, pad, reshape
 from fastmeta.ops.structure import LOOP, loop, rebuild
 from fastmeta.plan.fuse import splits
@@ -20,7 +21,7 @@ from fastmeta.transforms.pooling import pointwise
 
 
 def expand(p: Program, kernels: bool = True) -> Program:
-    """The program without pooling, log-determinants and, for a backend without ``kernels``, inverses, its loops' bodies included."""
+    """The program without pooling, inverses and log-determinants, its loops' bodies included, for a backend with or without ``kernels``."""
     tiled: dict[int, Var] = {}  # a map [N, H, W, C] that is a reshape of tiles -> the tiles [N, OH, KH, OW, KW, C]
     numbers: dict[int, Var] = {}  # positions as int32 -> the same as numbers of the map's dtype
 
@@ -34,7 +35,7 @@ def expand(p: Program, kernels: bool = True) -> Program:
         if v.op is INVERSE:
             return inverted(ins[0], kernels)
         if v.op is LOGDET:
-            return log_determinants(ins[0])
+            return log_determinants(ins[0], kernels)
         if v.op is POOL_INDEX:
             at = where_maximum(ins[0], ins[0], *v.attrs)[1]
             y = cast(at, "i32")
@@ -112,14 +113,16 @@ def inverted(x: Var, kernels: bool) -> Var:
     """The inverses of x as a row of matrices."""
     if not x.size:
         return x
-    return reshape(x.graph.emit(INVERSE, (row_of(x),)) if kernels else eliminate(row_of(x)), x.shape)
+    return reshape(x.graph.emit(ELIMINATION, (row_of(x),), (False,)) if kernels else eliminate(row_of(x)), x.shape)
 
 
-def log_determinants(x: Var) -> Var:
+def log_determinants(x: Var, kernels: bool) -> Var:
     """Those of matrices [.., n, n]."""
     if not x.size:
         return broadcast(x.graph.array(np.zeros((), DTYPES[x.dtype])), x.shape[:-2], ())
-    return reshape(eliminate(row_of(x), determinants=True), x.shape[:-2])
+    rows = row_of(x)
+    found = total(ew.apply(ew.LOG, rows.graph.emit(ELIMINATION, (rows,), (True,))), (1,)) if kernels else eliminate(rows, determinants=True)
+    return reshape(found, x.shape[:-2])
 
 
 def row_of(x: Var) -> Var:

@@ -14,6 +14,7 @@ from math import prod
 
 from fastmeta.ops import elementwise as ew
 from fastmeta.ops.distance import DISTANCE_PULL
+from fastmeta.ops.elimination import ELIMINATION
 from fastmeta.ops.product import MATMUL, MAX_PRODUCTS
 from fastmeta.ops.proto import PROTO
 from fastmeta.ops.reduce import MAX, MIN, SUM
@@ -26,7 +27,7 @@ from fastmeta.program import ARRAY, CONST, INPUT, Program, Shape, Var
 REDUCTIONS = (SUM, MAX, MIN)
 COMPARISONS = (ew.EQUAL, ew.NOT_EQUAL, ew.LESS, ew.LESS_EQUAL, ew.GREATER, ew.GREATER_EQUAL)
 PASSIVE = (INPUT, CONST, ARRAY)
-MANY_RESULTS = (DISTANCE_PULL, PROTO)  # the last attribute says which
+MANY_RESULTS = (DISTANCE_PULL, PROTO, ELIMINATION)  # the last attribute says which
 MAX_OPERATIONS, MAX_LOADS, MAX_STORES, MAX_PHASES = 200, 60, 32, 60  # of a phase and a group: below what the core takes
 LARGE, LATER = 1 << 20, 128  # elements; equations
 SMALL = 1 << 17  # elements: what is smaller may be held a little longer
@@ -181,7 +182,7 @@ class _Fuser:
         """Several results of one kernel for the same operands are one instruction."""
         for g in self.groups:
             w = g.single
-            if w is not None and w.op is v.op and w.ins == v.ins and w.attrs[0] == v.attrs[0]:
+            if w is not None and w.op is v.op and w.ins == v.ins and w.attrs[:-1] == v.attrs[:-1]:
                 g.twins.append(v)
                 self.own(v, g)
                 return True
