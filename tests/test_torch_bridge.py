@@ -52,6 +52,28 @@ class Then(nn.Module):
         return self.f(self.first(x).reshape(-1, *self.shape))
 
 
+class Both(nn.Module):
+    """A layer of two inputs, or of one and a state, that are one."""
+
+    def __init__(self, layer: nn.Module) -> None:
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.layer(x, x.cos())
+
+
+class First(nn.Module):
+    """The first result of a layer."""
+
+    def __init__(self, layer: nn.Module) -> None:
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.layer(x)[0]
+
+
 FUNCTIONS: dict[str, Any] = {
     "normalize": lambda x: F.normalize(x, dim=-1), "norm 1": lambda x: torch.linalg.vector_norm(x, 1, dim=1), "norm inf": lambda x: torch.linalg.vector_norm(x, float("inf"), dim=1),
     "cosine": lambda x: F.cosine_similarity(x[:, None], x[None, :4], dim=-1), "einsum": lambda x: torch.einsum("ij, kj -> ik", x, x), "logsumexp": lambda x: x.logsumexp(1),
@@ -78,7 +100,7 @@ FUNCTIONS: dict[str, Any] = {
     "topk": lambda x: x.topk(2, 1)[0], "sort": lambda x: x.sort(1, descending=True)[0], "index_fill": lambda x: x.index_fill(1, torch.tensor([1, 3]), 0.0), "cosine of ranks": lambda x: F.cosine_similarity(x, x[0], dim=1) + F.cosine_similarity(x[:, :1], x, dim=-1),
     "cdist": lambda x: torch.cdist(x, x[:3]) + torch.cdist(x, x[:3], p=1), "pairwise": lambda x: F.pairwise_distance(x, x[1]), "linalg norm": lambda x: torch.linalg.norm(x, dim=1) + torch.linalg.norm(x), "permuted": lambda x: torch.einsum("ij -> ji", x)[:2],
     "implied": lambda x: torch.einsum("ij,jk", x, x.T), "threshold": lambda x: F.threshold(x, 0.1, 2.0), "softshrink": F.softshrink, "maximum": lambda x: torch.max(x, x[0]) + torch.min(x, x[1]), "clamp by": lambda x: x.clamp(-x[0].abs(), x[1].abs()),
-    "finite": lambda x: torch.where(x.isfinite() & ~x.isnan() & ~x.isinf(), x, 0.0), "logaddexp": lambda x: torch.logaddexp(x, 2 * x), "tan": torch.tan, "sum as": lambda x: x.float().sum(1, dtype=torch.float64) + x.softmax(1, dtype=torch.float64).mean(1),
+    "finite": lambda x: torch.where(x.isfinite() & ~x.isnan() & ~x.isinf(), x, 0.0), "logaddexp": lambda x: torch.logaddexp(x, 2 * x), "tan": torch.tan, "tensordot": lambda x: torch.tensordot(x[:, :, None] * x[:, None], x, ([0, 2], [0, 1])), "remainder": lambda x: x % 0.7 + x.detach() // 0.3 * x, "bilinear layer": Both(nn.Bilinear(6, 6, 3)), "sum as": lambda x: x.float().sum(1, dtype=torch.float64) + x.softmax(1, dtype=torch.float64).mean(1),
 }  # fmt: skip
 
 
@@ -124,8 +146,9 @@ OTHERS: dict[str, Any] = {
     "adaptive max": pictures(nn.AdaptiveMaxPool2d((3, 2))), "ceil": pictures(nn.Sequential(nn.MaxPool2d(2, ceil_mode=True), nn.AvgPool2d((3, 2), ceil_mode=True))), "avg pool": pictures(nn.AvgPool2d(3, 2, padding=1, count_include_pad=False)),
     "divisor": pictures(nn.AvgPool2d(2, divisor_override=3)), "nearest": pictures(nn.Upsample(scale_factor=2)), "nearest of size": pictures(Function(lambda x: F.interpolate(x, size=(12, 24)))), "nearest steps": steps(nn.Upsample(scale_factor=3)),
     "pixel shuffle": pictures(nn.Sequential(nn.PixelShuffle(2), nn.PixelUnshuffle(2), nn.PixelShuffle(2))), "channel shuffle": pictures(nn.ChannelShuffle(2)), "reflected": pictures(nn.ReflectionPad2d((1, 2, 0, 3))), "replicated": steps(nn.ReplicationPad1d((1, 2))),
-    "circular": pictures(nn.Conv2d(4, 2, 3, padding=1, padding_mode="circular")), "padded": pictures(nn.ConstantPad2d((1, 2, 3, 0), 0.5)), "written": Then(written),
-    "causal": attention(is_causal=True), "bool mask": attention(attn_mask=VISIBLE), "float mask": attention(attn_mask=torch.randn(8, 8).double(), scale=0.3), "image pointwise": pictures(Function(lambda x: x.clamp(-0.3, 0.2) + torch.ones_like(x))),
+    "circular": pictures(nn.Conv2d(4, 2, 3, padding=1, padding_mode="circular")), "padded": pictures(nn.ConstantPad2d((1, 2, 3, 0), 0.5)), "written": Then(written), "bilinear": pictures(nn.Upsample(scale_factor=2.5, mode="bilinear")), "bilinear corners": pictures(nn.Upsample((5, 19), mode="bilinear", align_corners=True)), "adaptive uneven": pictures(nn.AdaptiveAvgPool2d((4, 3))),
+    "rnn": steps(First(nn.RNN(8, 3, 2, bidirectional=True, batch_first=True))), "rnn of relu": steps(First(nn.RNN(8, 3, nonlinearity="relu", bias=False))), "rnn cell": Then(Both(nn.RNNCell(6, 6))), "lstm cell": Then(First(nn.LSTMCell(6, 4))),
+    "gru cell": Then(Both(nn.GRUCell(6, 6, bias=False))), "causal": attention(is_causal=True), "bool mask": attention(attn_mask=VISIBLE), "float mask": attention(attn_mask=torch.randn(8, 8).double(), scale=0.3), "image pointwise": pictures(Function(lambda x: x.clamp(-0.3, 0.2) + torch.ones_like(x))),
 }  # fmt: skip
 
 
@@ -184,7 +207,7 @@ def test_derivatives_where_they_jump(name: str) -> None:
     np.testing.assert_allclose(got, torch.autograd.grad((want * weights).sum(), x)[0], rtol=0, atol=1e-12)
 
 
-TWICE = ["std", "var_mean", "celu", "glu", "baddbmm", "max.dim", "diagonal", "pad", "gather", "index two", "scatter_add 1", "cosine of ranks", "pairwise", "prod", "dilated", "groups", "transposed", "adaptive max", "pixel shuffle", "circular", "bool mask", "instance norm of steps", "written"]  # one or more of each file
+TWICE = ["std", "var_mean", "celu", "glu", "baddbmm", "max.dim", "diagonal", "pad", "gather", "index two", "scatter_add 1", "cosine of ranks", "pairwise", "prod", "dilated", "groups", "transposed", "adaptive max", "pixel shuffle", "circular", "bilinear", "rnn", "lstm cell", "bool mask", "instance norm of steps", "written"]  # one or more of each file
 
 
 @pytest.mark.parametrize("name", TWICE)
@@ -366,7 +389,7 @@ class Projected(nn.Module):
         (nn.ConvTranspose2d(4, 4, 3, dilation=2), torch.zeros(2, 4, 7, 7), NotImplementedError, r"dilation \(2, 2\)"),
         (nn.MaxPool2d(2, dilation=2), torch.zeros(2, 4, 7, 7), NotImplementedError, r"dilation \(2, 2\)"),
         (nn.MaxPool2d(2, ceil_mode=True), torch.zeros(2, 4, 7, 8), NotImplementedError, "ceil_mode=True where windows"),
-        (nn.AdaptiveAvgPool2d(3), torch.zeros(2, 4, 7, 8), NotImplementedError, "windows of several sizes"),
+        (nn.AdaptiveMaxPool2d(3), torch.zeros(2, 4, 7, 8), NotImplementedError, "windows of several sizes"),
         (nn.AdaptiveMaxPool2d(1, return_indices=True), torch.zeros(2, 4, 7, 8), ValueError, "one output, got 2"),
         (Uses(lambda x: F.adaptive_max_pool1d(x, 1, return_indices=True)[1]), torch.zeros(2, 4, 3), NotImplementedError, "the places of the maxima"),
         (nn.Upsample(scale_factor=1.5), torch.zeros(2, 4, 8, 8), NotImplementedError, "factors .* in place of whole numbers"),
@@ -384,6 +407,7 @@ class Projected(nn.Module):
         (Uses(lambda x: x.argmax(1) & 3), torch.zeros(2, 3), NotImplementedError, "bits of integers"),
         (Uses(lambda x: x.half().float()), torch.zeros(2, 3), NotImplementedError, "torch.float16 in place of"),
         (Uses(lambda x: F.scaled_dot_product_attention(x, x, x, dropout_p=0.5)), torch.zeros(2, 3, 4), NotImplementedError, "dropout or grouped heads"),
+        (Uses(lambda x: x + torch.full((3,), 2**40)), torch.zeros(2, 3), NotImplementedError, "beyond int32"),
         (Uses(lambda x: torch.diag_embed(x, 1)), torch.zeros(2, 3), NotImplementedError, "main diagonal"),
         (nn.Linear(3, 3).half(), torch.zeros(2, 3).half(), TypeError, "float32 or float64, got weight of torch.float16"),
         (nn.Identity, torch.zeros(2), TypeError, "an nn.Module, got type"),

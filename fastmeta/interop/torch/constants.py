@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from fastmeta import array as fa
-from fastmeta.interop.torch.table import converted, numpy_dtype, on_images, plain, pointwise, row
+from fastmeta.interop.torch.table import converted, numpy_dtype, on_images, plain, pointwise, refuse, row
 from fastmeta.trace import Array
 
 
@@ -18,6 +18,8 @@ def known(make: Callable[..., torch.Tensor]) -> Callable[..., Array]:
 
     def constant(*args: Any, dtype: Any = None, **_: Any) -> Array:
         x = make(*args, dtype=dtype)
+        if x.dtype == torch.int64 and x.numel() and not -(2**31) <= int(x.min()) <= int(x.max()) < 2**31:
+            raise refuse("integers beyond int32")
         return x.numpy().astype(numpy_dtype(x.dtype))
 
     return constant

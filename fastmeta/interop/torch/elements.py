@@ -26,6 +26,8 @@ for _name, _f in {
     "lt": fa.less, "le": fa.less_equal, "gt": fa.greater, "ge": fa.greater_equal,
 }.items():  # fmt: skip
     pointwise(f"{_name}.Tensor", f"{_name}.Scalar", f"{_name}.default")(_f)
+for _name, _f in {"remainder": fa.remainder, "floor_divide": fa.floor_divide}.items():
+    pointwise(f"{_name}.default", f"{_name}.Tensor", f"{_name}.Scalar")(_f)
 pointwise("max.other")(fa.maximum)
 pointwise("min.other")(fa.minimum)
 

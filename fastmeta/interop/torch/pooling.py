@@ -49,20 +49,35 @@ def avg_pool2d(
     return Image(y)
 
 
-def _windows(x: Any, size: Any) -> tuple[Array, Pair]:
-    """Images, and the windows that give ``size`` of them."""
-    y, out = image(x), pair(size)
-    if any(n % m for n, m in zip(y.shape[1:3], out, strict=True)):
-        raise refuse(f"windows of several sizes, from {tuple(y.shape[1:3])} to {out}")
-    return y, (y.shape[1] // out[0], y.shape[2] // out[1])
+def _along(x: Array, axis: int, weights: np.ndarray) -> Array:
+    """x [n, h, w, c] with axis 1 or 2 replaced by means of its elements, ``weights`` [new, old]."""
+    return fa.einsum("mh,nhwc->nmwc" if axis == 1 else "mw,nhwc->nhmc", weights.astype(x.dtype), x)
+
+
+def _window_means(n: int, m: int) -> np.ndarray:
+    """[m, n]: the means of m windows, which overlap where m does not divide n."""
+    places = np.arange(n)
+    inside = [(places >= i * n // m) & (places < -(-(i + 1) * n // m)) for i in range(m)]
+    return np.stack([w / w.sum() for w in inside])
+
+
+def _windows(y: Array, size: Pair) -> Pair:
+    """The windows that make ``size`` of images."""
+    if any(n % m for n, m in zip(y.shape[1:3], size, strict=True)):
+        raise refuse(f"windows of several sizes, from {tuple(y.shape[1:3])} to {size}")
+    return y.shape[1] // size[0], y.shape[2] // size[1]
 
 
 @on_images("adaptive_avg_pool2d.default")
 def adaptive_avg_pool2d(x: Any, size: Any) -> Image:
-    y, window = _windows(x, size)
-    if window == tuple(y.shape[1:3]):
+    y, out = image(x), pair(size)
+    if out == (1, 1):
         return Image(fa.mean(y, axis=(1, 2), keepdims=True))
-    return Image(nn.avg_pool2d(y, window=window))
+    if all(n % m == 0 for n, m in zip(y.shape[1:3], out, strict=True)):
+        return Image(nn.avg_pool2d(y, window=_windows(y, out)))
+    for axis, m in enumerate(out, 1):
+        y = _along(y, axis, _window_means(y.shape[axis], m))
+    return Image(y)
 
 
 class Values(tuple[Any, ...]):
@@ -76,8 +91,8 @@ class Values(tuple[Any, ...]):
 
 @on_images("adaptive_max_pool2d.default")
 def adaptive_max_pool2d(x: Any, size: Any) -> Any:
-    y, window = _windows(x, size)
-    return Values([Image(nn.max_pool2d(y, window=window))])
+    y = image(x)
+    return Values([Image(nn.max_pool2d(y, window=_windows(y, pair(size))))])
 
 
 # -- of sequences [n, channels, steps], as images of one row
@@ -129,6 +144,27 @@ def upsample_nearest2d(x: Any, size: Any, scales: Any) -> Image:
 @row("upsample_nearest1d.vec")
 def upsample_nearest1d(x: Array, size: Any, scales: Any) -> Array:
     return fa.repeat(x, _factors(x.shape[2:], size, scales)[0], axis=2)
+
+
+@on_images("upsample_bilinear2d.vec")
+def upsample_bilinear2d(x: Any, size: Any, corners: bool, scales: Any) -> Image:
+    y = image(x)
+    for axis in (1, 2):
+        n, scale = y.shape[axis], None if scales is None else scales[axis - 1]
+        m = int(n * scale) if size is None else int(size[axis - 1])
+        y = _along(y, axis, _between(n, m, corners, scale))
+    return Image(y)
+
+
+def _between(n: int, m: int, corners: bool, scale: float | None) -> np.ndarray:
+    """[m, n]: m elements between n, linearly; ``corners``: the first and the last are those of the n."""
+    if corners:
+        at = np.arange(m) * ((n - 1) / (m - 1) if m > 1 else 0.0)
+    else:
+        at = np.maximum((np.arange(m) + 0.5) * (1 / scale if scale else n / m) - 0.5, 0.0)
+    low = np.minimum(at.astype(int), n - 1)
+    share = (at - low)[:, None]
+    return (1 - share) * np.eye(n)[low] + share * np.eye(n)[np.minimum(low + 1, n - 1)]
 
 
 @row("pixel_shuffle.default")

@@ -12,7 +12,7 @@ from fastmeta import array as fa
 from fastmeta import nn
 from fastmeta.interop.torch import recurrent
 from fastmeta.interop.torch.reductions import vector_norm
-from fastmeta.interop.torch.table import refuse, row
+from fastmeta.interop.torch.table import axes_of, refuse, row
 from fastmeta.kernels import pairwise_distance as distances
 from fastmeta.trace import Array
 
@@ -60,6 +60,16 @@ def bilinear(x: Array, y: Array, w: Array, b: Array | None = None) -> Array:
     out = fa.sum(fa.multiply(left, fa.reshape(y, (-1, 1, y.shape[-1]))), axis=2)
     out = fa.reshape(out, (*x.shape[:-1], w.shape[0]))
     return out if b is None else fa.add(out, b)
+
+
+@row("tensordot.default")
+def tensordot(x: Array, y: Array, of_x: Sequence[int], of_y: Sequence[int]) -> Array:
+    """Sums over axes of x and as many of y; the others stay in their order."""
+    summed, also = axes_of(x, of_x), axes_of(y, of_y)
+    left, right = ([a for a in range(len(v.shape)) if a not in axes] for v, axes in ((x, summed), (y, also)))
+    n = math.prod(x.shape[a] for a in summed)
+    product = fa.matmul(fa.reshape(fa.permute_dims(x, (*left, *summed)), (-1, n)), fa.reshape(fa.permute_dims(y, (*also, *right)), (n, -1)))
+    return fa.reshape(product, (*[x.shape[a] for a in left], *[y.shape[a] for a in right]))
 
 
 # -- distances
@@ -126,3 +136,34 @@ def gru(
     if training and rate > 0:
         raise refuse("random masks (module.eval() turns dropout off)")
     return recurrent.gru(x, state, weights, biases, layers, both, batch_first)
+
+
+for _name, _f in {"rnn_tanh": fa.tanh, "rnn_relu": nn.relu}.items():
+
+    @row(f"{_name}.input")
+    def rnn(
+        x: Array, state: Array, weights: Any, biases: bool, layers: int, rate: float, training: bool, both: bool, batch_first: bool,
+        activation: Any = _f,
+    ) -> Any:  # fmt: skip
+        if training and rate > 0:
+            raise refuse("random masks (module.eval() turns dropout off)")
+        return recurrent.rnn(activation, x, state, weights, biases, layers, both, batch_first)
+
+    @row(f"{_name}_cell.default")
+    def rnn_cell(x: Array, h: Array, *weights: Array, activation: Any = _f) -> Array:
+        return recurrent.rnn_cell(activation, x, h, *weights)
+
+
+@row("lstm_cell.default")
+def lstm_cell(x: Array, state: Any, *weights: Array) -> Any:
+    return nn.lstm_cell(recurrent.lstm_params(*_given(weights)), x, tuple(state))
+
+
+@row("gru_cell.default")
+def gru_cell(x: Array, h: Array, *weights: Array) -> Array:
+    return nn.gru_cell(recurrent.gru_params(*_given(weights)), x, h)
+
+
+def _given(weights: Sequence[Any]) -> list[Array]:
+    """The weights of a cell without biases that are None."""
+    return [w for w in weights if w is not None]
