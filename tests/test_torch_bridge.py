@@ -207,6 +207,16 @@ def test_derivatives_where_they_jump(name: str) -> None:
     np.testing.assert_allclose(got, torch.autograd.grad((want * weights).sum(), x)[0], rtol=0, atol=1e-12)
 
 
+@pytest.mark.parametrize("f", [F.softplus, F.logsigmoid, F.mish, lambda x: torch.logaddexp(x, -x), lambda x: x.clamp(-1, 3).square(), lambda x: F.relu6(x) * x], ids=["softplus", "logsigmoid", "mish", "logaddexp", "clamp", "relu6"])
+def test_second_derivatives_where_pieces_meet(f: Any) -> None:
+    x = torch.tensor([-3.0, 0.0, 3.0, 6.0, -1.0], dtype=torch.float64, requires_grad=True)
+    (first,) = torch.autograd.grad(f(x).sin().sum(), x, create_graph=True)
+    (want,) = torch.autograd.grad(first.sum(), x)
+    g, _ = from_torch(Function(f), torch.zeros(5, dtype=torch.float64))
+    inner = fm.grad(lambda x: fm.sum(fm.sin(g({}, x))))
+    np.testing.assert_allclose(fm.grad(lambda x: fm.sum(inner(x)))(x.detach().numpy()), want, rtol=0, atol=1e-9)
+
+
 TWICE = ["std", "var_mean", "celu", "glu", "baddbmm", "max.dim", "diagonal", "pad", "gather", "index two", "scatter_add 1", "cosine of ranks", "pairwise", "prod", "dilated", "groups", "transposed", "adaptive max", "pixel shuffle", "circular", "bilinear", "rnn", "lstm cell", "bool mask", "instance norm of steps", "written"]  # one or more of each file
 
 

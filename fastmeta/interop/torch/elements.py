@@ -16,7 +16,7 @@ ROWS: dict[str, Callable[..., Array]] = {
     "relu": nn.relu, "leaky_relu": nn.leaky_relu, "silu": nn.silu, "tanh": fa.tanh, "sigmoid": fa.sigmoid, "exp": fa.exp, "expm1": fa.expm1, "log": fa.log, "log1p": fa.log1p,
     "log2": fa.log2, "log10": fa.log10, "sqrt": fa.sqrt, "rsqrt": fa.rsqrt, "reciprocal": fa.reciprocal, "abs": fa.abs, "square": fa.square, "neg": fa.negative, "sign": fa.sign, "sgn": fa.sign,
     "floor": fa.floor, "ceil": fa.ceil, "sin": fa.sin, "cos": fa.cos, "tan": fa.tan, "erf": fa.erf, "isnan": fa.isnan, "isinf": fa.isinf, "isfinite": fa.isfinite, "clone": lambda x, **_: x,
-    "contiguous": lambda x, **_: x, "detach": fa.stop_gradient, "alias": lambda x: x, "logical_not": fa.logical_not, "logaddexp": fa.logaddexp,
+    "contiguous": lambda x, **_: x, "detach": fa.stop_gradient, "alias": lambda x: x, "logical_not": fa.logical_not,
     "logical_and": fa.logical_and, "logical_or": fa.logical_or, "logical_xor": lambda x, y: fa.not_equal(fa.not_equal(x, 0), fa.not_equal(y, 0)),
 }  # fmt: skip
 for _name, _f in ROWS.items():
@@ -181,19 +181,31 @@ def native_dropout(x: Any, rate: float, training: bool) -> Any:
     return (dropout(x, rate, training),)
 
 
+def log1p_exp(x: Array) -> Array:
+    """log(1 + e ** x), on either side of 0 by what is exact there, so that derivatives of any order are, at 0 too."""
+    above = fa.greater(x, 0.0)
+    return fa.add(fa.where(above, x, 0.0), fa.log1p(fa.exp(fa.where(above, fa.negative(x), x))))
+
+
 @pointwise("softplus.default")
 def softplus(x: Array, beta: float = 1.0, threshold: float = 20.0) -> Array:
-    return fa.where(fa.greater(fa.multiply(x, beta), threshold), x, fa.multiply(nn.softplus(fa.multiply(x, beta)), 1 / beta))
+    return fa.where(fa.greater(fa.multiply(x, beta), threshold), x, fa.multiply(log1p_exp(fa.multiply(x, beta)), 1 / beta))
 
 
 @pointwise("log_sigmoid.default")
 def log_sigmoid(x: Array) -> Array:
-    return fa.negative(nn.softplus(fa.negative(x)))
+    return fa.negative(log1p_exp(fa.negative(x)))
+
+
+@pointwise("logaddexp.default")
+def logaddexp(x: Array, y: Array) -> Array:
+    shape = np.broadcast_shapes(np.shape(x), np.shape(y))
+    return fa.logsumexp(fa.stack([fa.broadcast_to(v, shape) for v in (x, y)]), axis=0)
 
 
 @pointwise("mish.default")
 def mish(x: Array) -> Array:
-    return fa.multiply(x, fa.tanh(nn.softplus(x)))
+    return fa.multiply(x, fa.tanh(log1p_exp(x)))
 
 
 @pointwise("hardsigmoid.default")
