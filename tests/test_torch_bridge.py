@@ -99,7 +99,7 @@ FUNCTIONS: dict[str, Any] = {
     "scatter_add 1": lambda x: torch.zeros(9, 8).double().scatter_add(1, torch.tensor([[0, 7, 7, 3, 1, 2], [3, 3, 3, 0, 0, 0]]), x[:2]), "scatter": lambda x: x.scatter(1, x.argmax(1, keepdim=True), 0.0), "one_hot": lambda x: F.one_hot(x.argmax(1), 6) * x,
     "topk": lambda x: x.topk(2, 1)[0], "sort": lambda x: x.sort(1, descending=True)[0], "index_fill": lambda x: x.index_fill(1, torch.tensor([1, 3]), 0.0), "cosine of ranks": lambda x: F.cosine_similarity(x, x[0], dim=1) + F.cosine_similarity(x[:, :1], x, dim=-1),
     "cdist": lambda x: torch.cdist(x, x[:3]) + torch.cdist(x, x[:3], p=1), "pairwise": lambda x: F.pairwise_distance(x, x[1]), "linalg norm": lambda x: torch.linalg.norm(x, dim=1) + torch.linalg.norm(x), "permuted": lambda x: torch.einsum("ij -> ji", x)[:2],
-    "implied": lambda x: torch.einsum("ij,jk", x, x.T), "threshold": lambda x: F.threshold(x, 0.1, 2.0), "softshrink": F.softshrink, "maximum": lambda x: torch.max(x, x[0]) + torch.min(x, x[1]), "clamp by": lambda x: x.clamp(-x[0].abs(), x[1].abs()),
+    "implied": lambda x: torch.einsum("ij,jk", x, x.T), "threshold": lambda x: F.threshold(x, 0.1, 2.0), "sums of bools": lambda x: ((x > 0) + (x > 1)) * x + (x > 0) * (x < 1), "numbers": lambda x: torch.where(x > 0, 1, 0) * x + torch.where(x > 0, 0.5, 2), "floored": lambda x: x.div(0.3, rounding_mode="floor") * x, "softshrink": F.softshrink, "maximum": lambda x: torch.max(x, x[0]) + torch.min(x, x[1]), "clamp by": lambda x: x.clamp(-x[0].abs(), x[1].abs()),
     "finite": lambda x: torch.where(x.isfinite() & ~x.isnan() & ~x.isinf(), x, 0.0), "logaddexp": lambda x: torch.logaddexp(x, 2 * x), "tan": torch.tan, "tensordot": lambda x: torch.tensordot(x[:, :, None] * x[:, None], x, ([0, 2], [0, 1])), "remainder": lambda x: x % 0.7 + x.detach() // 0.3 * x, "bilinear layer": Both(nn.Bilinear(6, 6, 3)), "sum as": lambda x: x.float().sum(1, dtype=torch.float64) + x.softmax(1, dtype=torch.float64).mean(1),
 }  # fmt: skip
 
@@ -417,6 +417,7 @@ class Projected(nn.Module):
         (Uses(lambda x: x.argmax(1) & 3), torch.zeros(2, 3), NotImplementedError, "bits of integers"),
         (Uses(lambda x: x.half().float()), torch.zeros(2, 3), NotImplementedError, "torch.float16 in place of"),
         (Uses(lambda x: F.scaled_dot_product_attention(x, x, x, dropout_p=0.5)), torch.zeros(2, 3, 4), NotImplementedError, "dropout or grouped heads"),
+        (Uses(lambda x: x.div(2, rounding_mode="trunc")), torch.zeros(2, 3), NotImplementedError, "rounding_mode='trunc'"),
         (Uses(lambda x: x + torch.full((3,), 2**40)), torch.zeros(2, 3), NotImplementedError, "beyond int32"),
         (Uses(lambda x: torch.diag_embed(x, 1)), torch.zeros(2, 3), NotImplementedError, "main diagonal"),
         (nn.Linear(3, 3).half(), torch.zeros(2, 3).half(), TypeError, "float32 or float64, got weight of torch.float16"),

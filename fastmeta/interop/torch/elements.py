@@ -6,10 +6,11 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+import torch
 
 from fastmeta import array as fa
 from fastmeta import nn
-from fastmeta.interop.torch.table import on_images, pointwise, refuse, row
+from fastmeta.interop.torch.table import numpy_dtype, on_images, pointwise, refuse, row
 from fastmeta.trace import Array
 
 ROWS: dict[str, Callable[..., Array]] = {
@@ -22,7 +23,7 @@ ROWS: dict[str, Callable[..., Array]] = {
 for _name, _f in ROWS.items():
     pointwise(f"{_name}.default")(_f)
 for _name, _f in {
-    "mul": fa.multiply, "div": fa.divide, "maximum": fa.maximum, "minimum": fa.minimum, "eq": fa.equal, "ne": fa.not_equal,
+    "div": fa.divide, "maximum": fa.maximum, "minimum": fa.minimum, "eq": fa.equal, "ne": fa.not_equal,
     "lt": fa.less, "le": fa.less_equal, "gt": fa.greater, "ge": fa.greater_equal,
 }.items():  # fmt: skip
     pointwise(f"{_name}.Tensor", f"{_name}.Scalar", f"{_name}.default")(_f)
@@ -32,11 +33,15 @@ pointwise("max.other")(fa.maximum)
 pointwise("min.other")(fa.minimum)
 
 
+def bools(*args: Array) -> bool:
+    return all(getattr(a, "dtype", np.dtype(type(a))) == np.bool_ for a in args)
+
+
 def of_bools(f: Any) -> Any:
     """A function of bits, where the bits are bools."""
 
     def call(*args: Array) -> Array:
-        if any(getattr(a, "dtype", np.dtype(type(a))) != np.bool_ for a in args):
+        if not bools(*args):
             raise refuse("bits of integers in place of bools")
         return f(*args)
 
@@ -50,12 +55,26 @@ pointwise("bitwise_not.default")(of_bools(fa.logical_not))
 
 @pointwise("add.Tensor", "add.Scalar")
 def add(x: Array, y: Array, alpha: float = 1) -> Array:
-    return fa.add(x, y if alpha == 1 else fa.multiply(y, alpha))
+    """Of bools, whether one is true."""
+    return fa.logical_or(x, y) if bools(x, y) else fa.add(x, y if alpha == 1 else fa.multiply(y, alpha))
 
 
 @pointwise("sub.Tensor", "sub.Scalar")
 def sub(x: Array, y: Array, alpha: float = 1) -> Array:
     return fa.subtract(x, y if alpha == 1 else fa.multiply(y, alpha))
+
+
+@pointwise("mul.Tensor", "mul.Scalar")
+def mul(x: Array, y: Array) -> Array:
+    """Of bools, whether both are true."""
+    return fa.logical_and(x, y) if bools(x, y) else fa.multiply(x, y)
+
+
+@pointwise("div.Tensor_mode", "div.Scalar_mode")
+def div(x: Array, y: Array, *, rounding_mode: str | None = None) -> Array:
+    if rounding_mode == "trunc":
+        raise refuse("rounding_mode='trunc' in place of 'floor' or None")
+    return fa.divide(x, y) if rounding_mode is None else fa.floor_divide(x, y)
 
 
 @pointwise("rsub.Scalar")
@@ -167,6 +186,12 @@ def masked_fill(x: Array, mask: Array, value: Array) -> Array:
 @pointwise("where.self", "where.ScalarOther", "where.ScalarSelf")
 def where(condition: Array, x: Array, y: Array) -> Array:
     return fa.where(condition, x, y)
+
+
+@pointwise("where.Scalar")
+def where_numbers(condition: Array, x: float, y: float) -> Array:
+    dtype = numpy_dtype(torch.result_type(x, y))
+    return fa.where(condition, np.asarray(x, dtype), np.asarray(y, dtype))
 
 
 @pointwise("dropout.default")
