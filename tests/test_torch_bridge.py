@@ -56,18 +56,128 @@ class Then(nn.Module):
         return self.f(self.first(x).reshape(-1, *self.shape))
 
 
+class Both(nn.Module):
+    """A layer of two inputs, or of one and a state, that are one."""
+
+    def __init__(self, layer: nn.Module) -> None:
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.layer(x, x.cos())
+
+
+class First(nn.Module):
+    """The first result of a layer."""
+
+    def __init__(self, layer: nn.Module) -> None:
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.layer(x)[0]
+
+
 FUNCTIONS: dict[str, Any] = {
     "normalize": lambda x: F.normalize(x, dim=-1), "norm 1": lambda x: torch.linalg.vector_norm(x, 1, dim=1), "norm inf": lambda x: torch.linalg.vector_norm(x, float("inf"), dim=1),
     "cosine": lambda x: F.cosine_similarity(x[:, None], x[None, :4], dim=-1), "einsum": lambda x: torch.einsum("ij, kj -> ik", x, x), "logsumexp": lambda x: x.logsumexp(1),
     "var": lambda x: x.var(dim=1), "biased": lambda x: x.var(dim=0, unbiased=False, keepdim=True), "std": lambda x: x.std(dim=1, keepdim=True), "rms": nn.RMSNorm(6), "correction": lambda x: torch.var(x, dim=1, correction=2),
     "softplus": lambda x: F.softplus(8 * x, beta=2.0, threshold=3.0), "logsigmoid": F.logsigmoid, "mish": F.mish, "hardswish": lambda x: F.hardswish(4 * x),
     "prelu": nn.PReLU(6), "clamp": lambda x: x.clamp_min(-0.3).clamp_max(0.4), "square": lambda x: x.square(), "repeat": lambda x: x.repeat(1, 2), "split": lambda x: x.split(4, 1)[1] * x.split([2, 4], dim=1)[0],
-    "chunk": lambda x: x.chunk(2, dim=-1)[0],
+    "chunk": lambda x: x.chunk(2, dim=-1)[0], "unbind": lambda x: sum(a * k for k, a in enumerate(x.unbind(1))), "squeeze": lambda x: x[:, :1].squeeze(), "reciprocal": lambda x: 1 / (x + 9),
+    "masked_fill": lambda x: x.masked_fill(x > 0.1, float("-inf")).softmax(1), "relu6": lambda x: F.relu6(9 * x), "hardtanh": lambda x: F.hardtanh(x, -0.2, 0.3), "max.dim": lambda x: x.max(1)[0] * x.min(dim=1).values,
+    "places": lambda x: x.max(1, keepdim=True).indices * x + x.argmin(1, keepdim=True), "amin": lambda x: x.amin(1) + x.amax((0, 1)), "max": lambda x: x.max() * x - x.min(), "log1p": lambda x: (x * x).log1p(), "expm1": torch.expm1,
+    "sign": lambda x: x.sign() * x.floor() + x.ceil() * x, "logs": lambda x: x.exp().log2() + x.abs().add(1).log10(), "pow.Scalar": lambda x: 2**x + torch.exp2(x), "cumsum": lambda x: x.cumsum(1), "glu": F.glu, "selu": F.selu,
+    "celu": lambda x: F.celu(x, 0.5), "elu": lambda x: F.elu(x, 0.7), "addcmul": lambda x: torch.addcmul(x, x, x.sin(), value=0.5), "addcdiv": lambda x: torch.addcdiv(x, x, x.exp(), value=0.5), "lerp": lambda x: torch.lerp(x, x.sin(), 0.3),
+    "baddbmm": lambda x: torch.baddbmm(x[:, :, None] * x[:, None], x[:, :, None], x[:, None], beta=0.3, alpha=2), "outer": lambda x: torch.outer(x[:, 0], x[1]), "dot": lambda x: torch.dot(x[0], x[1]) * x, "mv": lambda x: torch.mv(x, x[0]),
+    "addmv": lambda x: torch.addmv(x[:, 0], x, x[0], alpha=2), "bools": lambda x: torch.where(~(x > 0) & (x < 0.5) | (x > 1) ^ (x < -1), x, 2 * x), "logical": lambda x: torch.where(torch.logical_not(x > 0).logical_or(x > 1), x, x * x),
+    "type_as": lambda x: (x > 0).type_as(x) * x, "copy": lambda x: x * (x > 0).double() + x.double(), "var_mean": lambda x: sum(torch.var_mean(x, 1)) + sum(torch.std_mean(x, 1, correction=0)), "flip": lambda x: x.flip(1), "roll": lambda x: x.roll((1, -2), (0, 1)),
+    "roll flat": lambda x: x[:4].roll(2), "diagonal": lambda x: (x.T @ x).diagonal(1) + (x.T @ x).diagonal(-1), "diag": lambda x: torch.diag(x[0]) + torch.diag_embed(x), "trace": lambda x: torch.trace(x.T @ x) * x, "tile": lambda x: x.tile(1, 2),
+    "interleave": lambda x: x.repeat_interleave(2, 1), "hstack": lambda x: torch.hstack([x, x * x]), "vstack": lambda x: torch.vstack([x[0], x]), "prod": lambda x: x.prod(1), "any": lambda x: (x > 1).any(1) * (x < 2).all(1) * x[:, 0], "triu": lambda x: (x.T @ x).triu(1) + (x.T @ x).tril(),
+    "constants": lambda x: x + torch.ones(6) + torch.zeros(6) + torch.full((6,), 2.0) * torch.arange(6) + torch.arange(1.0, 7) * torch.linspace(0, 1, 6) + x @ torch.eye(6).double() + torch.arange(12, 0, -2),
+    "like": lambda x: x + torch.ones_like(x) * torch.full_like(x, 2) + torch.zeros_like(x > 0, dtype=x.dtype) + x.new_zeros(6) + x.new_ones(6) + x.new_full((6,), 2) * x.new_tensor([3.0]),
+    "joined dtypes": lambda x: x * torch.tensor(2.0) + torch.ones(6, dtype=torch.float32) * torch.cat([x, torch.ones(1, 6)])[:-1], "pad": lambda x: F.pad(x, (1, 2), value=0.5), "cut": lambda x: F.pad(x, (-1, 2, 0, 1)), "three": lambda x: x**3,
+    "index_select": lambda x: x.index_select(1, torch.tensor([0, 2, 2])), "gather": lambda x: x.gather(1, x.argmax(1, keepdim=True)), "gather fewer": lambda x: x.gather(0, torch.tensor([[1, 0], [2, 2]])), "index": lambda x: x[torch.tensor([[0, 2], [1, -1]])],
+    "index list": lambda x: x[:, [0, -2, 0]], "index two": lambda x: x[torch.tensor([0, 2]), torch.tensor([1, -1])], "index rows": lambda x: x[torch.arange(2), x[:2].argmax(1)], "along": lambda x: torch.take_along_dim(x, x.argsort(1), 1),
+    "index_add": lambda x: torch.zeros(4, 6).double().index_add(0, torch.tensor([0, 1, 1]), x[:3], alpha=2), "scatter_add": lambda x: torch.zeros(4, 6).double().scatter_add(0, torch.tensor([0, 1, 1])[:, None].expand(3, 6), x[:3]),
+    "scatter_add 1": lambda x: torch.zeros(9, 8).double().scatter_add(1, torch.tensor([[0, 7, 7, 3, 1, 2], [3, 3, 3, 0, 0, 0]]), x[:2]), "scatter": lambda x: x.scatter(1, x.argmax(1, keepdim=True), 0.0), "one_hot": lambda x: F.one_hot(x.argmax(1), 6) * x,
+    "topk": lambda x: x.topk(2, 1)[0], "sort": lambda x: x.sort(1, descending=True)[0], "index_fill": lambda x: x.index_fill(1, torch.tensor([1, 3]), 0.0), "cosine of ranks": lambda x: F.cosine_similarity(x, x[0], dim=1) + F.cosine_similarity(x[:, :1], x, dim=-1),
+    "cdist": lambda x: torch.cdist(x, x[:3]) + torch.cdist(x, x[:3], p=1), "pairwise": lambda x: F.pairwise_distance(x, x[1]), "linalg norm": lambda x: torch.linalg.norm(x, dim=1) + torch.linalg.norm(x), "permuted": lambda x: torch.einsum("ij -> ji", x)[:2],
+    "implied": lambda x: torch.einsum("ij,jk", x, x.T), "threshold": lambda x: F.threshold(x, 0.1, 2.0), "sums of bools": lambda x: ((x > 0) + (x > 1)) * x + (x > 0) * (x < 1), "numbers": lambda x: torch.where(x > 0, 1, 0) * x + torch.where(x > 0, 0.5, 2), "floored": lambda x: x.div(0.3, rounding_mode="floor") * x, "softshrink": F.softshrink, "maximum": lambda x: torch.max(x, x[0]) + torch.min(x, x[1]), "clamp by": lambda x: x.clamp(-x[0].abs(), x[1].abs()),
+    "finite": lambda x: torch.where(x.isfinite() & ~x.isnan() & ~x.isinf(), x, 0.0), "logaddexp": lambda x: torch.logaddexp(x, 2 * x), "tan": torch.tan, "tensordot": lambda x: torch.tensordot(x[:, :, None] * x[:, None], x, ([0, 2], [0, 1])), "remainder": lambda x: x % 0.7 + x.detach() // 0.3 * x, "bilinear layer": Both(nn.Bilinear(6, 6, 3)), "sum as": lambda x: x.float().sum(1, dtype=torch.float64) + x.softmax(1, dtype=torch.float64).mean(1),
 }  # fmt: skip
+
+
+def written(x: torch.Tensor) -> torch.Tensor:
+    y = x.clone()
+    y[:, 1] = 0.0
+    y[:, 2:4] = x[:, :2]
+    return y.add_(1).mul_(x)
+
+
+def steps(f: Any) -> nn.Module:
+    """Of sequences [n, 2, 8]."""
+    return Then(f, (2, 8))
+
+
+def pictures(f: Any, channels: int = 4) -> nn.Module:
+    """Of images [n, channels, 6, 8] that stay channels last."""
+    return Then(nn.Sequential(nn.Conv2d(2, channels, 1), f), (2, 6, 8))
+
+
+class Function(nn.Module):
+    def __init__(self, f: Any) -> None:
+        super().__init__()
+        self.f = f
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.f(x)
+
+
+def attention(**options: Any) -> nn.Module:
+    return steps(lambda x: F.scaled_dot_product_attention(x.mT, 2 * x.mT, x.mT, **options))
+
+
+VISIBLE = torch.ones(8, 8).tril().bool() & (torch.arange(8)[:, None] != 2)  # query 2 sees none
 OTHERS: dict[str, Any] = {
     "conv1d": Then(nn.Sequential(nn.Conv1d(2, 3, 3, stride=2, padding=1), nn.PReLU(3), nn.Conv1d(3, 3, 3, padding="same", groups=3)), (2, 9)),
     "instance norm": Then(nn.Sequential(nn.InstanceNorm2d(2, affine=True), nn.PReLU()), (2, 4, 5)),
-}
+    "instance norm of steps": steps(nn.InstanceNorm1d(2, affine=True, track_running_stats=True)), "group norm of steps": steps(nn.Sequential(nn.Conv1d(2, 4, 1), nn.GroupNorm(2, 4))),
+    "dilated steps": steps(nn.Conv1d(2, 3, 3, dilation=2, padding=2, stride=2)), "even kernel": pictures(nn.Conv2d(4, 2, (2, 4), padding="same")), "dilated": pictures(nn.Conv2d(4, 3, 3, dilation=(1, 2), padding="same")),
+    "dilated depthwise": pictures(nn.Conv2d(4, 4, 3, dilation=2, groups=4)), "groups": pictures(nn.Conv2d(4, 6, 3, groups=2, padding=(1, 0))), "channel multiplier": pictures(nn.Conv2d(4, 8, 3, groups=4, stride=2)),
+    "transposed": pictures(nn.ConvTranspose2d(4, 3, 3, stride=2, padding=1, output_padding=1)), "transposed groups": pictures(nn.ConvTranspose2d(4, 6, (2, 3), groups=2)), "transposed steps": steps(nn.ConvTranspose1d(2, 3, 3, stride=2)),
+    "max pool of steps": steps(nn.MaxPool1d(3, 2, padding=1)), "avg pool of steps": steps(nn.AvgPool1d(2)), "adaptive of steps": steps(nn.AdaptiveAvgPool1d(4)), "adaptive max of steps": steps(nn.AdaptiveMaxPool1d(1)),
+    "adaptive max": pictures(nn.AdaptiveMaxPool2d((3, 2))), "ceil": pictures(nn.Sequential(nn.MaxPool2d(2, ceil_mode=True), nn.AvgPool2d((3, 2), ceil_mode=True))), "avg pool": pictures(nn.AvgPool2d(3, 2, padding=1, count_include_pad=False)),
+    "divisor": pictures(nn.AvgPool2d(2, divisor_override=3)), "nearest": pictures(nn.Upsample(scale_factor=2)), "nearest of size": pictures(Function(lambda x: F.interpolate(x, size=(12, 24)))), "nearest steps": steps(nn.Upsample(scale_factor=3)),
+    "pixel shuffle": pictures(nn.Sequential(nn.PixelShuffle(2), nn.PixelUnshuffle(2), nn.PixelShuffle(2))), "channel shuffle": pictures(nn.ChannelShuffle(2)), "reflected": pictures(nn.ReflectionPad2d((1, 2, 0, 3))), "replicated": steps(nn.ReplicationPad1d((1, 2))),
+    "circular": pictures(nn.Conv2d(4, 2, 3, padding=1, padding_mode="circular")), "padded": pictures(nn.ConstantPad2d((1, 2, 3, 0), 0.5)), "written": Then(written), "bilinear": pictures(nn.Upsample(scale_factor=2.5, mode="bilinear")), "bilinear corners": pictures(nn.Upsample((5, 19), mode="bilinear", align_corners=True)), "adaptive uneven": pictures(nn.AdaptiveAvgPool2d((4, 3))),
+    "rnn": steps(First(nn.RNN(8, 3, 2, bidirectional=True, batch_first=True))), "rnn of relu": steps(First(nn.RNN(8, 3, nonlinearity="relu", bias=False))), "rnn cell": Then(Both(nn.RNNCell(6, 6))), "lstm cell": Then(First(nn.LSTMCell(6, 4))),
+    "gru cell": Then(Both(nn.GRUCell(6, 6, bias=False))), "causal": attention(is_causal=True), "bool mask": attention(attn_mask=VISIBLE), "float mask": attention(attn_mask=torch.randn(8, 8).double(), scale=0.3), "image pointwise": pictures(Function(lambda x: x.clamp(-0.3, 0.2) + torch.ones_like(x))),
+}  # fmt: skip
+
+
+class Padded(nn.Module):
+    """Embedded tokens with one that fills up."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(7, 4, padding_idx=2)
+
+    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+        return self.embedding(tokens).cumsum(1)
+
+
+class Encoder(nn.Module):
+    """A layer of a transformer that looks back only, and attention with padding."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.TransformerEncoderLayer(8, 2, 12, dropout=0.0, batch_first=True)
+        self.attention = nn.MultiheadAttention(8, 2, batch_first=True)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = self.layer(x, src_mask=nn.Transformer.generate_square_subsequent_mask(5, dtype=x.dtype), is_causal=True)
+        return self.attention(y, y, y, key_padding_mask=torch.arange(5)[None].expand(len(x), 5) > 3)[0]
 
 
 @pytest.mark.parametrize("name", [*FUNCTIONS, *OTHERS])
@@ -75,6 +185,58 @@ def test_single_operations(name: str) -> None:
     torch.manual_seed(8)
     module = (OTHERS[name] if name in OTHERS else Then(FUNCTIONS[name])).double()
     test_outputs_and_gradients_are_those_of_the_module((module, torch.randn(5, 6, dtype=torch.float64)), True)
+
+
+@pytest.mark.parametrize(("module", "x"), [(Padded(), torch.tensor([[1, 2, 0], [2, 2, 6], [3, 3, 2], [0, 5, 1]])), (Encoder(), torch.randn(4, 5, 8).double())], ids=["padding token", "encoder"])
+def test_what_tokens_and_queries_may_not_see(module: nn.Module, x: torch.Tensor) -> None:
+    test_outputs_and_gradients_are_those_of_the_module((module.double(), x), True)
+
+
+KINKS: dict[str, Any] = {
+    "clamp": lambda x: x.clamp(-1, 3), "clamp_min": lambda x: x.clamp_min(0).clamp_max(3), "relu6": F.relu6, "hardtanh": F.hardtanh, "hardswish": F.hardswish, "elu": F.elu, "selu": F.selu, "abs": torch.abs, "leaky": F.leaky_relu,
+    "threshold": lambda x: F.threshold(x, 3.0, 2.0), "amax": lambda x: x.amax(0) + x.min(), "max.dim": lambda x: x.max(0)[0] - x.min(0)[0], "maximum": lambda x: torch.maximum(x, 0 * x), "logsigmoid": F.logsigmoid, "softplus": F.softplus,
+    "std": lambda x: (0 * x).std() + (x * 0 + 3).var(), "norm": lambda x: (0 * x).norm() + torch.linalg.vector_norm(x, float("inf")), "cosine": lambda x: F.cosine_similarity(0 * x, x, dim=0), "cube": lambda x: x**3 + x**1 + x**0,
+    "prod": lambda x: x.prod(), "cdist": lambda x: torch.cdist(x[:, None], x[:, None]), "pairwise": lambda x: F.pairwise_distance(x, x, eps=0.0), "sign": lambda x: x.sign() * x, "masked": lambda x: x.masked_fill(x == 0, float("-inf")).softmax(0),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", KINKS)
+def test_derivatives_where_they_jump(name: str) -> None:
+    x = torch.tensor([-3.0, 0.0, 3.0, 6.0, -1.0, 1.0, 0.0, 6.0, -3.0], dtype=torch.float64, requires_grad=True)
+    f, _ = from_torch(Function(KINKS[name]), torch.zeros(9, dtype=torch.float64))
+    want = KINKS[name](x)
+    np.testing.assert_allclose(f({}, x.detach().numpy()), want.detach(), rtol=0, atol=1e-12)
+    weights = torch.linspace(1, 2, want.numel(), dtype=torch.float64).reshape(want.shape)
+    got = fm.grad(lambda x: fm.sum(f({}, x) * weights.numpy()))(x.detach().numpy())
+    np.testing.assert_allclose(got, torch.autograd.grad((want * weights).sum(), x)[0], rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("f", [F.softplus, F.logsigmoid, F.mish, lambda x: torch.logaddexp(x, -x), lambda x: x.clamp(-1, 3).square(), lambda x: F.relu6(x) * x], ids=["softplus", "logsigmoid", "mish", "logaddexp", "clamp", "relu6"])
+def test_second_derivatives_where_pieces_meet(f: Any) -> None:
+    x = torch.tensor([-3.0, 0.0, 3.0, 6.0, -1.0], dtype=torch.float64, requires_grad=True)
+    (first,) = torch.autograd.grad(f(x).sin().sum(), x, create_graph=True)
+    (want,) = torch.autograd.grad(first.sum(), x)
+    g, _ = from_torch(Function(f), torch.zeros(5, dtype=torch.float64))
+    inner = fm.grad(lambda x: fm.sum(fm.sin(g({}, x))))
+    np.testing.assert_allclose(fm.grad(lambda x: fm.sum(inner(x)))(x.detach().numpy()), want, rtol=0, atol=1e-9)
+
+
+TWICE = ["std", "var_mean", "celu", "glu", "baddbmm", "max.dim", "diagonal", "pad", "gather", "index two", "scatter_add 1", "cosine of ranks", "pairwise", "prod", "dilated", "groups", "transposed", "adaptive max", "pixel shuffle", "circular", "bilinear", "rnn", "lstm cell", "bool mask", "instance norm of steps", "written"]  # one or more of each file
+
+
+@pytest.mark.parametrize("name", TWICE)
+def test_second_derivatives_of_single_operations(name: str) -> None:
+    torch.manual_seed(9)
+    module = (OTHERS[name] if name in OTHERS else Then(FUNCTIONS[name])).double()
+    x = torch.randn(5, 6, dtype=torch.float64)
+    f, params = from_torch(module, x)
+    names, tensors = zip(*module.named_parameters(), strict=True)
+    first = torch.autograd.grad(module(x).sin().sum(), tensors, create_graph=True)
+    want = torch.autograd.grad(sum(g.square().sum() for g in first), tensors)
+    inner = fm.grad(lambda p, x: fm.sum(fm.sin(f(p, x))))
+    got = fm.grad(lambda p, x: sum(fm.sum(fm.square(g)) for g in inner(p, x).values()))(params, x.numpy())
+    for name, g in zip(names, want, strict=True):
+        np.testing.assert_allclose(got[name], g, rtol=1e-9, atol=1e-9, err_msg=name)
 
 
 def inner_and_outer(model: Any, params: Any, xs: Any, ys: Any, xq: Any, yq: Any, grad: Any, loss: Any) -> Any:
@@ -217,7 +379,7 @@ class Uses(nn.Module):
         super().__init__()
         self.inner = nn.Module()
         self.inner.forward = f
-        self.w = nn.Parameter(torch.ones(3))
+        self.w = nn.Parameter(torch.ones(1))
 
     def forward(self, x: torch.Tensor) -> Any:
         return self.inner(x * self.w)
@@ -237,9 +399,31 @@ class Projected(nn.Module):
     [
         (Uses(lambda x: torch.fft.fft(x).real), torch.zeros(2, 3), NotImplementedError, r"aten\._?fft.*'inner' \(Module\)"),
         (nn.Sequential(nn.Linear(3, 3), nn.Dropout(0.5)), torch.zeros(2, 3), NotImplementedError, r"random masks.* in '1' \(Dropout\)"),
-        (nn.Conv2d(4, 4, 3, groups=2), torch.zeros(2, 4, 5, 5), NotImplementedError, "2 groups of 4 channels"),
         (Projected(), torch.zeros(5, 2, 3), NotImplementedError, "projections"),
-        (nn.Conv2d(4, 4, 3, dilation=2), torch.zeros(2, 4, 7, 7), NotImplementedError, "dilation"),
+        (nn.ConvTranspose2d(4, 4, 3, dilation=2), torch.zeros(2, 4, 7, 7), NotImplementedError, r"dilation \(2, 2\)"),
+        (nn.MaxPool2d(2, dilation=2), torch.zeros(2, 4, 7, 7), NotImplementedError, r"dilation \(2, 2\)"),
+        (nn.MaxPool2d(2, ceil_mode=True), torch.zeros(2, 4, 7, 8), NotImplementedError, "ceil_mode=True where windows"),
+        (nn.AdaptiveMaxPool2d(3), torch.zeros(2, 4, 7, 8), NotImplementedError, "windows of several sizes"),
+        (nn.AdaptiveMaxPool2d(1, return_indices=True), torch.zeros(2, 4, 7, 8), ValueError, "one output, got 2"),
+        (Uses(lambda x: F.adaptive_max_pool1d(x, 1, return_indices=True)[1]), torch.zeros(2, 4, 3), NotImplementedError, "the places of the maxima"),
+        (nn.Upsample(scale_factor=1.5), torch.zeros(2, 4, 8, 8), NotImplementedError, "factors .* in place of whole numbers"),
+        (nn.Conv2d(4, 2, 3), torch.zeros(4, 7, 8), NotImplementedError, "3 axes in place of images"),
+        (nn.Embedding(4, 2, scale_grad_by_freq=True), torch.zeros(3, dtype=torch.int64), NotImplementedError, "scale_grad_by_freq"),
+        (nn.Embedding(4, 2, sparse=True), torch.zeros(3, dtype=torch.int64), NotImplementedError, "sparse"),
+        (nn.Embedding(4, 2, max_norm=1.0), torch.zeros(3, dtype=torch.int64), NotImplementedError, "embedding_renorm"),
+        (Uses(lambda x: x[x > 0]), torch.zeros(2, 3), NotImplementedError, "a mask of bools"),
+        (Uses(lambda x: x[:, None][[0, 1], :, [1, 1]]), torch.zeros(2, 3), NotImplementedError, "other axes between them"),
+        (Uses(lambda x: torch.einsum("...i,...i->...", x, x)), torch.zeros(2, 3), NotImplementedError, "a letter for each"),
+        (Uses(lambda x: torch.einsum("ni,nj,nk->ijk", x, x, x)), torch.zeros(2, 3), NotImplementedError, "einsum of 3 tensors"),
+        (Uses(lambda x: x.var(dim=1, correction=3)), torch.zeros(2, 3), NotImplementedError, "a correction of 3 to 3 elements"),
+        (Uses(lambda x: torch.cdist(x, x, p=3.0)), torch.zeros(2, 3), NotImplementedError, "distances of order 3"),
+        (Uses(lambda x: torch.linalg.norm(x, 1)), torch.zeros(2, 3), NotImplementedError, "a norm of matrices"),
+        (Uses(lambda x: x.argmax(1) & 3), torch.zeros(2, 3), NotImplementedError, "bits of integers"),
+        (Uses(lambda x: x.half().float()), torch.zeros(2, 3), NotImplementedError, "torch.float16 in place of"),
+        (Uses(lambda x: F.scaled_dot_product_attention(x, x, x, dropout_p=0.5)), torch.zeros(2, 3, 4), NotImplementedError, "dropout or grouped heads"),
+        (Uses(lambda x: x.div(2, rounding_mode="trunc")), torch.zeros(2, 3), NotImplementedError, "rounding_mode='trunc'"),
+        (Uses(lambda x: x + torch.full((3,), 2**40)), torch.zeros(2, 3), NotImplementedError, "beyond int32"),
+        (Uses(lambda x: torch.diag_embed(x, 1)), torch.zeros(2, 3), NotImplementedError, "main diagonal"),
         (nn.Linear(3, 3).half(), torch.zeros(2, 3).half(), TypeError, "float32 or float64, got weight of torch.float16"),
         (nn.Identity, torch.zeros(2), TypeError, "an nn.Module, got type"),
         (nn.Linear(3, 3), np.zeros((2, 3)), TypeError, "an example of tensors, got .*ndarray"),

@@ -2,34 +2,79 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
+
+import numpy as np
+import torch
 
 from fastmeta import array as fa
 from fastmeta import nn
-from fastmeta.interop.torch.aten import on_images, pointwise, refuse, row
+from fastmeta.interop.torch.table import numpy_dtype, on_images, pointwise, refuse, row
 from fastmeta.trace import Array
 
-for _name, _f in {
-    "relu": nn.relu, "leaky_relu": nn.leaky_relu, "silu": nn.silu, "tanh": fa.tanh, "sigmoid": fa.sigmoid, "exp": fa.exp, "log": fa.log, "sqrt": fa.sqrt, "rsqrt": fa.rsqrt,
-    "abs": fa.abs, "square": fa.square, "neg": fa.negative, "sin": fa.sin, "cos": fa.cos, "erf": fa.erf, "clone": lambda x, **_: x,
-    "contiguous": lambda x, **_: x, "detach": fa.stop_gradient, "alias": lambda x: x,
-}.items():  # fmt: skip
+ROWS: dict[str, Callable[..., Array]] = {
+    "relu": nn.relu, "leaky_relu": nn.leaky_relu, "silu": nn.silu, "tanh": fa.tanh, "sigmoid": fa.sigmoid, "exp": fa.exp, "expm1": fa.expm1, "log": fa.log, "log1p": fa.log1p,
+    "log2": fa.log2, "log10": fa.log10, "sqrt": fa.sqrt, "rsqrt": fa.rsqrt, "reciprocal": fa.reciprocal, "abs": fa.abs, "square": fa.square, "neg": fa.negative, "sign": fa.sign, "sgn": fa.sign,
+    "floor": fa.floor, "ceil": fa.ceil, "sin": fa.sin, "cos": fa.cos, "tan": fa.tan, "erf": fa.erf, "isnan": fa.isnan, "isinf": fa.isinf, "isfinite": fa.isfinite, "clone": lambda x, **_: x,
+    "contiguous": lambda x, **_: x, "detach": fa.stop_gradient, "alias": lambda x: x, "logical_not": fa.logical_not,
+    "logical_and": fa.logical_and, "logical_or": fa.logical_or, "logical_xor": lambda x, y: fa.not_equal(fa.not_equal(x, 0), fa.not_equal(y, 0)),
+}  # fmt: skip
+for _name, _f in ROWS.items():
     pointwise(f"{_name}.default")(_f)
 for _name, _f in {
-    "mul": fa.multiply, "div": fa.divide, "maximum": fa.maximum, "minimum": fa.minimum, "eq": fa.equal, "ne": fa.not_equal,
-    "clamp_min": fa.maximum, "clamp_max": fa.minimum, "lt": fa.less, "le": fa.less_equal, "gt": fa.greater, "ge": fa.greater_equal,
+    "div": fa.divide, "maximum": fa.maximum, "minimum": fa.minimum, "eq": fa.equal, "ne": fa.not_equal,
+    "lt": fa.less, "le": fa.less_equal, "gt": fa.greater, "ge": fa.greater_equal,
 }.items():  # fmt: skip
     pointwise(f"{_name}.Tensor", f"{_name}.Scalar", f"{_name}.default")(_f)
+for _name, _f in {"remainder": fa.remainder, "floor_divide": fa.floor_divide}.items():
+    pointwise(f"{_name}.default", f"{_name}.Tensor", f"{_name}.Scalar")(_f)
+pointwise("max.other")(fa.maximum)
+pointwise("min.other")(fa.minimum)
+
+
+def bools(*args: Array) -> bool:
+    return all(getattr(a, "dtype", np.dtype(type(a))) == np.bool_ for a in args)
+
+
+def of_bools(f: Any) -> Any:
+    """A function of bits, where the bits are bools."""
+
+    def call(*args: Array) -> Array:
+        if not bools(*args):
+            raise refuse("bits of integers in place of bools")
+        return f(*args)
+
+    return call
+
+
+for _name, _f in {"and": fa.logical_and, "or": fa.logical_or, "xor": fa.not_equal}.items():
+    pointwise(f"__{_name}__.Tensor", f"__{_name}__.Scalar", f"bitwise_{_name}.Tensor", f"bitwise_{_name}.Scalar")(of_bools(_f))
+pointwise("bitwise_not.default")(of_bools(fa.logical_not))
 
 
 @pointwise("add.Tensor", "add.Scalar")
 def add(x: Array, y: Array, alpha: float = 1) -> Array:
-    return fa.add(x, y if alpha == 1 else fa.multiply(y, alpha))
+    """Of bools, whether one is true."""
+    return fa.logical_or(x, y) if bools(x, y) else fa.add(x, y if alpha == 1 else fa.multiply(y, alpha))
 
 
 @pointwise("sub.Tensor", "sub.Scalar")
 def sub(x: Array, y: Array, alpha: float = 1) -> Array:
     return fa.subtract(x, y if alpha == 1 else fa.multiply(y, alpha))
+
+
+@pointwise("mul.Tensor", "mul.Scalar")
+def mul(x: Array, y: Array) -> Array:
+    """Of bools, whether both are true."""
+    return fa.logical_and(x, y) if bools(x, y) else fa.multiply(x, y)
+
+
+@pointwise("div.Tensor_mode", "div.Scalar_mode")
+def div(x: Array, y: Array, *, rounding_mode: str | None = None) -> Array:
+    if rounding_mode == "trunc":
+        raise refuse("rounding_mode='trunc' in place of 'floor' or None")
+    return fa.divide(x, y) if rounding_mode is None else fa.floor_divide(x, y)
 
 
 @pointwise("rsub.Scalar")
@@ -42,10 +87,57 @@ def power(x: Array, y: Array) -> Array:
     return fa.square(x) if isinstance(y, int | float) and y == 2 else fa.power(x, y)
 
 
+@pointwise("pow.Scalar")
+def power_of(base: float, x: Array) -> Array:
+    return fa.power(float(base), x)
+
+
+@pointwise("exp2.default")
+def exp2(x: Array) -> Array:
+    return fa.power(2.0, x)
+
+
+@pointwise("addcmul.default")
+def addcmul(x: Array, y: Array, z: Array, *, value: float = 1) -> Array:
+    return add(x, fa.multiply(y, z), value)
+
+
+@pointwise("addcdiv.default")
+def addcdiv(x: Array, y: Array, z: Array, *, value: float = 1) -> Array:
+    return add(x, fa.divide(y, z), value)
+
+
+@pointwise("lerp.Scalar", "lerp.Tensor")
+def lerp(x: Array, y: Array, share: Array) -> Array:
+    return fa.add(x, fa.multiply(fa.subtract(y, x), share))
+
+
+# -- activations
+
+
 @pointwise("elu.default")
 def elu(x: Array, alpha: float = 1.0, scale: float = 1.0, input_scale: float = 1.0) -> Array:
-    negative = fa.multiply(fa.expm1(fa.multiply(fa.minimum(x, 0.0), input_scale)), alpha)
-    return fa.multiply(fa.where(fa.greater(x, 0.0), x, negative), scale)
+    above = fa.greater(x, 0.0)
+    negative = fa.multiply(fa.expm1(fa.multiply(fa.where(above, 0.0, x), input_scale)), alpha)
+    return fa.multiply(fa.where(above, x, negative), scale)
+
+
+@pointwise("celu.default")
+def celu(x: Array, alpha: float = 1.0) -> Array:
+    return elu(x, alpha, 1.0, 1 / alpha)
+
+
+@pointwise("selu.default")
+def selu(x: Array) -> Array:
+    """Source: Klambauer et al. 2017, the two constants to float64's digits."""
+    return elu(x, 1.6732632423543772, 1.0507009873554805)
+
+
+@row("glu.default")
+def glu(x: Array, axis: int = -1) -> Array:
+    half = x.shape[axis] // 2
+    before = (slice(None),) * (axis % len(x.shape))
+    return fa.multiply(x[(*before, slice(half))], fa.sigmoid(x[(*before, slice(half, None))]))
 
 
 @pointwise("gelu.default")
@@ -53,15 +145,53 @@ def gelu(x: Array, approximate: str = "none") -> Array:
     return nn.gelu(x, approximate=approximate == "tanh")
 
 
-@pointwise("clamp.default", "hardtanh.default")
-def clamp(x: Array, low: float | None = None, high: float | None = None) -> Array:
-    x = x if low is None else fa.maximum(x, low)
-    return x if high is None else fa.minimum(x, high)
+@pointwise("clamp.default", "clamp.Tensor")
+def clamp(x: Array, low: Array | None = None, high: Array | None = None) -> Array:
+    """At a limit the whole derivative is x's."""
+    x = x if low is None else fa.where(fa.less(x, low), low, x)
+    return x if high is None else fa.where(fa.greater(x, high), high, x)
+
+
+@pointwise("clamp_min.default", "clamp_min.Tensor")
+def clamp_min(x: Array, low: Array) -> Array:
+    return clamp(x, low)
+
+
+@pointwise("clamp_max.default", "clamp_max.Tensor")
+def clamp_max(x: Array, high: Array) -> Array:
+    return clamp(x, None, high)
+
+
+@pointwise("hardtanh.default")
+def hardtanh(x: Array, low: float = -1.0, high: float = 1.0) -> Array:
+    """At a limit the derivative is 0."""
+    return fa.where(fa.less_equal(x, low), low, fa.where(fa.greater_equal(x, high), high, x))
+
+
+@pointwise("relu6.default")
+def relu6(x: Array) -> Array:
+    return hardtanh(x, 0.0, 6.0)
+
+
+@pointwise("threshold.default")
+def threshold(x: Array, limit: float, value: float) -> Array:
+    return fa.where(fa.less_equal(x, limit), value, x)
+
+
+@pointwise("masked_fill.Scalar", "masked_fill.Tensor")
+def masked_fill(x: Array, mask: Array, value: Array) -> Array:
+    return fa.where(mask, value, x)
 
 
 @pointwise("where.self", "where.ScalarOther", "where.ScalarSelf")
 def where(condition: Array, x: Array, y: Array) -> Array:
     return fa.where(condition, x, y)
+
+
+@pointwise("where.Scalar")
+def where_numbers(condition: Array, x: float, y: float) -> Array:
+    dtype = numpy_dtype(torch.result_type(x, y))
+    return fa.where(condition, np.asarray(x, dtype), np.asarray(y, dtype))
 
 
 @pointwise("dropout.default")
@@ -76,29 +206,43 @@ def native_dropout(x: Any, rate: float, training: bool) -> Any:
     return (dropout(x, rate, training),)
 
 
+def log1p_exp(x: Array) -> Array:
+    """log(1 + e ** x), on either side of 0 by what is exact there, so that derivatives of any order are, at 0 too."""
+    above = fa.greater(x, 0.0)
+    return fa.add(fa.where(above, x, 0.0), fa.log1p(fa.exp(fa.where(above, fa.negative(x), x))))
+
+
 @pointwise("softplus.default")
 def softplus(x: Array, beta: float = 1.0, threshold: float = 20.0) -> Array:
-    return fa.where(fa.greater(fa.multiply(x, beta), threshold), x, fa.multiply(nn.softplus(fa.multiply(x, beta)), 1 / beta))
+    return fa.where(fa.greater(fa.multiply(x, beta), threshold), x, fa.multiply(log1p_exp(fa.multiply(x, beta)), 1 / beta))
 
 
 @pointwise("log_sigmoid.default")
 def log_sigmoid(x: Array) -> Array:
-    return fa.negative(nn.softplus(fa.negative(x)))
+    return fa.negative(log1p_exp(fa.negative(x)))
+
+
+@pointwise("logaddexp.default")
+def logaddexp(x: Array, y: Array) -> Array:
+    shape = np.broadcast_shapes(np.shape(x), np.shape(y))
+    return fa.logsumexp(fa.stack([fa.broadcast_to(v, shape) for v in (x, y)]), axis=0)
 
 
 @pointwise("mish.default")
 def mish(x: Array) -> Array:
-    return fa.multiply(x, fa.tanh(nn.softplus(x)))
+    return fa.multiply(x, fa.tanh(log1p_exp(x)))
 
 
 @pointwise("hardsigmoid.default")
 def hardsigmoid(x: Array) -> Array:
-    return fa.multiply(fa.clip(fa.add(x, 3.0), 0.0, 6.0), 1 / 6)
+    return fa.multiply(hardtanh(fa.add(x, 3.0), 0.0, 6.0), 1 / 6)
 
 
 @pointwise("hardswish.default")
 def hardswish(x: Array) -> Array:
-    return fa.multiply(x, hardsigmoid(x))
+    """At -3 and 3 the derivative is that of the constant and of the line."""
+    inner = fa.multiply(x, fa.multiply(fa.add(x, 3.0), 1 / 6))
+    return fa.where(fa.less_equal(x, -3.0), 0.0, fa.where(fa.greater_equal(x, 3.0), x, inner))
 
 
 @row("prelu.default")

@@ -1,4 +1,4 @@
-"""PyTorch's LSTM and GRU: layers and directions of `fastmeta.nn.lstm` and `gru`, which have PyTorch's order of gates."""
+"""PyTorch's LSTM, GRU and RNN: layers and directions of `fastmeta.nn.lstm` and `gru`, which have PyTorch's order of gates."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import numpy as np
 
 from fastmeta import array as fa
 from fastmeta import nn
+from fastmeta.loops import scan
 from fastmeta.trace import Array
 
 
@@ -23,7 +24,7 @@ def lstm(
     """
 
     def run(k: int, own: Sequence[Array], sequence: Array, reverse: bool) -> tuple[Array, Any]:
-        return nn.lstm(_lstm_params(*own), sequence, (state[0][k], state[1][k]), reverse=reverse)
+        return nn.lstm(lstm_params(*own), sequence, (state[0][k], state[1][k]), reverse=reverse)
 
     result, states = _through(run, x, weights, biases, layers, both, batch_first)
     return result, fa.stack([h for h, _ in states]), fa.stack([c for _, c in states])
@@ -36,10 +37,38 @@ def gru(x: Array, state: Array, weights: Sequence[Array], biases: bool, layers: 
     """
 
     def run(k: int, own: Sequence[Array], sequence: Array, reverse: bool) -> tuple[Array, Any]:
-        return nn.gru(_gru_params(*own), sequence, state[k], reverse=reverse)
+        return nn.gru(gru_params(*own), sequence, state[k], reverse=reverse)
 
     result, states = _through(run, x, weights, biases, layers, both, batch_first)
     return result, fa.stack(states)
+
+
+def rnn(
+    activation: Callable[[Array], Array], x: Array, state: Array, weights: Sequence[Array], biases: bool, layers: int, both: bool, batch_first: bool
+) -> tuple[Array, Array]:  # fmt: skip
+    """The same without gates.
+
+    Source: Elman 1990, as in torch.nn.RNN.
+    """
+
+    def run(k: int, own: Sequence[Array], sequence: Array, reverse: bool) -> tuple[Array, Any]:
+        def step(h: Array, now: Array) -> tuple[Array, Array]:
+            h = rnn_cell(activation, now, h, *own)
+            return h, h
+
+        last, outputs = scan(step, state[k], fa.flip(sequence, axis=0) if reverse else sequence)
+        return (fa.flip(outputs, axis=0) if reverse else outputs), last
+
+    result, states = _through(run, x, weights, biases, layers, both, batch_first)
+    return result, fa.stack(states)
+
+
+def rnn_cell(activation: Callable[[Array], Array], x: Array, h: Array, w_in: Array, w_state: Array, *biases: Array | None) -> Array:
+    """The state after the input x."""
+    y = fa.add(fa.matmul(x, fa.permute_dims(w_in, (1, 0))), fa.matmul(h, fa.permute_dims(w_state, (1, 0))))
+    for bias in biases:
+        y = y if bias is None else fa.add(y, bias)
+    return activation(y)
 
 
 def _through(
@@ -61,13 +90,13 @@ def _through(
     return fa.permute_dims(sequence, (1, 0, 2)) if batch_first else sequence, states
 
 
-def _lstm_params(w_in: Array, w_state: Array, *biases: Array) -> dict[str, Array]:
+def lstm_params(w_in: Array, w_state: Array, *biases: Array) -> dict[str, Array]:
     """One layer's weights as `fastmeta.nn.lstm` takes them: transposed, one bias."""
     bias = fa.add(*biases) if biases else np.zeros(w_in.shape[0], w_in.dtype)
     return {"w": fa.permute_dims(w_in, (1, 0)), "u": fa.permute_dims(w_state, (1, 0)), "b": bias}
 
 
-def _gru_params(w_in: Array, w_state: Array, *biases: Array) -> dict[str, Array]:
+def gru_params(w_in: Array, w_state: Array, *biases: Array) -> dict[str, Array]:
     """The same for `fastmeta.nn.gru`: the candidate's bias of the state stands apart, since the reset gate is applied to it."""
     hidden = w_state.shape[1]
     of_input, of_state = biases or (np.zeros(3 * hidden, w_in.dtype), np.zeros(3 * hidden, w_in.dtype))
