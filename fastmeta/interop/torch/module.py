@@ -16,7 +16,7 @@ from torch.export.graph_signature import InputKind, OutputKind
 from torch.fx.node import map_aggregate
 
 from fastmeta.errors import expected
-from fastmeta.interop.torch import aten, elements, norms  # noqa: F401  (elements and norms add their rows to the table)
+from fastmeta.interop.torch import aten
 from fastmeta.interop.torch.guards import holds
 from fastmeta.trace import Array, trace
 
@@ -138,7 +138,7 @@ class ImportedModule:
             if spec.kind is InputKind.PARAMETER:
                 self._parameters[place] = owners[spec.target]
             elif spec.kind is InputKind.USER_INPUT:
-                shape = tuple(n if isinstance(n, int) else None for n in places[place].meta["val"].shape)
+                shape = tuple(n if isinstance(n, int) else n.node.maybe_as_int() for n in places[place].meta["val"].shape)
                 self._inputs.append((place, shape))
             elif place in used:
                 self._constants[place] = values[spec.target].detach().numpy().copy()
