@@ -390,6 +390,16 @@ def test_composed_elementwise() -> None:
     np.testing.assert_allclose(same, np.full((2, 5), 0.5), rtol=1e-12)
 
 
+def test_second_derivatives_where_two_forms_meet() -> None:
+    """Of softplus at 0: a quarter."""
+    x = np.array([-800.0, -1.0, 0.0, 1.0, 800.0])
+    for f in (fm.nn.softplus, lambda x: fm.logaddexp(fm.zeros_like(x), x)):
+        slope = lambda x, f=f: fm.sum(fm.grad(lambda x: fm.sum(f(x)))(x))
+        p = 1 / (1 + np.exp(-np.clip(x, -700, 700)))
+        np.testing.assert_allclose(fm.grad(slope)(x), p * (1 - p), rtol=1e-12, atol=1e-300)
+    np.testing.assert_allclose(fm.logaddexp(np.array([np.inf, -np.inf, np.inf, 3.0]), np.array([np.inf, -np.inf, 1.0, 3.0])), np.logaddexp([np.inf, -np.inf, np.inf, 3.0], [np.inf, -np.inf, 1.0, 3.0]))
+
+
 def test_whole_quotients_and_what_is_left() -> None:
     x = np.array([7, -7, 7, -7, 6, 0, 2**31 - 1, -(2**31), 5, -5], np.int32)
     y = np.array([2, 2, -2, -2, 3, 5, 1, 3, 0, 0], np.int32)

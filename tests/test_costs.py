@@ -5,7 +5,9 @@ import pytest
 
 import fastmeta as fm
 from fastmeta.models import Conv4
+from fastmeta.ops.product import MATMUL
 from fastmeta.ops.shape import COPY
+from fastmeta.ops.structure import LOOP
 from fastmeta.plan import make_plan, prepare
 
 
@@ -159,3 +161,13 @@ def test_little_that_is_read_many_times_lies_contiguous():
     permuted = lambda x, w: fm.nn.depthwise_conv2d(x, fm.permute_dims(w, (1, 2, 0)), padding=1)
     assert copies(permuted, x, w) == 9 * [(8,)]
     assert not copies(lambda x, w: fm.nn.depthwise_conv2d(x, w, padding=1), x, np.ones((3, 3, 8), np.float32))
+
+
+@pytest.mark.parametrize(("m", "k", "n", "stays"), [(4, 4, 1, False), (1, 3, 9, False), (5, 1, 6, False), (1, 1, 1, False), (16, 16, 1, True), (3, 3, 3, True)])
+def test_many_small_products_with_a_vector_are_no_products(m, k, n, stays):
+    rng = np.random.default_rng(m)
+    x, y = rng.normal(size=(2, 10, m, k)), rng.normal(size=(2, 10, k, n))
+    f = fm.map_tasks(lambda x, y: x @ y)
+    inside = [v for s in prepare(f.program(x, y)).live() if s.op is LOOP for v in s.attrs[0].body.live()]
+    assert any(v.op is MATMUL for v in inside) is stays
+    np.testing.assert_allclose(f(x, y), x @ y, rtol=1e-12, atol=1e-14)

@@ -18,11 +18,11 @@ from fastmeta.array.numeric import (
     exp,
     floor,
     greater,
+    greater_equal,
     less,
     log,
     log1p,
     logical_not,
-    maximum,
     multiply,
     negative,
     not_equal,
@@ -70,7 +70,9 @@ def logaddexp(x: Array, y: Array) -> Array:
     """
     d = subtract(x, y)
     same = not_equal(d, d)  # equal infinities; NaN stays NaN
-    return where(same, add(x, y), add(maximum(x, y), log1p(exp(negative(abs(where(same, 0.0, d)))))))
+    d = where(same, 0.0, d)
+    first = greater_equal(d, 0.0)  # either form is the whole function: derivatives of any order hold where they meet
+    return where(same, add(x, y), add(where(first, x, y), log1p(exp(where(first, negative(d), d)))))
 
 
 def tan(x: Array) -> Array:

@@ -1,4 +1,4 @@
-"""Plans: what backends run.  A program is unrolled, simplified, expanded, rid of products that can wait, laid out, hoisted, rid of long-lived values, fused and encoded."""
+"""Plans: what backends run.  A program is batched, unrolled, simplified, expanded, rid of products that can wait, laid out, hoisted, rid of long-lived values, fused and encoded."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from fastmeta.plan.hoist import hoist
 from fastmeta.plan.layout import lay_out
 from fastmeta.plan.park import park
 from fastmeta.plan.recompute import recompute
+from fastmeta.plan.vectors import vectors
 from fastmeta.program import Program, check
 from fastmeta.transforms.batch import batch
 from fastmeta.transforms.fused import unfused
@@ -25,7 +26,7 @@ def prepare(p: Program, kernels: bool = True) -> Program:
     verify = config.debug()
     if not kernels:
         p = unfused(p)
-    for step in (simplify, batch, unroll, simplify, lambda p: expand(p, kernels), defer, lay_out, hoist, recompute):
+    for step in (simplify, batch, unroll, simplify, vectors, lambda p: expand(p, kernels), defer, lay_out, hoist, recompute):
         p = check(step(p)) if verify else step(p)
     return p
 
