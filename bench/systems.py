@@ -205,6 +205,42 @@ def learned_optimiser() -> System:
     return System(params, (normal(16, n, scale=0.5), normal(16, 10, 1), normal(16, 10, 1)), episode)
 
 
+def marginal_likelihood() -> System:
+    """Deep kernel transfer, its training: the kernel of two points mapped over all pairs, and the evidence of 40 points."""
+
+    def episode(L: Any, p: Any, x: Any, y: Any) -> Any:
+        h = L.np.tanh(mlp(L, p, x))
+        kernel = L.vmap(lambda a: L.vmap(lambda b: L.np.exp(-0.5 * L.np.sum((a - b) ** 2)))(h))(h) + 0.1 * np.eye(40, dtype=f32)
+        return 0.5 * L.np.sum(y * L.solve(kernel, y)) + 0.5 * L.logdet(kernel)
+
+    return System(weights(1, 40, 40, 4), (normal(32, 40, 1), normal(32, 40, 1)), episode)
+
+
+def per_example() -> System:
+    """A loss of one example, mapped over 50, after one step on as many."""
+
+    def episode(L: Any, p: Any, xs: Any, ys: Any, xq: Any, yq: Any) -> Any:
+        def loss(p: Any, x: Any, y: Any) -> Any:
+            return L.np.mean(L.vmap(lambda a, b: L.np.sum((mlp(L, p, a) - b) ** 2))(x, y))
+
+        g = L.grad(loss)(p, xs, ys)
+        adapted = [{n: w[n] - 0.01 * d[n] for n in w} for w, d in zip(p, g, strict=True)]
+        return loss(adapted, xq, yq)
+
+    return System(weights(16, 64, 64, 4), (normal(32, 50, 16), normal(32, 50, 4), normal(32, 50, 16), normal(32, 50, 4)), episode)
+
+
+def jacobian() -> System:
+    """A network whose Jacobian is small: its 8 rows by reverse mode, mapped over unit vectors, at one point of each task."""
+
+    def episode(L: Any, p: Any, x: Any, y: Any) -> Any:
+        out, back = L.vjp(lambda x: mlp(L, p, x), x)
+        rows = L.vmap(lambda c: back(c)[0])(np.eye(8, dtype=f32))
+        return L.np.sum((out - y) ** 2) + 0.1 * L.np.sum(rows**2)
+
+    return System(weights(32, 64, 64, 8), (normal(32, 32), normal(32, 8)), episode)
+
+
 SYSTEMS: dict[str, Callable[[], System]] = {
     "conditional neural process, 32 tasks": neural_process,
     "ridge regression head, 32 tasks": ridge_head,
@@ -215,6 +251,9 @@ SYSTEMS: dict[str, Callable[[], System]] = {
     "causal convolutions and attention, 16 tasks": snail,
     "memory-augmented LSTM, 16 tasks": memory,
     "learned optimiser, 16 tasks": learned_optimiser,
+    "marginal likelihood of a deep kernel, 32 tasks": marginal_likelihood,
+    "loss of one example mapped over all, 32 tasks": per_example,
+    "Jacobian penalty, 32 tasks": jacobian,
 }
 
 
@@ -226,8 +265,8 @@ def fastmeta(system: System) -> Callable[[], Any]:
 
     import fastmeta as fm
 
-    names = ("relu", "sigmoid", "softmax", "log_softmax", "rsqrt", "one_hot", "concat", "scan", "grad", "stop_gradient")
-    L = SimpleNamespace(np=fm, solve=lambda a, b: fm.inverse(a) @ b, **{n: getattr(fm, n) for n in names})
+    names = ("relu", "sigmoid", "softmax", "log_softmax", "rsqrt", "one_hot", "concat", "scan", "grad", "stop_gradient", "vjp", "logdet")
+    L = SimpleNamespace(np=fm, solve=lambda a, b: fm.inverse(a) @ b, vmap=fm.map_tasks, **{n: getattr(fm, n) for n in names})
     step = fm.map_tasks(fm.value_and_grad(lambda p, *data: system.episode(L, p, *data)), in_axes=(None, *[0 for _ in system.data]), reduce="mean")
     return lambda: tuple(optree.tree_leaves(step(system.params, *system.data)))
 
@@ -239,6 +278,7 @@ def jax(system: System) -> Callable[[], Any]:
     L = SimpleNamespace(
         np=jnp, relu=jax.nn.relu, sigmoid=jax.nn.sigmoid, softmax=jax.nn.softmax, log_softmax=jax.nn.log_softmax, rsqrt=jax.lax.rsqrt,
         one_hot=jax.nn.one_hot, concat=jnp.concatenate, solve=jnp.linalg.solve, scan=jax.lax.scan, grad=jax.grad, stop_gradient=jax.lax.stop_gradient,
+        vmap=jax.vmap, vjp=jax.vjp, logdet=lambda k: jnp.linalg.slogdet(k)[1],
     )  # fmt: skip
     each = jax.vmap(jax.value_and_grad(lambda p, *data: system.episode(L, p, *data)), (None, *[0 for _ in system.data]))
     params, data = jax.device_put((system.params, system.data))

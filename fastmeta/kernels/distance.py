@@ -35,7 +35,7 @@ def pairwise_distance(x: Array, y: Array, *, metric: str, scale: Array | None = 
     | sqmahalanobis | (a - b) S^-1 (a - b), S the covariance ``scale`` |
     | mahalanobis | its root; derivative 0 where a = b |
 
-    Sums of squares are of centred rows or of differences, so that a large offset of all rows costs no accuracy.
+    Sums of squares keep their digits however far from 0, or from other rows, rows are.
 
     Args:
         x: [n, D] floats; or [T, n, D], a task each.

@@ -21,6 +21,7 @@ from fastmeta.transforms.unroll import unroll
 
 GAPS = (400, 200, 100, 50, 25)  # equations that do not read what is parked
 
+
 def prepare(p: Program, kernels: bool = True) -> Program:
     """The program as it will be encoded, for a backend with or without ``kernels`` for fused calls."""
     verify = config.debug()
