@@ -147,6 +147,34 @@ def test_operators_of_tracers() -> None:
     np.testing.assert_array_equal(fm.jit(lambda x: fm.stack([r * 2.0 for r in x]))(x), x * 2)
 
 
+def test_logical_operators_are_of_bools() -> None:
+    m, n = normal((3, 1)) > 0, normal((4,)) > 0
+    for f in (lambda m, n: m & n, lambda m, n: m | n, lambda m, n: m ^ n, lambda m, n: ~m):
+        check(f, f(m, n), m, n)
+    flags = np.array([True, False, True])
+    for f in (lambda v: flags & v, lambda v: flags | v, lambda v: flags ^ v, lambda v: True & v, lambda v: v | np.False_):
+        check(f, f(~flags), ~flags)
+
+
+METHODS: dict[str, Callable[..., Any]] = {
+    "var": lambda x: x.var() + x.var(0) + x.var(axis=-1, keepdims=True), "std": lambda x: x.std(axis=1), "any": lambda x: (x > 1).any(axis=0), "all": lambda x: (x > 0).all(),
+    "clip": lambda x: x.clip(-0.5, 1) + x.clip(min=0), "ravel": lambda x: x.ravel(), "flatten": lambda x: x.flatten() * 2, "transpose": lambda x: x.transpose() @ x,
+    "transpose axes": lambda x: x.transpose(1, 0) + x.transpose((1, 0)) + x.transpose(None), "squeeze": lambda x: x[:1].squeeze() + x[None, :1].squeeze(axis=(0, 1)), "mT": lambda x: x.mT @ x,
+    "cumsum": lambda x: x.cumsum(axis=1), "flat cumsum": lambda x: x.cumsum(), "cumprod": lambda x: x.cumprod(0), "argsort": lambda x: x.argsort(), "argsort axis": lambda x: x.argsort(axis=0),
+    "repeat": lambda x: x.repeat(2, axis=0), "flat repeat": lambda x: x.repeat(3), "take": lambda x: x.take([2, 0], axis=1), "flat take": lambda x: x.take([4, 7]), "positive": lambda x: +x,
+    "dot": lambda x: x.dot(x.T) @ x.dot(x[0]) + x[0].dot(x.T) + x[0].dot(x[0]), "dot number": lambda x: x.dot(x[0, 0]), "trace": lambda x: x.trace() + x.trace(1) + x.trace(offset=-1),
+    "diagonal": lambda x: x.diagonal(), "axes": lambda x: (x[:, None] * x[None]).trace() + (x[:, None] * x[None]).diagonal(1, axis1=2, axis2=0).sum(),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_methods_are_numpys(name: str) -> None:
+    for dtype in FLOATS:
+        x = normal((4, 4), dtype)
+        check(fm.jit(METHODS[name]), METHODS[name](x), x, tolerance=1e-5 if dtype == np.float32 else 1e-12)
+    np.testing.assert_array_equal(fm.jit(lambda v: v.sort(axis=0))(x), np.sort(x, axis=0))
+
+
 def test_parameters_by_place() -> None:
     x = normal((3, 4))
     check(lambda v: fm.sum(v, 0), x.sum(0), x)
@@ -284,6 +312,19 @@ def test_cumulative_sum() -> None:
     check(fm.cumulative_sum, np.cumsum(np.arange(5)), np.arange(5))
 
 
+def test_cumulative_prod() -> None:
+    for dtype in (*FLOATS, np.int32):
+        for shape in SHAPES[1:]:
+            x = np.asarray(np.exp(0.1 * normal(shape)) if dtype != np.int32 else 2 * normal(shape) + 1).astype(dtype)
+            for axis in range(-len(shape), len(shape)):
+                check(lambda v, axis=axis: fm.cumulative_prod(v, axis=axis), np.cumprod(x, axis, dtype=dtype), x, tolerance=1e-5 if dtype is np.float32 else 1e-12)
+    check(fm.cumulative_prod, np.cumprod(np.arange(1, 6)), np.arange(1, 6))
+    check(fm.cumulative_prod, np.array([1, 1, 0]), np.array([True, True, False]))
+    x = normal((3, 5))
+    x[0, 1] = x[2, 0] = x[2, 3] = 0
+    fm.testing.check_grads(lambda v: fm.cumulative_prod(v, axis=1), (x,))
+
+
 # -- products
 
 PRODUCTS = (
@@ -327,6 +368,55 @@ def test_einsum(spec: str, shapes: list[tuple[int, ...]]) -> None:
     for dtype in FLOATS:
         xs = [normal(s, dtype, k) for k, s in enumerate(shapes)]
         check(lambda *v: fm.einsum(spec, *v), np.einsum(spec, *xs), *xs, tolerance=1e-5 if dtype is np.float32 else 1e-13)
+
+
+# -- norms, diagonals, equations
+
+
+def test_norm() -> None:
+    for dtype in FLOATS:
+        for shape in SHAPES[1:]:
+            x = normal(shape, dtype)
+            for axis, keep in itertools.product([a for a in axes_of(shape) if a is None or 0 not in shape], (False, True)):
+                for order in (1, 2, np.inf)[: 2 if 0 in shape else 3]:
+                    want = np.asarray(np.linalg.vector_norm(x, axis=axis, keepdims=keep, ord=order), dtype)
+                    check(lambda v, axis=axis, keep=keep, order=order: fm.norm(v, axis, keepdims=keep, ord=order), want, x, tolerance=1e-5 if dtype is np.float32 else 1e-12)
+    check(fm.norm, np.float32(50000 * 5**0.5), np.array([50000, 100000]))
+    x = normal((4, 3))
+    fm.testing.check_grads(lambda v: [fm.norm(v, axis=1, ord=order) for order in (1, 2, float("inf"))], (x,))
+    slope = fm.grad(lambda v: fm.sum(fm.norm(v, axis=0)))
+    np.testing.assert_array_equal(slope(np.zeros((2, 3))), np.zeros((2, 3)))
+    np.testing.assert_array_equal(fm.grad(lambda v: fm.sum(slope(v)))(np.zeros((2, 3))), np.zeros((2, 3)))
+
+
+def test_diagonals() -> None:
+    for dtype in (*FLOATS, np.int32, bool):
+        for shape in ((4, 4), (3, 5), (5, 2), (1, 1), (0, 3), (2, 3, 4), (2, 1, 3, 3)):
+            x = (3 * normal(shape)).astype(dtype)
+            for k in range(-6, 7):
+                check(lambda v, k=k: fm.diagonal(v, offset=k), np.diagonal(x, k, -2, -1), x)
+                if x.dtype != bool:
+                    check(lambda v, k=k: fm.trace(v, offset=k), np.trace(x, k, -2, -1), x)
+                if len(shape) == 2:
+                    check(lambda v, k=k: fm.diag(v, k), np.diag(x, k), x)
+        for n, k in itertools.product((0, 1, 4), range(-3, 4)):
+            v = (3 * normal((n,))).astype(dtype)
+            check(lambda v, k=k: fm.diag(v, k), np.diag(v, k), v)
+    fm.testing.check_grads(lambda v, w: (fm.diagonal(v, offset=-1) ** 2, fm.trace(v * v, offset=1), fm.diag(w, 2) ** 3), (normal((2, 4, 3)), normal((3,))))
+
+
+def test_outer_and_solve() -> None:
+    for dtype in (*FLOATS, np.int32):
+        x, y = (3 * normal((3,))).astype(dtype), (3 * normal((4,))).astype(dtype)
+        check(fm.outer, np.outer(x, y), x, y)
+    for dtype in FLOATS:
+        h = normal((2, 4, 4))
+        a = (h @ h.mT + 4 * np.eye(4)).astype(dtype)
+        b, v = normal((2, 4, 3), dtype), normal((4,), dtype)
+        check(fm.solve, np.linalg.solve(a, b), a, b, tolerance=1e-4 if dtype is np.float32 else 1e-12)
+        check(fm.solve, np.linalg.solve(a, v), a, v, tolerance=1e-4 if dtype is np.float32 else 1e-12)
+    fm.testing.check_grads(lambda h, b: fm.solve(h @ fm.matrix_transpose(h) + 4 * np.eye(4), b), (h, normal((2, 4, 3))))
+    fm.testing.check_grads(lambda x, y: fm.outer(x, y) ** 2, (normal((3,)), normal((4,))))
 
 
 # -- shapes
@@ -539,6 +629,10 @@ def test_take_and_scatter() -> None:
         check(lambda v, k: fm.take_along_axis(v, k, axis=2), np.take_along_axis(x, thin, 2), x, thin)
         some = thin[:, :1]  # an index that repeats along the second axis
         check(lambda v, k: fm.take_along_axis(v, k, axis=2), np.take_along_axis(x, np.broadcast_to(some, (4, 3, 1)), 2), x, some)
+    for k in (-1, [0, -2]):
+        check(lambda v, k=k: fm.take(v, k, axis=0), x[k], x)
+    constant = np.array([[-1, 0]])
+    np.testing.assert_array_equal(fm.jit(lambda v: fm.take(v, constant, 1))(x), x[:, constant])
     x, k = normal((5,)), np.array([3, 0])
     check(fm.take, x[k], x, k)
     want = x.copy()

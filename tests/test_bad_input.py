@@ -108,6 +108,15 @@ ARRAY_CASES = [
     case("einsum-integers", lambda x: fm.einsum("i,i->", x, x), ints(1, 2), error=TypeError, message=r"\[einsum\] expected float arrays, got i32"),
     case("einsum-dtypes", lambda x, y: fm.einsum("i,i->", x, y), ones(2), ones(2, dtype=WIDE), error=TypeError, message=r"\[einsum\] " + TWO_FLOATS),
     case("einsum-specification", lambda x: fm.einsum(x, x), ones(2), error=TypeError, message=r"\[einsum\] expected a text like 'ij,jk->ik' before the operands, got (ndarray|Tracer)"),
+    # norms, diagonals
+    case("norm-ord", lambda x: fm.norm(x, ord=3), ones(2), message=r"\[norm\] expected ord 1, 2 or infinity, got 3"),
+    case("norm-axis", lambda x: fm.norm(x, axis=2), ones(2), message=r"\[sum\] " + IN_AXIS),
+    case("diagonal-axes", lambda x: fm.diagonal(x), ones(2), message=r"\[diagonal\] expected at least two axes, got \(2,\)"),
+    case("diagonal-offset", lambda x: fm.diagonal(x, offset=0.5), ones(2, 2), error=TypeError, message=r"\[diagonal\] expected an offset of integers known while tracing, got 0\.5"),
+    case("diag-axes", lambda x: fm.diag(x), ones(2, 2, 2), message=r"\[diag\] expected a vector or a matrix, got shape \(2, 2, 2\)"),
+    case("outer-axes", lambda x, y: fm.outer(x, y), ones(2, 2), ones(2), message=r"\[outer\] expected two vectors, got shapes \(2, 2\) and \(2,\)"),
+    case("solve-shape", lambda x, y: fm.solve(x, y), ones(3, 2), ones(2), message=r"\[inverse\] expected "),
+    case("cumulative_prod-axis", lambda x: fm.cumulative_prod(x), ones(2, 2), message=r"\[cumulative_prod\] expected axis to be given for more than one axis, got \(2, 2\)"),
     # shapes
     case("reshape-size", lambda x: fm.reshape(x, (4,)), ones(2, 3), message=r"\[reshape\] expected a shape of 6 elements for \(2, 3\), got \(4,\)"),
     case("reshape-rest", lambda x: fm.reshape(x, (4, -1)), ones(2, 3), message=r"\[reshape\] expected a shape of 6 elements for \(2, 3\), got \(4, -1\)"),
@@ -271,6 +280,16 @@ ENGINE_CASES = [
     case("leak-to-trace", lambda: after(lambda x: fm.jit(lambda y: y + x)(x2)), error=RuntimeError, message=RETURNED),
     case("leak-to-argument", lambda: after(fm.jit(lambda y: y + 1.0)), error=RuntimeError, message=RETURNED),
     case("leak-of-inner-trace", lambda: fm.jit(inner_leak)(x2), error=RuntimeError, message=RETURNED),
+    # operators and methods
+    case("and-integers", lambda: fm.jit(lambda i: i & 1)(ints(2, 3)), error=TypeError, message=r"\[&\] expected bools, got int32\. Use fm\.logical_and of conditions such as x != 0, or arithmetic such as i % 2"),
+    case("or-array", lambda: fm.jit(lambda i: ints(2, 3) | (i > 2))(ints(2, 3)), error=TypeError, message=r"\[\|\] expected bools, got int64\. Use fm\.logical_or"),
+    case("or-number", lambda: fm.jit(lambda x: (x > 0) | 1)(x2), error=TypeError, message=r"\[\|\] expected bools, got int\. Use fm\.logical_or"),
+    case("xor-floats", lambda: fm.jit(lambda x: x ^ x)(x2), error=TypeError, message=r"\[\^\] expected bools, got float32\. Use fm\.not_equal"),
+    case("invert-integers", lambda: fm.jit(lambda i: ~i)(ints(2, 3)), error=TypeError, message=r"\[~\] expected bools, got int32\. Use fm\.logical_not"),
+    case("numpy-at-traced", lambda: fm.jit(lambda i: np.arange(3.0)[i])(ints(2, 1)), error=TypeError, message=TRACED + r"a NumPy function, .* for array\[x\] of a NumPy array fm\.take\(array, x, axis=0\)"),
+    case("builtin-max", lambda: fm.jit(lambda x: max(x, 0.0))(np.float32(1)), error=TypeError, message=TRACED + r"if, .* fm\.maximum and fm\.minimum for max\(\) and min\(\)"),
+    case("dot-axes", lambda: fm.jit(lambda x: x.dot(x))(ones(2, 2, 2)), message=r"\[dot\] expected a vector or a matrix to multiply with, got shape \(2, 2, 2\)\. Use fm\.matmul or fm\.einsum"),
+    case("diagonal-axes", lambda: fm.jit(lambda x: x.diagonal(0, 1, -1))(ones(2, 2)), message=r"\[diagonal\] expected two axes of \(2, 2\), got \(1, -1\)"),
     # indexing
     case("index-count", lambda: fm.jit(lambda x: x[0, 0])(x2), error=IndexError, message=r"\[index\] expected at most 1 indices and one \.\.\. for \(2,\), got 2 indices"),
     case("index-outside", lambda: fm.jit(lambda x: x[2])(x2), error=IndexError, message=r"\[index\] expected an index in -2\.\.1 for axis 0 of \(2,\), got 2"),

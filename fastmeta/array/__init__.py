@@ -31,6 +31,7 @@ from fastmeta.array.composed import (
 )
 from fastmeta.array.division import floor_divide, remainder
 from fastmeta.array.indexing import argsort, getitem, one_hot, scatter_add, sort, take, take_along_axis, top_k
+from fastmeta.array.matrices import diag, diagonal, norm, outer, solve, trace
 from fastmeta.array.numeric import (
     abs,
     add,
@@ -77,6 +78,7 @@ from fastmeta.array.product import einsum, inverse, logdet, matmul
 from fastmeta.array.reduction import (
     argmax,
     argmin,
+    cumulative_prod,
     cumulative_sum,
     log_softmax,
     logsumexp,

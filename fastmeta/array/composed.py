@@ -19,6 +19,7 @@ from fastmeta.array.numeric import (
     floor,
     greater,
     less,
+    less_equal,
     log,
     log1p,
     logical_not,
@@ -71,6 +72,12 @@ def logaddexp(x: Array, y: Array) -> Array:
     d = subtract(x, y)
     same = not_equal(d, d)  # equal infinities; NaN stays NaN
     return where(same, add(x, y), add(maximum(x, y), log1p(exp(negative(abs(where(same, 0.0, d)))))))
+
+
+def root(d: Array) -> Array:
+    """The square root of what is not negative, with derivative 0 at 0."""
+    zero = less_equal(d, 0.0)
+    return where(zero, 0.0, sqrt(where(zero, 1.0, d)))
 
 
 def tan(x: Array) -> Array:

@@ -25,12 +25,26 @@ from fastmeta.ops import index as ix
 from fastmeta.ops import shape as sh
 from fastmeta.ops.order import ARGSORT
 from fastmeta.program import Var
-from fastmeta.trace import Array, Tracer, located
+from fastmeta.trace import Array, Tracer, located, running
+
+
+def take(x: Array, indices: Array, axis: int | None = None) -> Array:
+    """The slices of x at int32 ``indices`` along ``axis`` (0 if x has one axis); an index outside 0..n-1 raises IndexError.
+
+    Constants, that is numbers, lists and in a trace NumPy's arrays, may count from the end.
+
+    >>> take(np.array([1.0, 2.0, 3.0]), [0, -1])
+    array([1., 3.])
+    """
+    shape, a = np.shape(x), 0 if axis is None else axis
+    constant = isinstance(indices, int | list) or isinstance(indices, np.ndarray) and running.trace is not None
+    if constant and isinstance(a, int) and -len(shape) <= a < len(shape):
+        indices = _from_start(_known(indices), shape[a])
+    return _take(x, indices, axis=axis)
 
 
 @array_function
-def take(x: Any, indices: Any, *, axis: int | None = None) -> Var:
-    """The slices of x at int32 ``indices`` along ``axis`` (0 if x has one axis); an index outside 0..n-1 raises IndexError."""
+def _take(x: Any, indices: Any, *, axis: int | None) -> Var:
     if axis is None and len(array_operand("take", x).shape) != 1:
         raise expected("take", "axis to be given for more than one axis", x.shape)
     a = axis_of("take", x, 0 if axis is None else axis)
@@ -163,7 +177,9 @@ def _pairs(x: Array, keys: list[Any], arrays: list[Any]) -> Array:
 
 def _from_start(k: Any, n: int) -> Any:
     """Known indices that count from the end, from the start."""
-    return np.where(k < 0, k + n, k) if isinstance(k, np.ndarray) and k.dtype.kind == "i" else k
+    if isinstance(k, np.ndarray) and k.dtype.kind == "i":
+        return np.where(k < 0, k + n, k)
+    return k + n if type(k) is int and k < 0 else k
 
 
 @array_function

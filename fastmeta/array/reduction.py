@@ -126,6 +126,24 @@ def cumulative_sum(x: Any, *, axis: int | None = None) -> Var:
 
 
 @array_function
+def cumulative_prod(x: Any, *, axis: int | None = None) -> Var:
+    """The running product along ``axis`` (which may be left out for one axis only); its derivative is exact at zeros, to any order."""
+    if axis is None and len(array_operand("cumulative_prod", x).shape) != 1:
+        raise expected("cumulative_prod", "axis to be given for more than one axis", x.shape)
+    a = axis_of("cumulative_prod", x, 0 if axis is None else axis)
+    y, n, k = counted(x), x.shape[a], 1
+
+    def part(start: int, stop: int) -> Var:
+        zero, one = (0,) * len(x.shape), (1,) * len(x.shape)
+        return sh.cut(y, (*zero[:a], start, *zero[a + 1 :]), (*x.shape[:a], stop, *x.shape[a + 1 :]), one)
+
+    while k < n:  # of the last 1, 2, 4 .. elements: log2(n) products
+        y = sh.concat((part(0, k), ew.multiply(part(k, n), part(0, n - k))), a)
+        k *= 2
+    return y
+
+
+@array_function
 def logsumexp(x: Any, *, axis: Axis = None, keepdims: bool = False) -> Var:
     """log(sum(exp(x))) over ``axis``, safe for large x."""
     axes = axes_of("logsumexp", x, axis)
