@@ -190,6 +190,63 @@ def test_parameters_by_place() -> None:
             wrong()
 
 
+@pytest.mark.parametrize("dtype", FLOATS)
+def test_angles(dtype: Any) -> None:
+    """To three units in the last place, at every size, at the edges, and with the signs of zeros."""
+    tolerance, edge = 3 * float(np.finfo(dtype).eps), [0.0, -0.0, 1.0, -1.0, np.inf, -np.inf, np.nan, 0.5]
+    x = np.concatenate([normal((500,)) * 10.0 ** np.arange(-15, 10).repeat(20), edge]).astype(dtype)
+    u = np.concatenate([np.tanh(normal((500,))), [0.0, 1.0, -1.0, 1 - 1e-7, 2.0]]).astype(dtype)
+    y, z = np.concatenate([np.stack(np.meshgrid(edge, edge)).reshape(2, -1), np.stack([x, x[::-1]])], axis=1).astype(dtype)
+    rows: dict[str, tuple[Any, ...]] = {"atan": (x,), "asin": (u,), "acos": (u,), "atan2": (y, z), "sinh": (x.clip(-80, 80),), "cosh": (x.clip(-80, 80),)}
+    for name, args in rows.items():
+        with np.errstate(invalid="ignore"):
+            want = getattr(np, name.replace("a", "arc", 1) if name[0] == "a" else name)(*args)
+        got = fm.jit(getattr(fm, name))(*args)
+        check(getattr(fm, name), want, *args)
+        assert np.array_equal(np.signbit(got)[want == want], np.signbit(want)[want == want])
+        np.testing.assert_allclose(got, want, tolerance)
+
+
+def test_derivatives_of_angles() -> None:
+    x, u = normal((40,)) * 2, np.tanh(normal((40,)))
+    fm.testing.check_grads(lambda x: [f(x) for f in (fm.atan, fm.sinh, fm.cosh)], (x,), rtol=1e-5)
+    fm.testing.check_grads(lambda u: [fm.asin(u), fm.acos(u)], (u * 0.9,), rtol=1e-5)
+    fm.testing.check_grads(fm.atan2, (x, normal((40,), np.float64, "y")), rtol=1e-5)
+    slope = lambda f, *at: fm.grad(f)(*map(np.float64, at))
+    np.testing.assert_allclose([slope(fm.atan, v) for v in (0, 1, -1, 1e20)], [1, 0.5, 0.5, 0], atol=1e-15)
+    np.testing.assert_allclose([slope(fm.atan2, 0, 2), slope(fm.atan2, 0, -2), slope(fm.atan2, 3, 3), slope(fm.atan2, 3, 0)], [0.5, -0.5, 1 / 6, 0], atol=1e-15)
+    assert slope(fm.asin, 1) == slope(fm.asin, -1) == np.inf and slope(fm.acos, 1) == -np.inf
+
+
+# -- new arrays
+
+NEW: dict[str, tuple[Callable[..., Any], Any]] = {
+    "zeros": (lambda f: f.zeros((2, 3)), np.zeros((2, 3), np.float32)), "zeros int": (lambda f: f.zeros(3, dtype=np.int32), np.zeros(3, np.int32)), "zeros large": (lambda f: f.zeros((40, 50), np.float64), np.zeros((40, 50))),
+    "ones": (lambda f: f.ones((2, 0)), np.ones((2, 0), np.float32)), "ones bool": (lambda f: f.ones((), dtype=bool), np.ones((), bool)),
+    "full": (lambda f: f.full((2, 2), 0.1), np.full((2, 2), 0.1, np.float32)), "full int": (lambda f: f.full(2, 7), np.full(2, 7, np.int32)), "full bool": (lambda f: f.full(2, True), np.full(2, True)),
+    "full dtype": (lambda f: f.full((2,), -0.5, dtype=np.float64), np.full(2, -0.5)), "full inf": (lambda f: f.full(2, -1e300), np.full(2, -np.inf, np.float32)), "full array": (lambda f: f.full((2, 3), np.arange(3.0), dtype=np.float32), np.full((2, 3), np.arange(3), np.float32)),
+    "eye": (lambda f: f.eye(3), np.eye(3, dtype=np.float32)), "eye k": (lambda f: f.eye(3, 4, k=-1, dtype=np.float64), np.eye(3, 4, -1)), "eye large": (lambda f: f.eye(40), np.eye(40, dtype=np.float32)),
+    "arange": (lambda f: f.arange(5), np.arange(5)), "arange float": (lambda f: f.arange(1, 2.1, 0.25), np.arange(1, 2.1, 0.25, np.float32)), "arange back": (lambda f: f.arange(5, -3, -2), np.arange(5, -3, -2)),
+    "arange dtype": (lambda f: f.arange(3, dtype=np.float64), np.arange(3.0)), "arange none": (lambda f: f.arange(3, 1), np.arange(0)), "arange numpy": (lambda f: f.arange(np.int64(300)), np.arange(300)),
+    "linspace": (lambda f: f.linspace(-1, 1, 7), np.linspace(-1, 1, 7, dtype=np.float32)), "linspace open": (lambda f: f.linspace(0, 1, 4, endpoint=False, dtype=np.float64), np.linspace(0, 1, 4, False)), "linspace none": (lambda f: f.linspace(0, 1, 0), np.zeros(0, np.float32)),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", NEW)
+def test_new_arrays(name: str) -> None:
+    make, want = NEW[name]
+    check(lambda v: make(fm), want, np.zeros(1))
+    if want.dtype.kind == "f":  # met by arrays of tasks, in a derivative
+        v = normal((3, *want.shape), want.dtype)
+        np.testing.assert_allclose(fm.map_tasks(fm.grad(lambda v: fm.sum(make(fm) * v)))(v), np.broadcast_to(want, v.shape), rtol=1e-6)
+
+
+def test_full_of_a_traced_number() -> None:
+    x = np.float64(0.7)
+    check(lambda v: fm.full((2, 3), v), np.full((2, 3), x), x)
+    assert fm.jit(lambda i: fm.zeros(3)[i] + fm.arange(3)[i])(np.int32(1)) == 1
+
+
 # -- dtypes
 
 
@@ -360,6 +417,9 @@ EINSUMS = (
     ("ijk,jl->ikl", (2, 3, 4), (3, 5)), ("ab,cd->acbd", (2, 3), (4, 5)), ("ij,k->j", (2, 3), (4,)), ("ii,ij->j", (3, 3), (3, 2)), ("abc,cba->b", (2, 3, 4), (4, 3, 2)),
     ("bhqd,bhkd->bhqk", (2, 3, 4, 5), (2, 3, 6, 5)), ("ij,jk", (2, 3), (3, 4)), ("ba,b", (2, 3), (2,)),
     ("ij->ji", (2, 3)), ("ij->", (2, 3)), ("ij->j", (2, 3)), ("ii->i", (3, 3)), ("ii->", (3, 3)), ("iij->ji", (3, 3, 2)), ("iii->i", (2, 2, 2)), ("ii", (3, 3)), ("ba", (2, 3)), ("i->i", (3,)),
+    ("ij,jk,kl->il", (2, 3), (3, 4), (4, 5)), ("i,ij,j->", (3,), (3, 4), (4,)), ("ij,jk,ki", (2, 3), (3, 4), (4, 2)), ("ab,b,cb,c->a", (2, 3), (3,), (4, 3), (4,)), ("ii,i,i->i", (3, 3), (3,), (3,)), ("i,j,k->kij", (2,), (3,), (4,)),
+    ("...ij,jk->...ik", (5, 2, 3), (3, 4)), ("...ij,...jk->...ik", (5, 2, 3), (5, 3, 4)), ("...ij,...jk", (6, 5, 2, 3), (5, 3, 4)), ("...ij,...j->...i", (6, 1, 2, 3), (5, 3)), ("i...->...", (2, 3, 4)), ("...ii->...i", (4, 3, 3)),
+    ("...i->i...", (4, 3)), ("i...,i...->...", (2, 3), (2, 3)), ("...,...", (2, 3), (3,)), ("...ij,...jk,...k->...i", (5, 2, 3), (3, 4), (1, 4)), ("...", (2, 3)), ("b...d,...d->b...", (2, 3, 4), (3, 4)), ("...a,b->...ab", (2,), (3,)),
 )  # fmt: skip
 
 
@@ -368,6 +428,8 @@ def test_einsum(spec: str, shapes: list[tuple[int, ...]]) -> None:
     for dtype in FLOATS:
         xs = [normal(s, dtype, k) for k, s in enumerate(shapes)]
         check(lambda *v: fm.einsum(spec, *v), np.einsum(spec, *xs), *xs, tolerance=1e-5 if dtype is np.float32 else 1e-13)
+    if len(xs) > 2 or "..." in spec:
+        fm.testing.check_grads(lambda *v: fm.einsum(spec, *v), tuple(xs))
 
 
 # -- norms, diagonals, equations
@@ -434,6 +496,8 @@ def test_shapes() -> None:
         for axis in range(-4, 4):
             check(lambda v, axis=axis: fm.expand_dims(v, axis=axis), np.expand_dims(x, axis), x)
             check(lambda v, axis=axis: fm.stack([v, v, fm.flip(v)], axis=axis), np.stack([x, x, np.flip(x)], axis), x)
+        for axes in ((0, 1), (0, -1), (-1, 1, 3), (4, 2), ()):
+            check(lambda v, axes=axes: fm.expand_dims(v, axes), np.expand_dims(x, axes), x)
         for axis in (None, 0, -1, (0, 2)):
             check(lambda v, axis=axis: fm.flip(v, axis=axis), np.flip(x, axis), x)
         for axis in range(-3, 3):
@@ -525,6 +589,10 @@ def test_composed_shapes() -> None:
         check(fm.matrix_transpose, np.swapaxes(x, 1, 2), x)
         for a, b in itertools.product(range(-3, 3), repeat=2):
             check(lambda v, a=a, b=b: fm.moveaxis(v, a, b), np.moveaxis(x, a, b), x)
+        for a, b in (((0, 1), (1, 2)), ((0, 2), (-1, 0)), ((2, 1, 0), (0, 1, 2)), ((-1,), (0,))):
+            check(lambda v, a=a, b=b: fm.moveaxis(v, a, b), np.moveaxis(x, a, b), x)
+        for k, by in ((5, None), (-7, None), (1, (0, 2)), ((1, -2), (0, 2)), ((1, 1), (1, 1)), ((2,), 1)):
+            check(lambda v, k=k, by=by: fm.roll(v, k, by), np.roll(x, k, by), x)
         for axis in range(-3, 3):
             for k in (-5, -1, 0, 1, 2, 3):
                 check(lambda v, k=k, axis=axis: fm.roll(v, k, axis=axis), np.roll(x, k, axis), x)
