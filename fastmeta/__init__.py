@@ -122,7 +122,7 @@ from fastmeta.array import (
 )  # fmt: skip
 from fastmeta.backends import set_backend, set_num_threads
 from fastmeta.compile import jit
-from fastmeta.gradients import grad, hvp, jvp, value_and_grad, vjp
+from fastmeta.gradients import grad, hessian, hvp, jacfwd, jacrev, jvp, value_and_grad, vjp
 from fastmeta.loops import map_tasks, scan
 from fastmeta.memory import MemoryEstimate, memory_estimate
 from fastmeta.tree import tree_map
