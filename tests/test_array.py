@@ -637,8 +637,8 @@ def test_indexing_by_arrays() -> None:
     for f in (lambda u, k: u[k], lambda u, k: u[:, k], lambda u, k: u[..., k], lambda u, k: u[1:, k, ::-1], lambda u, k: u[None, k[0]],
               lambda u, k: u[1, k], lambda u, k: u[:, k, -1]):  # fmt: skip
         np.testing.assert_array_equal(fm.jit(f)(x, k), f(x, k))
-    with pytest.raises(IndexError, match="next to"):  # NumPy would move the axes of k to the front
-        fm.jit(lambda u, k: u[1, :, k])(x, k)
+    for f in (lambda u, k: u[1, :, k], lambda u, k: u[k, :, 0], lambda u, k: u[0, None, k], lambda u, k: u[k, ..., 1, :2]):  # with others between: the axes of k come first
+        check(fm.jit(f), f(x, k), x, k)
     np.testing.assert_array_equal(fm.jit(lambda u: u[k])(x), x[k])
     np.testing.assert_array_equal(fm.jit(lambda u, k: u[k])(x, np.asarray(2)), x[2])
 
@@ -655,6 +655,49 @@ def test_indexing_by_pairs_of_arrays() -> None:
     np.testing.assert_array_equal(fm.jit(lambda u, k: u[rows, k])(x, labels), x[rows, labels])
     with pytest.raises(IndexError, match=r"expected an index in 0\.\.2.*got 3"):
         fm.jit(lambda u, k: u[rows, k])(x, np.array([0, 3, 0, 0]))
+
+
+POINTS: dict[str, Callable[..., Any]] = {
+    "last two": lambda u, i, j, k: u[:, j, k], "all": lambda u, i, j, k: u[i, j, k], "first two": lambda u, i, j, k: u[i, j], "with a slice": lambda u, i, j, k: u[1:, j, k][..., None], "apart": lambda u, i, j, k: u[i, :, k],
+    "apart by none": lambda u, i, j, k: u[i, None, j], "with an integer": lambda u, i, j, k: u[i, 1, k], "broadcast": lambda u, i, j, k: u[i[:, None], j, k[:2]], "grid": lambda u, i, j, k: u[i[:, None], :, k],
+    "one place": lambda u, i, j, k: u[i[0], j[1], k], "a list": lambda u, i, j, k: u[[0, -1, 2], j, k], "ellipsis": lambda u, i, j, k: u[..., j, k], "ellipsis between": lambda u, i, j, k: u[i, ..., k], "none before": lambda u, i, j, k: u[None, :, j, k, None],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", POINTS)
+def test_indexing_by_several_arrays(name: str) -> None:
+    x, i, j, k = normal((4, 3, 5)), np.array([2, 0, 3]), np.array([1, 1, 0]), np.array([4, 0, 2])
+    f = POINTS[name]
+    if name in ("broadcast",):
+        j = j[:2]
+    for dtype in (*FLOATS, np.int32):
+        v = (3 * x).astype(dtype)
+        check(fm.jit(f), f(v, i, j, k), v, i, j, k)
+        check(fm.jit(lambda v: f(v, i, j, k - 5)), f(v, i, j, k - 5), v)  # constants, from the end
+    want = np.zeros_like(x)
+    np.add.at(want.reshape(-1), f(np.arange(x.size).reshape(x.shape), i, j, k), 2 * f(x, i, j, k))
+    np.testing.assert_allclose(fm.grad(lambda u, *at: fm.sum(f(u, *at) ** 2))(x, i, j, k), want, rtol=1e-12)
+    fm.testing.check_grads(lambda u: f(u, i, j, k) ** 3, (x,))
+
+
+@pytest.mark.parametrize("shape", [(4, 3, 5), (40, 30, 3)])
+def test_an_index_outside_its_own_axis_raises(shape: tuple[int, ...]) -> None:
+    """Also where the place among all elements would be there."""
+    x, i, j = normal(shape), np.array([1, 0]), np.array([0, shape[1]])
+    with pytest.raises(IndexError, match=rf"expected an index in 0\.\.{shape[1] - 1}, got {shape[1]}"):
+        fm.jit(lambda u, i, j: u[i, j])(x, i, j)
+    with pytest.raises(IndexError, match="expected an index in .*, got -1"):
+        fm.jit(lambda u, i, j: u[i, j])(x, i - 1, j * 0)
+    np.testing.assert_array_equal(fm.jit(lambda u, i, j: u[i, j])(x, i, j // 2), x[i, j // 2])
+
+
+def test_constant_masks() -> None:
+    x = normal((4, 3, 5))
+    rows, columns, both = np.array([True, False, True, True]), np.array([False, True, True]), normal((4, 3), np.float64, "m") > 0
+    for f in (lambda u: u[rows], lambda u: u[:, columns], lambda u: u[both], lambda u: u[both, 1:], lambda u: u[x > 0], lambda u: u[rows, 0], lambda u: u[rows, :, [0, 1, 4]], lambda u: u[[True, False, False, True]],
+              lambda u: u[both, 2], lambda u: u[..., np.zeros(5, bool)], lambda u: u[0, both[0]], lambda u: u[0, [], 1]):  # fmt: skip
+        check(fm.jit(f), f(x), x)
+        fm.testing.check_grads(lambda u, f=f: f(u) ** 2, (x,))
 
 
 class Key:
