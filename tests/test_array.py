@@ -660,7 +660,7 @@ def test_indexing_by_pairs_of_arrays() -> None:
 POINTS: dict[str, Callable[..., Any]] = {
     "last two": lambda u, i, j, k: u[:, j, k], "all": lambda u, i, j, k: u[i, j, k], "first two": lambda u, i, j, k: u[i, j], "with a slice": lambda u, i, j, k: u[1:, j, k][..., None], "apart": lambda u, i, j, k: u[i, :, k],
     "apart by none": lambda u, i, j, k: u[i, None, j], "with an integer": lambda u, i, j, k: u[i, 1, k], "broadcast": lambda u, i, j, k: u[i[:, None], j, k[:2]], "grid": lambda u, i, j, k: u[i[:, None], :, k],
-    "one place": lambda u, i, j, k: u[i[0], j[1], k], "a list": lambda u, i, j, k: u[[0, -1, 2], j, k], "ellipsis": lambda u, i, j, k: u[..., j, k], "ellipsis between": lambda u, i, j, k: u[i, ..., k], "none before": lambda u, i, j, k: u[None, :, j, k, None],
+    "one place": lambda u, i, j, k: u[i[0], j[1], k], "a list": lambda u, i, j, k: u[[0, -1, 2], j, k], "a tuple": lambda u, i, j, k: u[(0, -1, 2), :, k], "rows of lists": lambda u, i, j, k: u[[[0, 1, 2], [-1, 0, 1]], :, k], "ellipsis": lambda u, i, j, k: u[..., j, k], "ellipsis between": lambda u, i, j, k: u[i, ..., k], "none before": lambda u, i, j, k: u[None, :, j, k, None],
 }  # fmt: skip
 
 
@@ -740,7 +740,7 @@ def test_take_and_scatter() -> None:
         check(lambda v, k: fm.take_along_axis(v, k, axis=2), np.take_along_axis(x, thin, 2), x, thin)
         some = thin[:, :1]  # an index that repeats along the second axis
         check(lambda v, k: fm.take_along_axis(v, k, axis=2), np.take_along_axis(x, np.broadcast_to(some, (4, 3, 1)), 2), x, some)
-    for k in (-1, [0, -2]):
+    for k in (-1, [0, -2], [[-1], [2]]):
         check(lambda v, k=k: fm.take(v, k, axis=0), x[k], x)
     constant = np.array([[-1, 0]])
     np.testing.assert_array_equal(fm.jit(lambda v: fm.take(v, constant, 1))(x), x[:, constant])

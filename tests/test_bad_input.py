@@ -308,6 +308,7 @@ ENGINE_CASES = [
     case("index-two-arrays", lambda: fm.jit(lambda x: x[:, ints(0, 1, 1), ints(1, 0)])(ones(2, 2, 2)), error=IndexError, message=r"\[index\] expected arrays that broadcast together, got \(3,\) and \(2,\)"),
     case("index-array-outside", lambda: fm.jit(lambda x: x[ints(0, 1, -3)])(x2), error=IndexError, message=r"\[index\] expected indices in -2\.\.1, got -3"),
     case("index-float-array", lambda: fm.jit(lambda x: x[ones(2)])(x2), error=TypeError, message=r"\[index\] expected integers, .* or an integer array, got an array of float32"),
+    case("index-traced-list", lambda: fm.jit(lambda x, n: x[[n, 0]])(x2, 1), error=TypeError, message=r"\[array\] expected an array, got a list of traced values\. Join them with fm\.stack"),
     case("index-float-arrays", lambda: fm.jit(lambda x, y: x[y, y])(ones(2, 2), x2), error=TypeError, message=r"\[take\] expected integer indices, got f32\[2\]"),
     case("index-two-ellipses", lambda: fm.jit(lambda x: x[..., ints(0), ...])(ones(2, 2)), error=IndexError, message=r"\[index\] expected at most 2 indices and one \.\.\."),
     case("slice-step", lambda: fm.jit(lambda x: x[::0])(x2), error=TypeError, message=r"\[index\] expected a slice of integers with a step other than 0, got None:None:0"),

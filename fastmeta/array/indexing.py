@@ -28,7 +28,7 @@ from fastmeta.ops import index as ix
 from fastmeta.ops import shape as sh
 from fastmeta.ops.order import ARGSORT
 from fastmeta.program import Var
-from fastmeta.trace import Array, Tracer, located, running
+from fastmeta.trace import Array, Tracer, as_array, located, running
 
 
 def take(x: Array, indices: Array, axis: int | None = None) -> Array:
@@ -40,7 +40,7 @@ def take(x: Array, indices: Array, axis: int | None = None) -> Array:
     array([1., 3.])
     """
     shape, a = np.shape(x), 0 if axis is None else axis
-    constant = isinstance(indices, int | list) or isinstance(indices, np.ndarray) and running.trace is not None
+    constant = isinstance(indices, int | list | tuple) or isinstance(indices, np.ndarray) and running.trace is not None
     if constant and isinstance(a, int) and -len(shape) <= a < len(shape):
         indices = _from_start(_listed(indices), shape[a])
     return _take(x, indices, axis=axis)
@@ -167,7 +167,7 @@ class Mask(NamedTuple):
 
 
 def _is_array(k: Any) -> bool:
-    return isinstance(k, Tracer | np.ndarray | list | Mask)
+    return isinstance(k, Tracer | np.ndarray | Mask)
 
 
 def _known(k: Any) -> list[Any]:
@@ -179,9 +179,10 @@ def _known(k: Any) -> list[Any]:
 
 
 def _listed(k: Any) -> Any:
-    """A list of integers or bools as an array."""
-    whole = isinstance(k, list) and builtins.all(isinstance(v, int | np.integer | np.bool) for v in k)
-    return np.asarray(k, None if k else np.int32) if whole else k
+    """A list or tuple of integers or bools as an array."""
+    if not isinstance(k, list | tuple):
+        return k
+    return as_array(k) if k else np.zeros(0, np.int32)
 
 
 def _points(x: Array, arrays: list[Any], axis: int) -> Array:
