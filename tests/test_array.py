@@ -580,7 +580,9 @@ def test_composed_reductions() -> None:
     check(lambda v: fm.std(v, axis=(0, 2), keepdims=True), np.std(x, axis=(0, 2), keepdims=True), x)
     check(fm.vecdot, (x * y).sum(-1), x, y)
     check(lambda a, b: fm.vecdot(a, b, axis=1), (x * y).sum(1), x, y)
-    fm.testing.check_grads(lambda v: fm.std(v, axis=1), (x,))
+    check(lambda v: fm.var(v, axis=1, correction=1), np.var(x, axis=1, correction=1), x)
+    check(lambda v: fm.std(v, correction=0.5, keepdims=True), np.std(x, correction=0.5, keepdims=True), x)
+    fm.testing.check_grads(lambda v: (fm.std(v, axis=1), fm.var(v, axis=0, correction=1)), (x,))
 
 
 def test_composed_shapes() -> None:

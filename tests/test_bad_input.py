@@ -82,6 +82,7 @@ ARRAY_CASES = [
     case("mean-axis-text", lambda x: fm.mean(x, axis="0"), ones(2), message=r"\[mean\] expected an axis in -1\.\.0 of \(2,\), got 0"),
     case("mean-empty", lambda x: fm.mean(x, axis=0), ones(0, 3), message=r"\[mean\] expected at least one element, got \(0, 3\)"),
     case("var-empty", lambda x: fm.var(x), ones(0), message=r"\[var\] expected at least one element, got \(0,\)"),
+    case("var-correction", lambda x: fm.var(x, axis=0, correction=1), ones(1, 3), message=r"\[var\] expected more than 1 elements, got \(1, 3\)"),
     case("max-empty", lambda x: fm.max(x), ones(0), message=r"\[max\] expected at least one element to reduce, got \(0,\)"),
     case("min-bool", lambda x: fm.min(x), ones(2, dtype=bool), error=TypeError, message=r"\[min\] expected numbers, got bool\[2\]"),
     case("argmax-empty", lambda x: fm.argmax(x, axis=0), ones(0, 3), message=r"\[argmax\] expected at least one element to reduce, got \(0, 3\)"),

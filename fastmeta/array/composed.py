@@ -113,9 +113,9 @@ def all(x: Array, axis: Axis = None, *, keepdims: bool = False) -> Array:
     return logical_not(any(equal(x, zeros_like(x)), axis=axis, keepdims=keepdims))
 
 
-def std(x: Array, axis: Axis = None, *, keepdims: bool = False) -> Array:
+def std(x: Array, axis: Axis = None, *, keepdims: bool = False, correction: float = 0) -> Array:
     """The standard deviation over ``axis``, the root of `var`; its derivative is infinite where that is 0."""
-    return sqrt(var(x, axis=axis, keepdims=keepdims))
+    return sqrt(var(x, axis=axis, keepdims=keepdims, correction=correction))
 
 
 def vecdot(x: Array, y: Array, axis: int = -1) -> Array:

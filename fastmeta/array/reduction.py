@@ -49,15 +49,15 @@ def mean(x: Any, *, axis: Axis = None, keepdims: bool = False) -> Var:
 
 
 @array_function
-def var(x: Any, *, axis: Axis = None, keepdims: bool = False) -> Var:
-    """The variance over ``axis``: the mean of squared deviations, in two passes; integers and bools as float32."""
+def var(x: Any, *, axis: Axis = None, keepdims: bool = False, correction: float = 0) -> Var:
+    """The variance over ``axis``: squared deviations, in two passes, over their number less ``correction``; integers and bools as float32."""
     axes = axes_of("var", x, axis)
     x = floats_of(x)
     n = product(x.shape[a] for a in axes)
-    if n == 0:
-        raise expected("var", "at least one element", x.shape)
+    if n == 0 or n <= correction:
+        raise expected("var", f"more than {correction} elements" if correction else "at least one element", x.shape)
     d = ew.subtract(x, spread(ew.multiply(total(x, axes), 1.0 / n), x.shape, axes))
-    return _keep(x, ew.multiply(total(ew.multiply(d, d), axes), 1.0 / n), axes, keepdims)
+    return _keep(x, ew.multiply(total(ew.multiply(d, d), axes), 1.0 / (n - correction)), axes, keepdims)
 
 
 def _extreme(name: str, op: Primitive) -> Callable[..., Array]:
