@@ -693,6 +693,14 @@ def test_an_index_outside_its_own_axis_raises(shape: tuple[int, ...]) -> None:
     np.testing.assert_array_equal(fm.jit(lambda u, i, j: u[i, j])(x, i, j // 2), x[i, j // 2])
 
 
+@pytest.mark.parametrize("dtype", [np.int8, np.uint8, np.int16, np.uint64])
+def test_indices_of_few_bits(dtype: Any) -> None:
+    x, k = normal((200, 3)), np.array([0, 100, 3]).astype(dtype)
+    for f in (lambda u: u[k], lambda u: u[k, k % 2]):
+        check(fm.jit(f), f(x), x)
+    np.testing.assert_array_equal(fm.jit(lambda u: fm.take(u, k, axis=0))(x), x[k])
+
+
 def test_constant_masks() -> None:
     x = normal((4, 3, 5))
     rows, columns, both = np.array([True, False, True, True]), np.array([False, True, True]), normal((4, 3), np.float64, "m") > 0

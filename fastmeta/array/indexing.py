@@ -217,7 +217,8 @@ def _inside(k: Any, n: int, many: bool) -> Any:
 
 def _from_start(k: Any, n: int) -> Any:
     """Known indices that count from the end, from the start."""
-    if isinstance(k, np.ndarray) and k.dtype.kind == "i":
+    if isinstance(k, np.ndarray) and k.dtype.kind in "iu":
+        k = k.astype(np.int64)  # n, and places among all elements, may need more than the bits of k
         return np.where((-n <= k) & (k < 0), k + n, k)
     return k + n if type(k) is int and -n <= k < 0 else k
 
