@@ -17,7 +17,7 @@ from fastmeta.trace import PerTask, Tracer, as_array, close, located, running, t
 from fastmeta.tree import beside_float32, flatten, is_array, is_number
 
 MOST_ENTRIES = 64  # programs of a function
-SAME_ARGUMENTS = ("jit", "grad", "value_and_grad", "map_tasks")  # transforms whose functions take the arguments of the user's
+SAME_ARGUMENTS = ("jit", "grad", "value_and_grad", "jacfwd", "jacrev", "map_tasks")  # transforms whose functions take the arguments of the user's
 
 
 def jit(f: Callable[..., Any]) -> Callable[..., Any]:

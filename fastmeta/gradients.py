@@ -7,14 +7,16 @@ from typing import Any
 
 import optree
 
+from fastmeta.array import eye, moveaxis, reshape
 from fastmeta.compile import jit, transformed
 from fastmeta.errors import expected
 from fastmeta.inner import Inner, alike, kinds, scalar, tracers, values
+from fastmeta.loops import map_tasks
 from fastmeta.ops import structure
-from fastmeta.program import FLOATS
-from fastmeta.trace import located
+from fastmeta.program import DTYPES, FLOATS
+from fastmeta.trace import current, located
 from fastmeta.transforms import differentiate
-from fastmeta.tree import is_array, shown
+from fastmeta.tree import flatten, is_array, shown
 
 
 def grad(f: Callable[..., Any], argnums: int | tuple[int, ...] = 0, has_aux: bool = False) -> Callable[..., Any]:
@@ -78,8 +80,10 @@ def _gradient(f: Callable[..., Any], argnums: int | tuple[int, ...], has_aux: bo
     return gradient
 
 
-def jvp(f: Callable[..., Any], primals: Sequence[Any], tangents: Sequence[Any]) -> tuple[Any, Any]:
+def jvp(f: Callable[..., Any], primals: Sequence[Any], tangents: Sequence[Any], has_aux: bool = False) -> tuple[Any, ...]:
     """f(*primals) and its derivative in the direction of the tangents (trees like the primals), by forward mode.
+
+    With ``has_aux`` f returns (result, aux of arrays), and this (result, derivative, aux).
 
     >>> jvp(lambda x: x * x, (np.float32(3),), (np.float32(1),))
     (array(9., dtype=float32), array(6., dtype=float32))
@@ -90,7 +94,7 @@ def jvp(f: Callable[..., Any], primals: Sequence[Any], tangents: Sequence[Any]) 
         leaves, spec = values("jvp", "tangents", tangents)
         n = len(xs)
         alike("jvp", "tangents", tree, spec)
-        inner = Inner(f, tuple(primals), range(n))
+        inner = Inner(_paired("jvp", f) if has_aux else f, tuple(primals), range(n))
         ts = [inner.outer.lift(x) for x in leaves]
         if kinds(ts) != kinds(inner.args[:n]):
             raise expected("jvp", f"tangents like the primals, {kinds(inner.args[:n])}", kinds(ts))
@@ -104,21 +108,25 @@ def jvp(f: Callable[..., Any], primals: Sequence[Any], tangents: Sequence[Any]) 
         rest = iter(outs[m:])
         touts = [next(rest) if v.dtype in FLOATS else g.const(0, v.shape, v.dtype) for v in p.outputs]
         value, tangent = (optree.tree_unflatten(inner.out_tree, tracers(inner.outer, vs)) for vs in (outs[:m], touts))
-        return value, tangent
+        return (value[0], tangent[0], value[1]) if has_aux else (value, tangent)
 
     for name, x in (("primals", primals), ("tangents", tangents)):
         if not isinstance(x, tuple | list):
             raise located(expected("jvp", f"{name} as a tuple, one for each argument", type(x).__name__, TypeError))
-    return transformed(f, ("jvp",), lambda: pushed)(tuple(primals), tuple(tangents))
+    return transformed(f, ("jvp", has_aux), lambda: pushed)(tuple(primals), tuple(tangents))
 
 
-def vjp(f: Callable[..., Any], *primals: Any) -> tuple[Any, Callable[[Any], Any]]:
-    """f(*primals) and a function from a cotangent of its result to the tuple of cotangents of the primals."""
+def vjp(f: Callable[..., Any], *primals: Any, has_aux: bool = False) -> tuple[Any, ...]:
+    """f(*primals) and a function from a cotangent of its result to the tuple of cotangents of the primals.
+
+    With ``has_aux`` f returns (result, aux), and this (result, function, aux).
+    """
+    result = (lambda *args: _paired("vjp", f)(*args)[0]) if has_aux else f
 
     def pulled(primals: Any, cotangent: Any) -> Any:
         n = len(values("vjp", "primals", primals)[0])
         leaves, spec = values("vjp", "a cotangent", cotangent)
-        inner = Inner(f, tuple(primals), range(n))
+        inner = Inner(result, tuple(primals), range(n))
         p = inner.close(inner.out_leaves)
         alike("vjp", "a cotangent", inner.out_tree, spec)
         cts = [inner.outer.lift(x) for x in leaves]
@@ -132,8 +140,27 @@ def vjp(f: Callable[..., Any], *primals: Any) -> tuple[Any, Callable[[Any], Any]
         full = [next(outs) if active[k] else g.const(0, v.shape, v.dtype) for k, v in enumerate(p.inputs[:n])]
         return optree.tree_unflatten(optree.tree_structure(primals, none_is_leaf=True), tracers(inner.outer, full))
 
-    back = transformed(f, ("vjp",), lambda: pulled)
-    return jit(f)(*primals), lambda cotangent: back(primals, cotangent)
+    back = transformed(f, ("vjp", has_aux), lambda: pulled)
+
+    def pull(cotangent: Any) -> Any:
+        return back(primals, cotangent)
+
+    if not has_aux:
+        return jit(f)(*primals), pull
+    value, aux = transformed(f, ("paired",), lambda: _paired("vjp", f))(*primals)
+    return value, pull, aux
+
+
+def _paired(where: str, f: Callable[..., Any]) -> Callable[..., Any]:
+    """f, which must return (result, aux)."""
+
+    def paired(*args: Any) -> Any:
+        out = f(*args)
+        if type(out) is not tuple or len(out) != 2:
+            raise expected(where, "a function that returns (result, aux)", type(out).__name__, TypeError)
+        return out
+
+    return paired
 
 
 def hvp(f: Callable[..., Any], argnums: int = 0) -> Callable[..., Any]:
@@ -143,9 +170,7 @@ def hvp(f: Callable[..., Any], argnums: int = 0) -> Callable[..., Any]:
     array([6., 0.], dtype=float32)
     """
 
-    numbers = _argnums("hvp", argnums)
-    if len(numbers) != 1:
-        raise located(expected("hvp", "one of argnums", argnums))
+    numbers = _one_argument("hvp", argnums)
 
     def product(*args: Any) -> Any:
         if len(args) < 2:
@@ -159,6 +184,93 @@ def hvp(f: Callable[..., Any], argnums: int = 0) -> Callable[..., Any]:
         return jvp(gradient, (rest[at],), (v,))[1]
 
     return transformed(f, ("hvp", argnums), lambda: product)
+
+
+def jacfwd(f: Callable[..., Any], argnums: int = 0) -> Callable[..., Any]:
+    """The Jacobian of f with respect to argument ``argnums``, a column for each of its elements: for few elements and many results.
+
+    Of every array in the result, a tree like the argument, of arrays of shape (shape of the result, shape of the argument).
+
+    >>> jacfwd(lambda x: x * x)(np.array([1.0, 2.0]))
+    array([[2., 0.],
+           [0., 4.]])
+    """
+    numbers = _one_argument("jacfwd", argnums)
+
+    def jacobian(*args: Any) -> Any:
+        (at,) = _within("jacfwd", numbers, len(args), argnums)
+        units, tree = _units("jacfwd", args[at])
+
+        def column(unit: list[Any]) -> Any:
+            return jvp(lambda x: f(*args[:at], x, *args[at + 1 :]), (args[at],), (optree.tree_unflatten(tree, unit),))[1]
+
+        def by_argument(y: Any) -> Any:
+            return optree.tree_unflatten(tree, [reshape(part, (*y.shape[1:], *u.shape[1:])) for part, u in zip(_parts(moveaxis(y, 0, -1), units, -1), units, strict=True)])
+
+        return optree.tree_map(by_argument, map_tasks(column)(units))
+
+    return transformed(f, ("jacfwd", argnums), lambda: jacobian)
+
+
+def jacrev(f: Callable[..., Any], argnums: int = 0) -> Callable[..., Any]:
+    """The Jacobian of f as `jacfwd` has it, a row for each element of the result: for few results of many elements.
+
+    >>> jacrev(lambda x: x.sum() * x)(np.array([1.0, 2.0]))
+    array([[4., 1.],
+           [2., 5.]])
+    """
+    numbers = _one_argument("jacrev", argnums)
+
+    def jacobian(*args: Any) -> Any:
+        (at,) = _within("jacrev", numbers, len(args), argnums)
+        _units("jacrev", args[at])  # floats only
+        units, tree = _units("jacrev", f(*args))
+
+        def row(unit: list[Any]) -> Any:
+            return vjp(lambda x: f(*args[:at], x, *args[at + 1 :]), args[at])[1](optree.tree_unflatten(tree, unit))[0]
+
+        rows, by_argument = flatten(map_tasks(row)(units))
+        parts = [[reshape(part, (*u.shape[1:], *x.shape[1:])) for part, u in zip(_parts(x, units, 0), units, strict=True)] for x in rows]
+        return optree.tree_unflatten(tree, [optree.tree_unflatten(by_argument, each) for each in zip(*parts, strict=True)])
+
+    return transformed(f, ("jacrev", argnums), lambda: jacobian)
+
+
+def hessian(f: Callable[..., Any], argnums: int = 0) -> Callable[..., Any]:
+    """The second derivatives of a scalar function with respect to argument ``argnums``; `hvp` needs no array of all of them.
+
+    >>> hessian(lambda x: (x * x * x).sum())(np.array([1.0, 2.0]))
+    array([[ 6.,  0.],
+           [ 0., 12.]])
+    """
+    _one_argument("hessian", argnums)
+    return jacfwd(grad(f, argnums), argnums)
+
+
+def _units(where: str, tree: Any) -> tuple[list[Any], Any]:
+    """One after the other all trees of floats like ``tree`` with a one in one place: their leaves, stacked; and the structure."""
+    leaves, spec = values(where, "arguments and results", tree)
+    t = current()
+    assert t is not None
+    xs = [t.lift(x) for x in leaves]
+    if any(x.dtype not in FLOATS for x in xs):
+        raise expected(where, "float arguments and results", kinds(xs), TypeError)
+    before = [sum(x.size for x in xs[:k]) for k in range(len(xs) + 1)]
+    return [reshape(eye(before[-1], x.size, -before[k], DTYPES[x.dtype]), (before[-1], *x.shape)) for k, x in enumerate(xs)], spec
+
+
+def _parts(x: Any, units: list[Any], axis: int) -> list[Any]:
+    """x cut along its first or last axis into the elements of each leaf of `_units`."""
+    sizes = [u.size // u.shape[0] for u in units]
+    starts = [sum(sizes[:k]) for k in range(len(sizes))]
+    return [x[a : a + n] if axis == 0 else x[..., a : a + n] for a, n in zip(starts, sizes, strict=True)]
+
+
+def _one_argument(where: str, argnums: Any) -> tuple[int, ...]:
+    numbers = _argnums(where, argnums)
+    if len(numbers) != 1:
+        raise located(expected(where, "one of argnums", argnums))
+    return numbers
 
 
 def _argnums(where: str, argnums: Any) -> tuple[int, ...]:

@@ -19,22 +19,29 @@ from fastmeta.trace import Tracer, located, running
 from fastmeta.tree import flatten, is_array, is_number, prefix, shown
 
 
-def scan(step: Callable[..., Any], init: Any, xs: Any = None, length: int | None = None) -> tuple[Any, Any]:
+def scan(step: Callable[..., Any], init: Any, xs: Any = None, length: int | None = None, reverse: bool = False) -> tuple[Any, Any]:
     """``carry, y = step(carry, x)`` for each slice x of the leading axis of ``xs``; returns (last carry, stacked ys).
+
+    With ``reverse`` it goes from the last slice to the first, each y at the place of its x.
 
     The loop stays a loop: memory of its derivative grows with the carry only.  ``length`` is needed when xs is None.  The carry is
     a tree of arrays and numbers, or None in places.
 
     >>> scan(lambda c, x: (c + x, c), np.float32(0), np.arange(3, dtype=np.float32))
     (array(3., dtype=float32), array([0., 0., 1.], dtype=float32))
+    >>> scan(lambda c, x: (c + x, c), np.float32(0), np.arange(3, dtype=np.float32), reverse=True)[1]
+    array([3., 2., 0.], dtype=float32)
     """
 
     if length is not None and (isinstance(length, bool) or not isinstance(length, int | np.integer) or length < 0):
         raise located(expected("scan", "length a whole number of at least 0, known while tracing", repr(length), TypeError))
 
+    if not isinstance(reverse, bool):
+        raise located(expected("scan", "reverse True or False", repr(reverse), TypeError))
+
     def run(init: Any, xs: Any) -> Any:
         if any(x is None for x in flatten(init)[0]):
-            return _scan_around_none(step, init, xs, length)
+            return _scan_around_none(step, init, xs, length, reverse)
         values("scan", "a carry", init)
         leaves, _ = flatten((init, xs))
         carries, carry_tree = flatten(init)
@@ -52,13 +59,14 @@ def scan(step: Callable[..., Any], init: Any, xs: Any = None, length: int | None
         inner = Inner(step, (init, xs), range(c), [k in sliced for k in range(len(leaves))])
         pair = inner.out_tree.children()
         if len(pair) != 2 or inner.out_tree.type is not tuple:
-            raise expected("scan", "a step that returns (carry, y)", shown(inner.out_tree), TypeError)
+            got = inner.out_leaves[0] if inner.out_tree.is_leaf() else shown(inner.out_tree)
+            raise expected("scan", "a step that returns the pair (carry, y)", got, TypeError, "Return (carry, None) if there is no y")
         alike("scan", "a carry", carry_tree, pair[0])
         ys = [k for k in range(c, len(inner.out_leaves)) if inner.out_leaves[k] is not None]
         p = inner.close([*inner.out_leaves[:c], *[inner.out_leaves[k] for k in ys]])
         if kinds(p.outputs[:c]) != kinds(p.inputs[:c]):
             raise expected("scan", f"a carry of {kinds(p.inputs[:c])}", kinds(p.outputs[:c]), TypeError)
-        spec = structure.Loop(_reordered(p, c, len(sliced)), len(p.inputs) - c - len(sliced), c, len(sliced), len(ys), 0, n)
+        spec = structure.Loop(_reordered(p, c, len(sliced)), len(p.inputs) - c - len(sliced), c, len(sliced), len(ys), 0, n, reverse)
         k = c + len(sliced)
         args = (*inner.args[k:], *inner.args[:c], *inner.args[c:k])
         outs = tracers(outer, structure.loop(outer.graph, spec, args))
@@ -70,10 +78,10 @@ def scan(step: Callable[..., Any], init: Any, xs: Any = None, length: int | None
 
     if running.trace is not None:
         return run(init, xs)
-    return transformed(step, ("scan", length), lambda: run)(init, xs)
+    return transformed(step, ("scan", length, reverse), lambda: run)(init, xs)
 
 
-def _scan_around_none(step: Callable[..., Any], init: Any, xs: Any, length: int | None) -> tuple[Any, Any]:
+def _scan_around_none(step: Callable[..., Any], init: Any, xs: Any, length: int | None, reverse: bool) -> tuple[Any, Any]:
     """A scan whose carry has None in places, by one over the rest of the carry."""
     leaves, tree = flatten(init)
     there = [x is not None for x in leaves]
@@ -85,14 +93,14 @@ def _scan_around_none(step: Callable[..., Any], init: Any, xs: Any, length: int 
     def inner(carry: Any, x: Any) -> Any:
         result = step(whole(carry), x)
         if type(result) is not tuple or len(result) != 2:
-            raise expected("scan", "a step that returns (carry, y)", type(result).__name__, TypeError)
+            raise expected("scan", "a step that returns the pair (carry, y)", type(result).__name__, TypeError, "Return (carry, None) if there is no y")
         given, got = flatten(result[0])
         alike("scan", "a carry", tree, got)
         if [v is not None for v in given] != there:
             raise expected("scan", "a carry with None where it had None", "one with None elsewhere", TypeError)
         return tuple([v for v in given if v is not None]), result[1]
 
-    last, ys = scan(inner, tuple([x for x in leaves if x is not None]), xs, length)
+    last, ys = scan(inner, tuple([x for x in leaves if x is not None]), xs, length, reverse)
     return whole(last), ys
 
 
@@ -136,7 +144,7 @@ def map_tasks(f: Callable[..., Any], in_axes: Any = 0, reduce: Any = None) -> Co
 
     def mapped(*args: Any) -> Any:
         leaves, _ = flatten(args)
-        axes = prefix("map_tasks in_axes", in_axes if isinstance(in_axes, tuple) else (in_axes,) * len(args), args)
+        axes = _axes(in_axes, args)
         outer = running.trace
         assert outer is not None
         cut = [a == 0 and is_array(x) for a, x in zip(axes, leaves, strict=True)]
@@ -179,7 +187,15 @@ def map_tasks(f: Callable[..., Any], in_axes: Any = 0, reduce: Any = None) -> Co
 
 
 def _mapped_leaves(in_axes: Any, args: tuple[Any, ...]) -> list[bool]:
-    return [a == 0 for a in prefix("map_tasks in_axes", in_axes if isinstance(in_axes, tuple) else (in_axes,) * len(args), args)]
+    return [a == 0 for a in _axes(in_axes, args)]
+
+
+def _axes(in_axes: Any, args: tuple[Any, ...]) -> list[Any]:
+    """0 or None for each leaf of the arguments."""
+    each = in_axes if isinstance(in_axes, tuple) else (in_axes,) * len(args)
+    if len(each) != len(args):
+        raise expected("map_tasks", f"in_axes of one entry per argument, {len(args)}", f"{in_axes!r}")
+    return prefix("map_tasks in_axes", each, args)
 
 
 def _hashable(tree: Any) -> Any:

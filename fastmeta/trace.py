@@ -43,14 +43,14 @@ class Trace:
     def lift(self, x: Any) -> Var:
         """The value in this trace that stands for a tracer of any trace or an array."""
         if isinstance(x, Tracer):
-            if x.trace is self:
-                return x.var
+            if x._trace is self:
+                return x._var
             t = self.outer
-            while t is not None and t is not x.trace:
+            while t is not None and t is not x._trace:
                 t = t.outer
             if t is None:
                 raise escaped(x)
-            return self._capture((x.trace, x.var.id), x, x.shape, x.var.dtype)
+            return self._capture((x._trace, x._var.id), x, x.shape, x._var.dtype)
         value = as_array(x)
         if value.nbytes <= SMALL:
             if value.size and (value.ndim == 0 or np.all(value.ravel()[0] == value)):
@@ -197,6 +197,12 @@ def escaped(x: Tracer) -> RuntimeError:
 NUMPY = "the function of the same name in fastmeta (fm.exp, fm.sum, ...: docs/language.md lists them)"
 
 
+INTO = "; for array[x] of a NumPy array fm.take(array, x, axis=0)"
+
+
+LARGER = "; fm.maximum and fm.minimum for max() and min()"
+
+
 LOOPS = "; for loops whose length is data use fm.scan with a fixed length and fm.where"
 
 
@@ -207,29 +213,29 @@ def _refused(what: str, got: object, instead: str) -> TypeError:
 class Tracer:
     """A value that is being traced: it has a shape and a dtype, but no numbers yet."""
 
-    __slots__ = ("var", "trace")
+    __slots__ = ("_var", "_trace")  # private: ``x.var()`` and ``x.trace()`` are methods of arrays
     __array_ufunc__ = None  # so that ndarray * tracer asks the tracer
     __hash__ = None  # type: ignore[assignment]  # as Python has it for types with ==
 
     def __init__(self, var: Var, trace: Trace) -> None:
-        self.var = var
-        self.trace = trace
+        self._var = var
+        self._trace = trace
 
     @property
     def shape(self) -> Shape:
-        return self.var.shape
+        return self._var.shape
 
     @property
     def dtype(self) -> np.dtype[Any]:
-        return DTYPES[self.var.dtype]
+        return DTYPES[self._var.dtype]
 
     @property
     def ndim(self) -> int:
-        return len(self.var.shape)
+        return len(self._var.shape)
 
     @property
     def size(self) -> int:
-        return self.var.size
+        return self._var.size
 
     def __repr__(self) -> str:
         return f"Tracer({self.dtype.name}{list(self.shape)})"
@@ -240,7 +246,7 @@ class Tracer:
         return self.shape[0]
 
     def __bool__(self) -> bool:
-        raise located(_refused("if, while, and, or", self, "fm.where(condition, a, b)" + LOOPS))
+        raise located(_refused("if, while, and, or", self, "fm.where(condition, a, b)" + LARGER + LOOPS))
 
     def __float__(self) -> float:
         raise located(_refused("float()", self, "the value as an array, or return it from the function"))
@@ -251,7 +257,7 @@ class Tracer:
     __index__ = __int__
 
     def __array__(self, *args: Any, **kwargs: Any) -> Any:
-        raise located(_refused("a NumPy function", self, NUMPY))
+        raise located(_refused("a NumPy function", self, NUMPY if self.dtype.kind == "f" else NUMPY + INTO))
 
     def __array_function__(self, function: Any, types: Any, args: Any, kwargs: Any) -> Any:
         if function in (np.shape, np.ndim, np.size):

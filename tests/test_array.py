@@ -147,6 +147,34 @@ def test_operators_of_tracers() -> None:
     np.testing.assert_array_equal(fm.jit(lambda x: fm.stack([r * 2.0 for r in x]))(x), x * 2)
 
 
+def test_logical_operators_are_of_bools() -> None:
+    m, n = normal((3, 1)) > 0, normal((4,)) > 0
+    for f in (lambda m, n: m & n, lambda m, n: m | n, lambda m, n: m ^ n, lambda m, n: ~m):
+        check(f, f(m, n), m, n)
+    flags = np.array([True, False, True])
+    for f in (lambda v: flags & v, lambda v: flags | v, lambda v: flags ^ v, lambda v: True & v, lambda v: v | np.False_):
+        check(f, f(~flags), ~flags)
+
+
+METHODS: dict[str, Callable[..., Any]] = {
+    "var": lambda x: x.var() + x.var(0) + x.var(axis=-1, keepdims=True), "std": lambda x: x.std(axis=1), "any": lambda x: (x > 1).any(axis=0), "all": lambda x: (x > 0).all(),
+    "clip": lambda x: x.clip(-0.5, 1) + x.clip(min=0), "ravel": lambda x: x.ravel(), "flatten": lambda x: x.flatten() * 2, "transpose": lambda x: x.transpose() @ x,
+    "transpose axes": lambda x: x.transpose(1, 0) + x.transpose((1, 0)) + x.transpose(None), "squeeze": lambda x: x[:1].squeeze() + x[None, :1].squeeze(axis=(0, 1)), "mT": lambda x: x.mT @ x,
+    "cumsum": lambda x: x.cumsum(axis=1), "flat cumsum": lambda x: x.cumsum(), "cumprod": lambda x: x.cumprod(0), "argsort": lambda x: x.argsort(), "argsort axis": lambda x: x.argsort(axis=0),
+    "repeat": lambda x: x.repeat(2, axis=0), "flat repeat": lambda x: x.repeat(3), "take": lambda x: x.take([2, 0], axis=1), "flat take": lambda x: x.take([4, 7]), "positive": lambda x: +x,
+    "dot": lambda x: x.dot(x.T) @ x.dot(x[0]) + x[0].dot(x.T) + x[0].dot(x[0]), "dot number": lambda x: x.dot(x[0, 0]), "trace": lambda x: x.trace() + x.trace(1) + x.trace(offset=-1),
+    "diagonal": lambda x: x.diagonal(), "axes": lambda x: (x[:, None] * x[None]).trace() + (x[:, None] * x[None]).diagonal(1, axis1=2, axis2=0).sum(),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_methods_are_numpys(name: str) -> None:
+    for dtype in FLOATS:
+        x = normal((4, 4), dtype)
+        check(fm.jit(METHODS[name]), METHODS[name](x), x, tolerance=1e-5 if dtype == np.float32 else 1e-12)
+    np.testing.assert_array_equal(fm.jit(lambda v: v.sort(axis=0))(x), np.sort(x, axis=0))
+
+
 def test_parameters_by_place() -> None:
     x = normal((3, 4))
     check(lambda v: fm.sum(v, 0), x.sum(0), x)
@@ -160,6 +188,63 @@ def test_parameters_by_place() -> None:
     for wrong in (lambda: fm.sum(x, 0, True, 1), lambda: fm.sum(x, 0, axis=1), lambda: fm.exp(x, 0)):
         with pytest.raises(TypeError, match="expected"):
             wrong()
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+def test_angles(dtype: Any) -> None:
+    """To three units in the last place, at every size, at the edges, and with the signs of zeros."""
+    tolerance, edge = 3 * float(np.finfo(dtype).eps), [0.0, -0.0, 1.0, -1.0, np.inf, -np.inf, np.nan, 0.5]
+    x = np.concatenate([normal((500,)) * 10.0 ** np.arange(-15, 10).repeat(20), edge]).astype(dtype)
+    u = np.concatenate([np.tanh(normal((500,))), [0.0, 1.0, -1.0, 1 - 1e-7, 2.0]]).astype(dtype)
+    y, z = np.concatenate([np.stack(np.meshgrid(edge, edge)).reshape(2, -1), np.stack([x, x[::-1]])], axis=1).astype(dtype)
+    rows: dict[str, tuple[Any, ...]] = {"atan": (x,), "asin": (u,), "acos": (u,), "atan2": (y, z), "sinh": (x.clip(-80, 80),), "cosh": (x.clip(-80, 80),)}
+    for name, args in rows.items():
+        with np.errstate(invalid="ignore"):
+            want = getattr(np, name.replace("a", "arc", 1) if name[0] == "a" else name)(*args)
+        got = fm.jit(getattr(fm, name))(*args)
+        check(getattr(fm, name), want, *args)
+        assert np.array_equal(np.signbit(got)[want == want], np.signbit(want)[want == want])
+        np.testing.assert_allclose(got, want, tolerance)
+
+
+def test_derivatives_of_angles() -> None:
+    x, u = normal((40,)) * 2, np.tanh(normal((40,)))
+    fm.testing.check_grads(lambda x: [f(x) for f in (fm.atan, fm.sinh, fm.cosh)], (x,), rtol=1e-5)
+    fm.testing.check_grads(lambda u: [fm.asin(u), fm.acos(u)], (u * 0.9,), rtol=1e-5)
+    fm.testing.check_grads(fm.atan2, (x, normal((40,), np.float64, "y")), rtol=1e-5)
+    slope = lambda f, *at: fm.grad(f)(*map(np.float64, at))
+    np.testing.assert_allclose([slope(fm.atan, v) for v in (0, 1, -1, 1e20)], [1, 0.5, 0.5, 0], atol=1e-15)
+    np.testing.assert_allclose([slope(fm.atan2, 0, 2), slope(fm.atan2, 0, -2), slope(fm.atan2, 3, 3), slope(fm.atan2, 3, 0)], [0.5, -0.5, 1 / 6, 0], atol=1e-15)
+    assert slope(fm.asin, 1) == slope(fm.asin, -1) == np.inf and slope(fm.acos, 1) == -np.inf
+
+
+# -- new arrays
+
+NEW: dict[str, tuple[Callable[..., Any], Any]] = {
+    "zeros": (lambda f: f.zeros((2, 3)), np.zeros((2, 3), np.float32)), "zeros int": (lambda f: f.zeros(3, dtype=np.int32), np.zeros(3, np.int32)), "zeros large": (lambda f: f.zeros((40, 50), np.float64), np.zeros((40, 50))),
+    "ones": (lambda f: f.ones((2, 0)), np.ones((2, 0), np.float32)), "ones bool": (lambda f: f.ones((), dtype=bool), np.ones((), bool)),
+    "full": (lambda f: f.full((2, 2), 0.1), np.full((2, 2), 0.1, np.float32)), "full int": (lambda f: f.full(2, 7), np.full(2, 7, np.int32)), "full bool": (lambda f: f.full(2, True), np.full(2, True)),
+    "full dtype": (lambda f: f.full((2,), -0.5, dtype=np.float64), np.full(2, -0.5)), "full inf": (lambda f: f.full(2, -1e300), np.full(2, -np.inf, np.float32)), "full array": (lambda f: f.full((2, 3), np.arange(3.0), dtype=np.float32), np.full((2, 3), np.arange(3), np.float32)),
+    "eye": (lambda f: f.eye(3), np.eye(3, dtype=np.float32)), "eye k": (lambda f: f.eye(3, 4, k=-1, dtype=np.float64), np.eye(3, 4, -1)), "eye large": (lambda f: f.eye(40), np.eye(40, dtype=np.float32)),
+    "arange": (lambda f: f.arange(5), np.arange(5)), "arange float": (lambda f: f.arange(1, 2.1, 0.25), np.arange(1, 2.1, 0.25, np.float32)), "arange back": (lambda f: f.arange(5, -3, -2), np.arange(5, -3, -2)),
+    "arange dtype": (lambda f: f.arange(3, dtype=np.float64), np.arange(3.0)), "arange none": (lambda f: f.arange(3, 1), np.arange(0)), "arange numpy": (lambda f: f.arange(np.int64(300)), np.arange(300)),
+    "linspace": (lambda f: f.linspace(-1, 1, 7), np.linspace(-1, 1, 7, dtype=np.float32)), "linspace open": (lambda f: f.linspace(0, 1, 4, endpoint=False, dtype=np.float64), np.linspace(0, 1, 4, False)), "linspace none": (lambda f: f.linspace(0, 1, 0), np.zeros(0, np.float32)),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", NEW)
+def test_new_arrays(name: str) -> None:
+    make, want = NEW[name]
+    check(lambda v: make(fm), want, np.zeros(1))
+    if want.dtype.kind == "f":  # met by arrays of tasks, in a derivative
+        v = normal((3, *want.shape), want.dtype)
+        np.testing.assert_allclose(fm.map_tasks(fm.grad(lambda v: fm.sum(make(fm) * v)))(v), np.broadcast_to(want, v.shape), rtol=1e-6)
+
+
+def test_full_of_a_traced_number() -> None:
+    x = np.float64(0.7)
+    check(lambda v: fm.full((2, 3), v), np.full((2, 3), x), x)
+    assert fm.jit(lambda i: fm.zeros(3)[i] + fm.arange(3)[i])(np.int32(1)) == 1
 
 
 # -- dtypes
@@ -284,6 +369,19 @@ def test_cumulative_sum() -> None:
     check(fm.cumulative_sum, np.cumsum(np.arange(5)), np.arange(5))
 
 
+def test_cumulative_prod() -> None:
+    for dtype in (*FLOATS, np.int32):
+        for shape in SHAPES[1:]:
+            x = np.asarray(np.exp(0.1 * normal(shape)) if dtype != np.int32 else 2 * normal(shape) + 1).astype(dtype)
+            for axis in range(-len(shape), len(shape)):
+                check(lambda v, axis=axis: fm.cumulative_prod(v, axis=axis), np.cumprod(x, axis, dtype=dtype), x, tolerance=1e-5 if dtype is np.float32 else 1e-12)
+    check(fm.cumulative_prod, np.cumprod(np.arange(1, 6)), np.arange(1, 6))
+    check(fm.cumulative_prod, np.array([1, 1, 0]), np.array([True, True, False]))
+    x = normal((3, 5))
+    x[0, 1] = x[2, 0] = x[2, 3] = 0
+    fm.testing.check_grads(lambda v: fm.cumulative_prod(v, axis=1), (x,))
+
+
 # -- products
 
 PRODUCTS = (
@@ -319,6 +417,9 @@ EINSUMS = (
     ("ijk,jl->ikl", (2, 3, 4), (3, 5)), ("ab,cd->acbd", (2, 3), (4, 5)), ("ij,k->j", (2, 3), (4,)), ("ii,ij->j", (3, 3), (3, 2)), ("abc,cba->b", (2, 3, 4), (4, 3, 2)),
     ("bhqd,bhkd->bhqk", (2, 3, 4, 5), (2, 3, 6, 5)), ("ij,jk", (2, 3), (3, 4)), ("ba,b", (2, 3), (2,)),
     ("ij->ji", (2, 3)), ("ij->", (2, 3)), ("ij->j", (2, 3)), ("ii->i", (3, 3)), ("ii->", (3, 3)), ("iij->ji", (3, 3, 2)), ("iii->i", (2, 2, 2)), ("ii", (3, 3)), ("ba", (2, 3)), ("i->i", (3,)),
+    ("ij,jk,kl->il", (2, 3), (3, 4), (4, 5)), ("i,ij,j->", (3,), (3, 4), (4,)), ("ij,jk,ki", (2, 3), (3, 4), (4, 2)), ("ab,b,cb,c->a", (2, 3), (3,), (4, 3), (4,)), ("ii,i,i->i", (3, 3), (3,), (3,)), ("i,j,k->kij", (2,), (3,), (4,)),
+    ("...ij,jk->...ik", (5, 2, 3), (3, 4)), ("...ij,...jk->...ik", (5, 2, 3), (5, 3, 4)), ("...ij,...jk", (6, 5, 2, 3), (5, 3, 4)), ("...ij,...j->...i", (6, 1, 2, 3), (5, 3)), ("i...->...", (2, 3, 4)), ("...ii->...i", (4, 3, 3)),
+    ("...i->i...", (4, 3)), ("i...,i...->...", (2, 3), (2, 3)), ("...,...", (2, 3), (3,)), ("...ij,...jk,...k->...i", (5, 2, 3), (3, 4), (1, 4)), ("...", (2, 3)), ("b...d,...d->b...", (2, 3, 4), (3, 4)), ("...a,b->...ab", (2,), (3,)),
 )  # fmt: skip
 
 
@@ -327,6 +428,57 @@ def test_einsum(spec: str, shapes: list[tuple[int, ...]]) -> None:
     for dtype in FLOATS:
         xs = [normal(s, dtype, k) for k, s in enumerate(shapes)]
         check(lambda *v: fm.einsum(spec, *v), np.einsum(spec, *xs), *xs, tolerance=1e-5 if dtype is np.float32 else 1e-13)
+    if len(xs) > 2 or "..." in spec:
+        fm.testing.check_grads(lambda *v: fm.einsum(spec, *v), tuple(xs))
+
+
+# -- norms, diagonals, equations
+
+
+def test_norm() -> None:
+    for dtype in FLOATS:
+        for shape in SHAPES[1:]:
+            x = normal(shape, dtype)
+            for axis, keep in itertools.product([a for a in axes_of(shape) if a is None or 0 not in shape], (False, True)):
+                for order in (1, 2, np.inf)[: 2 if 0 in shape else 3]:
+                    want = np.asarray(np.linalg.vector_norm(x, axis=axis, keepdims=keep, ord=order), dtype)
+                    check(lambda v, axis=axis, keep=keep, order=order: fm.norm(v, axis, keepdims=keep, ord=order), want, x, tolerance=1e-5 if dtype is np.float32 else 1e-12)
+    check(fm.norm, np.float32(50000 * 5**0.5), np.array([50000, 100000]))
+    x = normal((4, 3))
+    fm.testing.check_grads(lambda v: [fm.norm(v, axis=1, ord=order) for order in (1, 2, float("inf"))], (x,))
+    slope = fm.grad(lambda v: fm.sum(fm.norm(v, axis=0)))
+    np.testing.assert_array_equal(slope(np.zeros((2, 3))), np.zeros((2, 3)))
+    np.testing.assert_array_equal(fm.grad(lambda v: fm.sum(slope(v)))(np.zeros((2, 3))), np.zeros((2, 3)))
+
+
+def test_diagonals() -> None:
+    for dtype in (*FLOATS, np.int32, bool):
+        for shape in ((4, 4), (3, 5), (5, 2), (1, 1), (0, 3), (2, 3, 4), (2, 1, 3, 3)):
+            x = (3 * normal(shape)).astype(dtype)
+            for k in range(-6, 7):
+                check(lambda v, k=k: fm.diagonal(v, offset=k), np.diagonal(x, k, -2, -1), x)
+                if x.dtype != bool:
+                    check(lambda v, k=k: fm.trace(v, offset=k), np.trace(x, k, -2, -1), x)
+                if len(shape) == 2:
+                    check(lambda v, k=k: fm.diag(v, k), np.diag(x, k), x)
+        for n, k in itertools.product((0, 1, 4), range(-3, 4)):
+            v = (3 * normal((n,))).astype(dtype)
+            check(lambda v, k=k: fm.diag(v, k), np.diag(v, k), v)
+    fm.testing.check_grads(lambda v, w: (fm.diagonal(v, offset=-1) ** 2, fm.trace(v * v, offset=1), fm.diag(w, 2) ** 3), (normal((2, 4, 3)), normal((3,))))
+
+
+def test_outer_and_solve() -> None:
+    for dtype in (*FLOATS, np.int32):
+        x, y = (3 * normal((3,))).astype(dtype), (3 * normal((4,))).astype(dtype)
+        check(fm.outer, np.outer(x, y), x, y)
+    for dtype in FLOATS:
+        h = normal((2, 4, 4))
+        a = (h @ h.mT + 4 * np.eye(4)).astype(dtype)
+        b, v = normal((2, 4, 3), dtype), normal((4,), dtype)
+        check(fm.solve, np.linalg.solve(a, b), a, b, tolerance=1e-4 if dtype is np.float32 else 1e-12)
+        check(fm.solve, np.linalg.solve(a, v), a, v, tolerance=1e-4 if dtype is np.float32 else 1e-12)
+    fm.testing.check_grads(lambda h, b: fm.solve(h @ fm.matrix_transpose(h) + 4 * np.eye(4), b), (h, normal((2, 4, 3))))
+    fm.testing.check_grads(lambda x, y: fm.outer(x, y) ** 2, (normal((3,)), normal((4,))))
 
 
 # -- shapes
@@ -344,6 +496,8 @@ def test_shapes() -> None:
         for axis in range(-4, 4):
             check(lambda v, axis=axis: fm.expand_dims(v, axis=axis), np.expand_dims(x, axis), x)
             check(lambda v, axis=axis: fm.stack([v, v, fm.flip(v)], axis=axis), np.stack([x, x, np.flip(x)], axis), x)
+        for axes in ((0, 1), (0, -1), (-1, 1, 3), (4, 2), ()):
+            check(lambda v, axes=axes: fm.expand_dims(v, axes), np.expand_dims(x, axes), x)
         for axis in (None, 0, -1, (0, 2)):
             check(lambda v, axis=axis: fm.flip(v, axis=axis), np.flip(x, axis), x)
         for axis in range(-3, 3):
@@ -436,7 +590,9 @@ def test_composed_reductions() -> None:
     check(lambda v: fm.std(v, axis=(0, 2), keepdims=True), np.std(x, axis=(0, 2), keepdims=True), x)
     check(fm.vecdot, (x * y).sum(-1), x, y)
     check(lambda a, b: fm.vecdot(a, b, axis=1), (x * y).sum(1), x, y)
-    fm.testing.check_grads(lambda v: fm.std(v, axis=1), (x,))
+    check(lambda v: fm.var(v, axis=1, correction=1), np.var(x, axis=1, correction=1), x)
+    check(lambda v: fm.std(v, correction=0.5, keepdims=True), np.std(x, correction=0.5, keepdims=True), x)
+    fm.testing.check_grads(lambda v: (fm.std(v, axis=1), fm.var(v, axis=0, correction=1)), (x,))
 
 
 def test_composed_shapes() -> None:
@@ -445,6 +601,10 @@ def test_composed_shapes() -> None:
         check(fm.matrix_transpose, np.swapaxes(x, 1, 2), x)
         for a, b in itertools.product(range(-3, 3), repeat=2):
             check(lambda v, a=a, b=b: fm.moveaxis(v, a, b), np.moveaxis(x, a, b), x)
+        for a, b in (((0, 1), (1, 2)), ((0, 2), (-1, 0)), ((2, 1, 0), (0, 1, 2)), ((-1,), (0,))):
+            check(lambda v, a=a, b=b: fm.moveaxis(v, a, b), np.moveaxis(x, a, b), x)
+        for k, by in ((5, None), (-7, None), (1, (0, 2)), ((1, -2), (0, 2)), ((1, 1), (1, 1)), ((2,), 1)):
+            check(lambda v, k=k, by=by: fm.roll(v, k, by), np.roll(x, k, by), x)
         for axis in range(-3, 3):
             for k in (-5, -1, 0, 1, 2, 3):
                 check(lambda v, k=k, axis=axis: fm.roll(v, k, axis=axis), np.roll(x, k, axis), x)
@@ -489,8 +649,8 @@ def test_indexing_by_arrays() -> None:
     for f in (lambda u, k: u[k], lambda u, k: u[:, k], lambda u, k: u[..., k], lambda u, k: u[1:, k, ::-1], lambda u, k: u[None, k[0]],
               lambda u, k: u[1, k], lambda u, k: u[:, k, -1]):  # fmt: skip
         np.testing.assert_array_equal(fm.jit(f)(x, k), f(x, k))
-    with pytest.raises(IndexError, match="next to"):  # NumPy would move the axes of k to the front
-        fm.jit(lambda u, k: u[1, :, k])(x, k)
+    for f in (lambda u, k: u[1, :, k], lambda u, k: u[k, :, 0], lambda u, k: u[0, None, k], lambda u, k: u[k, ..., 1, :2]):  # with others between: the axes of k come first
+        check(fm.jit(f), f(x, k), x, k)
     np.testing.assert_array_equal(fm.jit(lambda u: u[k])(x), x[k])
     np.testing.assert_array_equal(fm.jit(lambda u, k: u[k])(x, np.asarray(2)), x[2])
 
@@ -507,6 +667,57 @@ def test_indexing_by_pairs_of_arrays() -> None:
     np.testing.assert_array_equal(fm.jit(lambda u, k: u[rows, k])(x, labels), x[rows, labels])
     with pytest.raises(IndexError, match=r"expected an index in 0\.\.2.*got 3"):
         fm.jit(lambda u, k: u[rows, k])(x, np.array([0, 3, 0, 0]))
+
+
+POINTS: dict[str, Callable[..., Any]] = {
+    "last two": lambda u, i, j, k: u[:, j, k], "all": lambda u, i, j, k: u[i, j, k], "first two": lambda u, i, j, k: u[i, j], "with a slice": lambda u, i, j, k: u[1:, j, k][..., None], "apart": lambda u, i, j, k: u[i, :, k],
+    "apart by none": lambda u, i, j, k: u[i, None, j], "with an integer": lambda u, i, j, k: u[i, 1, k], "broadcast": lambda u, i, j, k: u[i[:, None], j, k[:2]], "grid": lambda u, i, j, k: u[i[:, None], :, k],
+    "one place": lambda u, i, j, k: u[i[0], j[1], k], "a list": lambda u, i, j, k: u[[0, -1, 2], j, k], "a tuple": lambda u, i, j, k: u[(0, -1, 2), :, k], "rows of lists": lambda u, i, j, k: u[[[0, 1, 2], [-1, 0, 1]], :, k], "ellipsis": lambda u, i, j, k: u[..., j, k], "ellipsis between": lambda u, i, j, k: u[i, ..., k], "none before": lambda u, i, j, k: u[None, :, j, k, None],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", POINTS)
+def test_indexing_by_several_arrays(name: str) -> None:
+    x, i, j, k = normal((4, 3, 5)), np.array([2, 0, 3]), np.array([1, 1, 0]), np.array([4, 0, 2])
+    f = POINTS[name]
+    if name in ("broadcast",):
+        j = j[:2]
+    for dtype in (*FLOATS, np.int32):
+        v = (3 * x).astype(dtype)
+        check(fm.jit(f), f(v, i, j, k), v, i, j, k)
+        check(fm.jit(lambda v: f(v, i, j, k - 5)), f(v, i, j, k - 5), v)  # constants, from the end
+    want = np.zeros_like(x)
+    np.add.at(want.reshape(-1), f(np.arange(x.size).reshape(x.shape), i, j, k), 2 * f(x, i, j, k))
+    np.testing.assert_allclose(fm.grad(lambda u, *at: fm.sum(f(u, *at) ** 2))(x, i, j, k), want, rtol=1e-12)
+    fm.testing.check_grads(lambda u: f(u, i, j, k) ** 3, (x,))
+
+
+@pytest.mark.parametrize("shape", [(4, 3, 5), (40, 30, 3)])
+def test_an_index_outside_its_own_axis_raises(shape: tuple[int, ...]) -> None:
+    """Also where the place among all elements would be there."""
+    x, i, j = normal(shape), np.array([1, 0]), np.array([0, shape[1]])
+    with pytest.raises(IndexError, match=rf"expected an index in 0\.\.{shape[1] - 1}, got {shape[1]}"):
+        fm.jit(lambda u, i, j: u[i, j])(x, i, j)
+    with pytest.raises(IndexError, match="expected an index in .*, got -1"):
+        fm.jit(lambda u, i, j: u[i, j])(x, i - 1, j * 0)
+    np.testing.assert_array_equal(fm.jit(lambda u, i, j: u[i, j])(x, i, j // 2), x[i, j // 2])
+
+
+@pytest.mark.parametrize("dtype", [np.int8, np.uint8, np.int16, np.uint64])
+def test_indices_of_few_bits(dtype: Any) -> None:
+    x, k = normal((200, 3)), np.array([0, 100, 3]).astype(dtype)
+    for f in (lambda u: u[k], lambda u: u[k, k % 2]):
+        check(fm.jit(f), f(x), x)
+    np.testing.assert_array_equal(fm.jit(lambda u: fm.take(u, k, axis=0))(x), x[k])
+
+
+def test_constant_masks() -> None:
+    x = normal((4, 3, 5))
+    rows, columns, both = np.array([True, False, True, True]), np.array([False, True, True]), normal((4, 3), np.float64, "m") > 0
+    for f in (lambda u: u[rows], lambda u: u[:, columns], lambda u: u[both], lambda u: u[both, 1:], lambda u: u[x > 0], lambda u: u[rows, 0], lambda u: u[rows, :, [0, 1, 4]], lambda u: u[[True, False, False, True]],
+              lambda u: u[both, 2], lambda u: u[..., np.zeros(5, bool)], lambda u: u[0, both[0]], lambda u: u[0, [], 1]):  # fmt: skip
+        check(fm.jit(f), f(x), x)
+        fm.testing.check_grads(lambda u, f=f: f(u) ** 2, (x,))
 
 
 class Key:
@@ -549,6 +760,10 @@ def test_take_and_scatter() -> None:
         check(lambda v, k: fm.take_along_axis(v, k, axis=2), np.take_along_axis(x, thin, 2), x, thin)
         some = thin[:, :1]  # an index that repeats along the second axis
         check(lambda v, k: fm.take_along_axis(v, k, axis=2), np.take_along_axis(x, np.broadcast_to(some, (4, 3, 1)), 2), x, some)
+    for k in (-1, [0, -2], [[-1], [2]]):
+        check(lambda v, k=k: fm.take(v, k, axis=0), x[k], x)
+    constant = np.array([[-1, 0]])
+    np.testing.assert_array_equal(fm.jit(lambda v: fm.take(v, constant, 1))(x), x[:, constant])
     x, k = normal((5,)), np.array([3, 0])
     check(fm.take, x[k], x, k)
     want = x.copy()

@@ -268,6 +268,65 @@ def test_jvp_vjp_hvp(backend: str) -> None:
         close(fm.hvp(lambda *a: f(fm, *a)["s"], argnums=at - 2)(p, x, v), their)
 
 
+def test_aux_of_products(backend: str) -> None:
+    """What f returns beside its result comes back as it is, of vjp also where it is no array."""
+    x, t = normal(3), normal(3, seed=1)
+    f = lambda x: ({"y": fm.sin(x)}, (x * 2.0, fm.argmax(x)))
+    value, slope, aux = fm.jvp(f, (x,), (t,), has_aux=True)
+    close((value, slope, aux), ({"y": np.sin(x)}, {"y": np.cos(x) * t}, (2 * x, np.argmax(x))))
+    value, back, aux = fm.vjp(lambda x: (fm.sin(x), {"twice": x * 2.0, "name": "aux"}), x, has_aux=True)
+    assert aux.pop("name") == "aux"
+    close((value, back(t), aux), (np.sin(x), (np.cos(x) * t,), {"twice": 2 * x}))
+    inside = fm.jit(lambda x, t: fm.vjp(lambda x: (x**3, x), x, has_aux=True)[1](t)[0])
+    close(inside(x, t), 3 * x**2 * t)
+
+
+def test_jacobians(backend: str) -> None:
+    def f(lib: Any, p: Any, x: Any) -> Any:
+        h = lib.tanh(x @ p["w"])
+        return {"h": h, "s": lib.sum(h * p["s"])}
+
+    p, x = {"s": normal(2), "w": normal(3, 2)}, normal(4, 3)
+    for ours, theirs in ((fm.jacfwd, torch.func.jacfwd), (fm.jacrev, torch.func.jacrev)):
+        for k in (0, 1):
+            close(ours(lambda p, x: f(fm, p, x), argnums=k)(p, x), theirs(lambda p, x: f(torch, p, x), argnums=k)(*tensors((p, x))))
+        close(ours(lambda x: x * x, -1)(np.float64(3)), np.float64(6))
+        close(ours(lambda x, n: fm.take(x, n))(normal(3), np.array([2, 0])), np.eye(3)[[2, 0]])
+        tasks = fm.map_tasks(ours(lambda x: x**3))(x)
+        close(tasks, np.stack([np.diag(3 * v**2) for v in x]))
+        assert ours(lambda x: x * 2.0)(np.ones(2, np.float32)).dtype == np.float32
+        close(ours(lambda x, k: x * k)(x=normal(2), k=2.0), 2 * np.eye(2))
+    scalar = lambda lib, p, x: lib.sum(f(lib, p, x)["h"] ** 3) * f(lib, p, x)["s"]
+    for k in (0, 1):
+        close(fm.hessian(lambda p, x: scalar(fm, p, x), argnums=k)(p, x), torch.func.hessian(lambda p, x: scalar(torch, p, x), argnums=k)(*tensors((p, x))))
+    close(fm.grad(lambda v: fm.sum(fm.jacrev(fm.sin)(v) * fm.jacfwd(fm.sin)(v)))(x[0]), -np.sin(2 * x[0]))
+
+
+def test_scan_backwards(loops: str, backend: str) -> None:
+    x, w = normal(5, 3), normal(3)
+
+    def scanned(w: Any, x: Any, reverse: bool) -> Any:
+        return fm.scan(lambda c, v: ({"h": fm.tanh(c["h"] * w + v), "none": None}, c["h"] * v), {"h": w, "none": None}, x, reverse=reverse)
+
+    def unrolled(w: Any, x: Any) -> Any:
+        h, ys = w, []
+        for v in x[::-1]:
+            h, y = fm.tanh(h * w + v), h * v
+            ys.append(y)
+        return {"h": h, "none": None}, fm.stack(ys[::-1])
+
+    close(scanned(w, x, True), fm.jit(unrolled)(w, x))
+    last, ys = scanned(w, x[::-1].copy(), False)
+    close(scanned(w, x, True), (last, np.flip(ys, 0)))
+    loss = lambda f: lambda w, x: sum(fm.sum(fm.sin(v)) for v in (f(w, x)[0]["h"], f(w, x)[1]))
+    curve = lambda f: lambda w, x: fm.sum(fm.grad(loss(f))(w, x) ** 2)
+    for make in (loss, curve):
+        ours, want = (fm.grad(make(f), argnums=(0, 1)) for f in (lambda w, x: scanned(w, x, True), unrolled))
+        close(ours(w, x), want(w, x))
+        tasks = normal(4, 5, 3, seed=2)
+        close(fm.map_tasks(ours, in_axes=(None, 0))(w, tasks), fm.map_tasks(want, in_axes=(None, 0))(w, tasks))
+
+
 @pytest.mark.parametrize("activation", ["tanh", "sin", "sigmoid", "erf", "softmax"])
 def test_third_order(activation: str, backend: str) -> None:
     params, (x, y, *_) = init((2, 3, 2)), data("mse", 2, 2)

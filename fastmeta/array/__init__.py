@@ -6,6 +6,7 @@ become the float's dtype.
 """
 
 from fastmeta.array import operators  # noqa: F401  (gives tracers their operators)
+from fastmeta.array.angles import acos, asin, atan, atan2, cosh, sinh
 from fastmeta.array.composed import (
     all,
     any,
@@ -29,8 +30,10 @@ from fastmeta.array.composed import (
     unstack,
     vecdot,
 )
+from fastmeta.array.creation import arange, eye, full, linspace, ones, zeros
 from fastmeta.array.division import floor_divide, remainder
 from fastmeta.array.indexing import argsort, getitem, one_hot, scatter_add, sort, take, take_along_axis, top_k
+from fastmeta.array.matrices import diag, diagonal, norm, outer, solve, trace
 from fastmeta.array.numeric import (
     abs,
     add,
@@ -77,6 +80,7 @@ from fastmeta.array.product import einsum, inverse, logdet, matmul
 from fastmeta.array.reduction import (
     argmax,
     argmin,
+    cumulative_prod,
     cumulative_sum,
     log_softmax,
     logsumexp,

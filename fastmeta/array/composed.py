@@ -20,6 +20,7 @@ from fastmeta.array.numeric import (
     greater,
     greater_equal,
     less,
+    less_equal,
     log,
     log1p,
     logical_not,
@@ -75,6 +76,12 @@ def logaddexp(x: Array, y: Array) -> Array:
     return where(same, add(x, y), add(where(first, x, y), log1p(exp(where(first, negative(d), d)))))
 
 
+def root(d: Array) -> Array:
+    """The square root of what is not negative, with derivative 0 at 0."""
+    zero = less_equal(d, 0.0)
+    return where(zero, 0.0, sqrt(where(zero, 1.0, d)))
+
+
 def tan(x: Array) -> Array:
     """The tangent of x in radians."""
     return divide(sin(x), cos(x))
@@ -108,9 +115,9 @@ def all(x: Array, axis: Axis = None, *, keepdims: bool = False) -> Array:
     return logical_not(any(equal(x, zeros_like(x)), axis=axis, keepdims=keepdims))
 
 
-def std(x: Array, axis: Axis = None, *, keepdims: bool = False) -> Array:
+def std(x: Array, axis: Axis = None, *, keepdims: bool = False, correction: float = 0) -> Array:
     """The standard deviation over ``axis``, the root of `var`; its derivative is infinite where that is 0."""
-    return sqrt(var(x, axis=axis, keepdims=keepdims))
+    return sqrt(var(x, axis=axis, keepdims=keepdims, correction=correction))
 
 
 def vecdot(x: Array, y: Array, axis: int = -1) -> Array:
@@ -131,11 +138,14 @@ def matrix_transpose(x: Array) -> Array:
 
 
 @array_function
-def moveaxis(x: Any, *, source: int, destination: int) -> Var:
-    """x with one axis at another place, the others in their order."""
-    a, b = axis_of("moveaxis", x, source), axis_of("moveaxis", x, destination)
-    axes = [k for k in range(len(x.shape)) if k != a]
-    axes.insert(b, a)
+def moveaxis(x: Any, *, source: int | tuple[int, ...], destination: int | tuple[int, ...]) -> Var:
+    """x with one axis, or several, at another place, the others in their order."""
+    from_, to = ([axis_of("moveaxis", x, a) for a in (axes if isinstance(axes, tuple) else (axes,))] for axes in (source, destination))
+    if len(from_) != len(to) or len({*from_}) < len(from_) or len({*to}) < len(to):
+        raise expected("moveaxis", "as many different sources as destinations", f"{source} and {destination}")
+    axes = [k for k in range(len(x.shape)) if k not in from_]
+    for at, axis in sorted(zip(to, from_, strict=True)):
+        axes.insert(at, axis)
     return sh.permute(x, tuple(axes))
 
 
@@ -144,15 +154,30 @@ def unstack(x: Array, axis: int = 0) -> tuple[Array, ...]:
     return tuple(moveaxis(x, axis, 0))
 
 
-@array_function
-def roll(x: Any, *, shift: int, axis: int) -> Var:
-    """x shifted along an axis by a number of places that is known while tracing; what leaves at the end enters at the start.
+def roll(x: Array, shift: int | tuple[int, ...], axis: int | tuple[int, ...] | None = None) -> Array:
+    """x shifted along an axis, or several, by a number of places that is known while tracing; what leaves at the end enters at the start.
 
-    >>> roll(np.array([0, 1, 2, 3]), 1, axis=0)
+    Without an axis its elements are shifted in row-major order.
+
+    >>> roll(np.array([0, 1, 2, 3]), 1)
     array([3, 0, 1, 2], dtype=int32)
     """
+    if axis is None:
+        return reshape(_roll(reshape(x, (-1,)), shift=shift, axis=0), np.shape(x))
+    axes, shifts = (v if isinstance(v, tuple) else (v,) for v in (axis, shift))
+    if len(shifts) not in (1, len(axes)):
+        raise located(expected("roll", "a shift for each axis", f"{shift} for {axis}"))
+    for a, by in zip(axes, shifts * (len(axes) if len(shifts) == 1 else 1), strict=True):
+        x = _roll(x, shift=by, axis=a)
+    return x
+
+
+@array_function
+def _roll(x: Any, *, shift: Any, axis: int) -> Var:
     a = axis_of("roll", x, axis)
-    (by,) = static_integers("roll", shift, "a shift")
+    by, *more = static_integers("roll", shift, "a shift")
+    if more:
+        raise expected("roll", "one shift for one axis", shift)
     n = x.shape[a]
     at = n - by % n if n else 0
 

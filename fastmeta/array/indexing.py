@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import builtins
-from typing import Any
+import math
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -19,18 +20,34 @@ from fastmeta.array.arguments import (
     ordered,
     shown,
 )
+from fastmeta.array.creation import arange
+from fastmeta.array.shaping import permute_dims, reshape
 from fastmeta.errors import expected, whole
 from fastmeta.ops import elementwise as ew
 from fastmeta.ops import index as ix
 from fastmeta.ops import shape as sh
 from fastmeta.ops.order import ARGSORT
 from fastmeta.program import Var
-from fastmeta.trace import Array, Tracer, located
+from fastmeta.trace import Array, Tracer, as_array, located, running
+
+
+def take(x: Array, indices: Array, axis: int | None = None) -> Array:
+    """The slices of x at int32 ``indices`` along ``axis`` (0 if x has one axis); an index outside 0..n-1 raises IndexError.
+
+    Constants, that is numbers, lists and in a trace NumPy's arrays, may count from the end.
+
+    >>> take(np.array([1.0, 2.0, 3.0]), [0, -1])
+    array([1., 3.])
+    """
+    shape, a = np.shape(x), 0 if axis is None else axis
+    constant = isinstance(indices, int | list | tuple) or isinstance(indices, np.ndarray) and running.trace is not None
+    if constant and isinstance(a, int) and -len(shape) <= a < len(shape):
+        indices = _from_start(_listed(indices), shape[a])
+    return _take(x, indices, axis=axis)
 
 
 @array_function
-def take(x: Any, indices: Any, *, axis: int | None = None) -> Var:
-    """The slices of x at int32 ``indices`` along ``axis`` (0 if x has one axis); an index outside 0..n-1 raises IndexError."""
+def _take(x: Any, indices: Any, *, axis: int | None) -> Var:
     if axis is None and len(array_operand("take", x).shape) != 1:
         raise expected("take", "axis to be given for more than one axis", x.shape)
     a = axis_of("take", x, 0 if axis is None else axis)
@@ -112,7 +129,7 @@ def _first(x: Any, *, k: int, axis: int, largest: bool) -> Var:
 
 
 def getitem(x: Array, key: Any) -> Array:
-    """x[key] for integers, slices, ``...``, None and one integer array, or two of one axis for the first two axes of x: x[i[k], j[k]]."""
+    """x[key] for integers, slices, ``...``, None, integer arrays and constant masks, by NumPy's rules."""
     try:
         return _getitem(x, key)
     except (TypeError, IndexError, ValueError) as error:
@@ -120,58 +137,90 @@ def getitem(x: Array, key: Any) -> Array:
 
 
 def _getitem(x: Array, key: Any) -> Array:
-    keys = list(key) if isinstance(key, tuple) else [key]
-    keys = [_known(k) for k in keys]
-    ndim = len(x.shape)
+    given = [k for part in (key if isinstance(key, tuple) else (key,)) for k in _known(part)]
+    keys, ndim = given, len(x.shape)
     used = builtins.sum(k is not None and k is not Ellipsis for k in keys)
     if used > ndim or builtins.sum(k is Ellipsis for k in keys) > 1:
         raise expected("index", f"at most {ndim} indices and one ... for {x.shape}", f"{len(keys)} indices", IndexError)
     dots = next((i for i, k in enumerate(keys) if k is Ellipsis), None)
     fill = [slice(None)] * (ndim - used)
     keys = [*keys[:dots], *fill, *keys[dots + 1 :]] if dots is not None else [*keys, *fill]
-    arrays = [k for k in keys if isinstance(k, Tracer | np.ndarray | list)]
-    if len(arrays) > 1:
-        return _pairs(x, keys, arrays)
-    basic = tuple(slice(None) if isinstance(k, Tracer | np.ndarray | list) else k for k in keys)
+    basic = [slice(None) if _is_array(k) else k for k in keys]
     out = _basic(x, keys=tuple(("s", k.start, k.stop, k.step) if isinstance(k, slice) else k for k in basic))
+    arrays = [k for k in keys if _is_array(k)]
     if not arrays:
         return out
-    at = next(i for i, k in enumerate(keys) if isinstance(k, Tracer | np.ndarray | list))
-    whole = [i for i, k in enumerate(keys) if isinstance(k, int) or i == at]
-    if whole[-1] - whole[0] >= len(whole):  # NumPy moves the array's axes to the front
-        raise expected("index", "integers next to the integer array", "other indices between them", IndexError, "Index twice")
-    axis = at - builtins.sum(isinstance(k, int) for k in keys[:at])
-    return take(out, _from_start(arrays[0], out.shape[axis]), axis=axis)
+    left = [k for k in keys if not isinstance(k, int)]
+    at = [i for i, k in enumerate(left) if _is_array(k)]
+    among = [i for i, k in enumerate(given) if isinstance(k, int) or _is_array(k)]
+    if among[-1] - among[0] >= len(among):  # others between them: NumPy moves the arrays' axes to the front
+        out = permute_dims(out, (*at, *[a for a in range(len(left)) if a not in at]))
+        at = list(range(len(at)))
+    return _points(out, arrays, at[0])
 
 
-def _known(k: Any) -> Any:
-    """NumPy's integers as Python's, and lists of integers as arrays."""
-    if isinstance(k, list) and k and builtins.all(isinstance(v, int) for v in k):
-        return np.asarray(k)
-    return int(k) if isinstance(k, np.integer) else k
+class Mask(NamedTuple):
+    """The places where a constant mask is true along one of its axes, and its length there."""
+
+    places: np.ndarray
+    length: int
 
 
-def _pairs(x: Array, keys: list[Any], arrays: list[Any]) -> Array:
-    """x[i, j] of two integer arrays of one axis."""
-    shapes = [np.shape(k) for k in arrays]
-    if keys[0] is not arrays[0] or keys[1] is not arrays[1] or len(arrays) > 2 or len(shapes[0]) != 1 or shapes[0] != shapes[1]:
-        got = " and ".join(map(str, shapes))
-        raise expected("index", "one integer array, or two of one axis and length for the first two axes", got, IndexError, "Use fm.take or fm.take_along_axis")
-    i, j = (_from_start(k, n) for k, n in zip(arrays, x.shape, strict=False))
-    return _getitem(_diagonal(take(x, i, axis=0), j), (slice(None), *keys[2:]))
+def _is_array(k: Any) -> bool:
+    return isinstance(k, Tracer | np.ndarray | Mask)
+
+
+def _known(k: Any) -> list[Any]:
+    """NumPy's integers as Python's, lists as arrays, a mask as one array for each of its axes."""
+    k = _listed(k)
+    if isinstance(k, np.ndarray) and k.dtype == bool and k.ndim:
+        return [Mask(places, n) for places, n in zip(np.nonzero(k), k.shape, strict=True)]
+    return [int(k) if isinstance(k, np.integer) else k]
+
+
+def _listed(k: Any) -> Any:
+    """A list or tuple of integers or bools as an array."""
+    if not isinstance(k, list | tuple):
+        return k
+    return as_array(k) if k else np.zeros(0, np.int32)
+
+
+def _points(x: Array, arrays: list[Any], axis: int) -> Array:
+    """x[.., i, j, .., :] for arrays i, j .. that index the axes from ``axis`` on: one element for each of their common places."""
+    shape = np.shape(x)
+    lengths = shape[axis : axis + len(arrays)]
+    places = [_inside(k, n, many=len(arrays) > 1) for k, n in zip(arrays, lengths, strict=True)]
+    try:
+        np.broadcast_shapes(*map(np.shape, places))
+    except ValueError:
+        raise expected("index", "arrays that broadcast together", " and ".join(str(np.shape(k)) for k in places), IndexError) from None
+    flat = places[0]
+    for k, n in zip(places[1:], lengths[1:], strict=True):
+        flat = flat * n + k
+    return take(reshape(x, (*shape[:axis], math.prod(lengths), *shape[axis + len(arrays) :])), flat, axis=axis)
+
+
+def _inside(k: Any, n: int, many: bool) -> Any:
+    """Known indices, checked and from the start; of ``many`` computed ones each is checked by a look into 0..n-1 when it runs."""
+    if isinstance(k, Mask):
+        if k.length != n:
+            raise expected("index", f"a mask of length {n}", k.length, IndexError)
+        return k.places
+    if not isinstance(k, np.ndarray):
+        return take(arange(n), k) if many else k
+    if k.dtype.kind not in "iu":
+        raise expected("index", "integers, slices, ..., None or an integer array", f"an array of {k.dtype}", TypeError)
+    if k.size and not (-n <= k.min() and k.max() < n):
+        raise expected("index", f"indices in {-n}..{n - 1}", k[(k < -n) | (k >= n)][0], IndexError)
+    return _from_start(k, n)
 
 
 def _from_start(k: Any, n: int) -> Any:
     """Known indices that count from the end, from the start."""
-    return np.where(k < 0, k + n, k) if isinstance(k, np.ndarray) and k.dtype.kind == "i" else k
-
-
-@array_function
-def _diagonal(x: Any, indices: Any) -> Var:
-    """x[k, indices[k]] for every k."""
-    integer_operand("index", indices)
-    out = ix.gather(x, sh.reshape(indices, (indices.size, *[1 for _ in x.shape[1:]])), 1)
-    return sh.reshape(out, (indices.size, *x.shape[2:]))
+    if isinstance(k, np.ndarray) and k.dtype.kind in "iu":
+        k = k.astype(np.int64)  # n, and places among all elements, may need more than the bits of k
+        return np.where((-n <= k) & (k < 0), k + n, k)
+    return k + n if type(k) is int and -n <= k < 0 else k
 
 
 @array_function

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from math import prod as product
+from string import ascii_letters
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from fastmeta.array.arguments import (
     floats_of,
     graph_of,
 )
+from fastmeta.array.shaping import broadcast_to
 from fastmeta.errors import expected
 from fastmeta.ops import elementwise as ew
 from fastmeta.ops import shape as sh
@@ -22,7 +24,7 @@ from fastmeta.ops.linalg import INVERSE, LOGDET
 from fastmeta.ops.product import matmul as _product
 from fastmeta.ops.reduce import total
 from fastmeta.program import DTYPES, FLOATS, Var
-from fastmeta.trace import Array
+from fastmeta.trace import Array, located
 
 
 @array_function
@@ -57,23 +59,64 @@ def _matmul(a: Var, b: Var) -> Var:
 
 
 def einsum(spec: str, *operands: Array) -> Array:
-    """Einstein summation of one or two operands with an explicit or implied result, e.g. ``"nd,kd->nk"``.
+    """Einstein summation with an explicit or implied result, e.g. ``"nd,kd->nk"``; ``...`` stands for leading axes that broadcast.
 
-    >>> einsum("ij,kj->ik", np.eye(2, dtype=np.float32), np.ones((1, 2), np.float32))
-    array([[1.],
-           [1.]], dtype=float32)
+    Of more than two operands the first two make one, and so on from left to right.
+
+    >>> einsum("ij,jk,k->i", np.ones((2, 3)), np.ones((3, 4)), np.ones(4))
+    array([12., 12.])
     """
+    try:
+        terms, out, operands = _terms(spec, operands)
+    except (ValueError, TypeError) as error:
+        raise located(error) from None
+    while len(terms) > 2:
+        later = set(out).union(*terms[2:])
+        both = "".join(dict.fromkeys(c for c in terms[0] + terms[1] if c in later))
+        one = _einsum(*operands[:2], terms=tuple(terms[:2]), out=both)
+        terms, operands = [both, *terms[2:]], (one, *operands[2:])
+    return _einsum(*operands, terms=tuple(terms), out=out)
+
+
+def _terms(spec: Any, operands: tuple[Array, ...]) -> tuple[list[str], str, tuple[Array, ...]]:
+    """The letters of each operand and of the result, and the operands, all without ``...``."""
     if not isinstance(spec, str):
         raise expected("einsum", "a text like 'ij,jk->ik' before the operands", type(spec).__name__, TypeError)
     left, arrow, out = spec.replace(" ", "").partition("->")
     terms = left.split(",")
+    if len(terms) != len(operands):
+        raise expected("einsum", "as many operands as terms", f"{len(operands)} for {spec!r}")
+    letters = left.replace(",", "").replace("...", "")
     if not arrow:
-        out = "".join(sorted(c for c in set(left) - {","} if left.count(c) == 1))
-    if len(terms) != len(operands) or not 1 <= len(terms) <= 2:
-        raise expected("einsum", "one or two operands, as many as terms", f"{len(operands)} for {spec!r}")
-    if not all(c.isalpha() for c in left.replace(",", "") + out) or len(set(out)) != len(out) or not set(out) <= set(left):
+        out = "..." * ("..." in left) + "".join(sorted(c for c in set(letters) if letters.count(c) == 1))
+    named = out.replace("...", "", 1)
+    if not all(c.isalpha() for c in letters + named) or len(set(named)) != len(named) or not set(named) <= set(letters):
         raise expected("einsum", "letters for axes, each result axis once and in an operand", spec)
-    return _einsum(*operands, terms=tuple(terms), out=out)
+    if "..." not in left + out:
+        return terms, out, operands
+    if any(term.count("...") > 1 for term in terms) or ("..." in left) != ("..." in out):
+        raise expected("einsum", "... once in a term, and in the result where it is in a term", spec)
+    return _without_dots(terms, out, operands)
+
+
+def _without_dots(terms: list[str], out: str, operands: tuple[Array, ...]) -> tuple[list[str], str, tuple[Array, ...]]:
+    """Letters in place of ``...``, the axes that it stands for aligned at the right and broadcast."""
+    shapes = [np.shape(x) for x in operands]
+    counts = [len(shape) - len(term) + 3 if "..." in term else 0 for shape, term in zip(shapes, terms, strict=True)]
+    at = [max(term.find("..."), 0) for term in terms]
+    for shape, term, n in zip(shapes, terms, counts, strict=True):
+        if n < 0:
+            raise expected("einsum", f"at least {len(term) - 3} axes for '{term}'", shape)
+    spans = [shape[k : k + n] for shape, k, n in zip(shapes, at, counts, strict=True)]
+    try:
+        common = np.broadcast_shapes(*spans)
+    except ValueError:
+        raise expected("einsum", "axes for ... that broadcast together", " and ".join(map(str, spans))) from None
+    letters = "".join([c for c in ascii_letters if c not in "".join(terms)][: len(common)])
+    full = [(*shape[:k], *common[len(common) - n :], *shape[k + n :]) for shape, k, n in zip(shapes, at, counts, strict=True)]
+    wide = tuple(broadcast_to(x, shape) for x, shape in zip(operands, full, strict=True))
+    named = [term.replace("...", letters[len(letters) - n :]) for term, n in zip(terms, counts, strict=True)]
+    return named, out.replace("...", letters), wide
 
 
 @array_function

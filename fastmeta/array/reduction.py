@@ -49,15 +49,15 @@ def mean(x: Any, *, axis: Axis = None, keepdims: bool = False) -> Var:
 
 
 @array_function
-def var(x: Any, *, axis: Axis = None, keepdims: bool = False) -> Var:
-    """The variance over ``axis``: the mean of squared deviations, in two passes; integers and bools as float32."""
+def var(x: Any, *, axis: Axis = None, keepdims: bool = False, correction: float = 0) -> Var:
+    """The variance over ``axis``: squared deviations, in two passes, over their number less ``correction``; integers and bools as float32."""
     axes = axes_of("var", x, axis)
     x = floats_of(x)
     n = product(x.shape[a] for a in axes)
-    if n == 0:
-        raise expected("var", "at least one element", x.shape)
+    if n == 0 or n <= correction:
+        raise expected("var", f"more than {correction} elements" if correction else "at least one element", x.shape)
     d = ew.subtract(x, spread(ew.multiply(total(x, axes), 1.0 / n), x.shape, axes))
-    return _keep(x, ew.multiply(total(ew.multiply(d, d), axes), 1.0 / n), axes, keepdims)
+    return _keep(x, ew.multiply(total(ew.multiply(d, d), axes), 1.0 / (n - correction)), axes, keepdims)
 
 
 def _extreme(name: str, op: Primitive) -> Callable[..., Array]:
@@ -123,6 +123,24 @@ def cumulative_sum(x: Any, *, axis: int | None = None) -> Var:
         raise expected("cumulative_sum", "axis to be given for more than one axis", x.shape)
     a = axis_of("cumulative_sum", x, 0 if axis is None else axis)
     return x.graph.emit(CUMSUM, (counted(x),), (a, False))
+
+
+@array_function
+def cumulative_prod(x: Any, *, axis: int | None = None) -> Var:
+    """The running product along ``axis`` (which may be left out for one axis only); its derivative is exact at zeros, to any order."""
+    if axis is None and len(array_operand("cumulative_prod", x).shape) != 1:
+        raise expected("cumulative_prod", "axis to be given for more than one axis", x.shape)
+    a = axis_of("cumulative_prod", x, 0 if axis is None else axis)
+    y, n, k = counted(x), x.shape[a], 1
+
+    def part(start: int, stop: int) -> Var:
+        zero, one = (0,) * len(x.shape), (1,) * len(x.shape)
+        return sh.cut(y, (*zero[:a], start, *zero[a + 1 :]), (*x.shape[:a], stop, *x.shape[a + 1 :]), one)
+
+    while k < n:  # of the last 1, 2, 4 .. elements: log2(n) products
+        y = sh.concat((part(0, k), ew.multiply(part(k, n), part(0, n - k))), a)
+        k *= 2
+    return y
 
 
 @array_function

@@ -66,14 +66,14 @@ def _broadcast_to(x: Any, *, shape: Shape) -> Var:
     return sh.broadcast_to(array_operand("broadcast_to", x), shape)
 
 
-def expand_dims(x: Array, axis: int = 0) -> Array:
-    """x with a new axis of length 1 at ``axis``."""
-    n = np.ndim(x)
-    if not isinstance(axis, int | np.integer) or not -n - 1 <= axis <= n:
-        raise located(expected("expand_dims", f"an axis in {-n - 1}..{n}", axis))
-    shape = list(np.shape(x))
-    shape.insert(axis % (n + 1), 1)
-    return reshape(x, shape)
+def expand_dims(x: Array, axis: int | tuple[int, ...] = 0) -> Array:
+    """x with a new axis of length 1 at ``axis``, or at each of several: places among the axes of the result."""
+    axes = axis if isinstance(axis, tuple) else (axis,)
+    n = np.ndim(x) + len(axes)
+    if not all(isinstance(a, int | np.integer) and -n <= a < n for a in axes) or len({a % n for a in axes}) < len(axes):
+        raise located(expected("expand_dims", f"an axis in {-n}..{n - 1}" if len(axes) == 1 else f"different axes in {-n}..{n - 1}", axis))
+    rest, new = iter(np.shape(x)), {a % n for a in axes}
+    return reshape(x, [1 if a in new else next(rest) for a in range(n)])
 
 
 @array_function

@@ -8,6 +8,7 @@ from functools import partial
 import numpy as np
 
 from fastmeta import array as fa
+from fastmeta.array.composed import root
 from fastmeta.errors import expected
 from fastmeta.kernels.fused import fused
 from fastmeta.kernels.tasks import Argument, features, known, per_task, repeated
@@ -155,12 +156,6 @@ def _dot(x: Array, y: Array, scale: None = None) -> Array:
 def _euclidean(x: Array, y: Array, scale: None = None) -> Array:
     squares = partial(_over_differences, lambda d: fa.sum(fa.square(d), axis=1))
     return root(fused(kernels.SQUARED, squares, x, y))
-
-
-def root(d: Array) -> Array:
-    """The square root of what is not negative, with derivative 0 at 0."""
-    zero = fa.less_equal(d, 0.0)
-    return fa.where(zero, 0.0, fa.sqrt(fa.where(zero, 1.0, d)))
 
 
 def _l1(x: Array, y: Array) -> Array:
