@@ -544,6 +544,11 @@ def test_composed_elementwise() -> None:
     np.testing.assert_allclose(same, np.full((2, 5), 0.5), rtol=1e-12)
 
 
+@pytest.mark.filterwarnings("error")
+def test_numbers_beyond_float32_are_infinite_without_a_warning() -> None:
+    np.testing.assert_array_equal(fm.jit(lambda x: x * 1e300)(np.array([1.0, -2.0], np.float32)), [np.inf, -np.inf])
+
+
 def test_second_derivatives_where_two_forms_meet() -> None:
     """Of softplus at 0: a quarter."""
     x = np.array([-800.0, -1.0, 0.0, 1.0, 800.0])

@@ -132,7 +132,8 @@ class Encoder:
 
 
 def _scalar(value: float, dtype: int) -> bytes:
-    return np.array(value, (np.float32, np.float64, np.int32, np.bool_)[dtype]).tobytes()
+    with np.errstate(over="ignore"):  # what is too large for float32 is infinite
+        return np.array(value, (np.float32, np.float64, np.int32, np.bool_)[dtype]).tobytes()
 
 
 class Block:
