@@ -4,11 +4,12 @@ import numpy as np
 import pytest
 
 import fastmeta as fm
+from fastmeta.backends.codegen.source import OWN_BYTES
 from fastmeta.models import Conv4
 from fastmeta.ops.product import MATMUL
 from fastmeta.ops.shape import COPY
 from fastmeta.ops.structure import LOOP
-from fastmeta.plan import make_plan, prepare
+from fastmeta.plan import encoded, make_plan, parked, prepare
 
 
 def loss(params, x, y):
@@ -171,3 +172,14 @@ def test_many_small_products_with_a_vector_are_no_products(m, k, n, stays):
     inside = [v for s in prepare(f.program(x, y)).live() if s.op is LOOP for v in s.attrs[0].body.live()]
     assert any(v.op is MATMUL for v in inside) is stays
     np.testing.assert_allclose(f(x, y), x @ y, rtol=1e-12, atol=1e-14)
+
+
+def test_what_a_task_of_five_steps_keeps_near_a_team_of_a_gpu():
+    """docs/cuda.md states it: so little that five teams share a processor's 228 KB."""
+    params = [(np.ones((a, b), np.float32), np.ones(b, np.float32)) for a, b in ((1, 40), (40, 40), (40, 1))]
+    points = [np.ones((2, 10, 1), np.float32) for _ in range(4)]
+    step = fm.map_tasks(fm.value_and_grad(unrolled), in_axes=(None, 0, 0, 0, 0), reduce="mean")
+    ready = prepare(step.program(params, *points), kernels=False)
+    assert encoded(ready, kernels=False).near > 74_000
+    taken = next(plan.near for plan in parked(ready) if 5 * (plan.near + OWN_BYTES) <= 228 << 10)
+    assert 36_000 < taken < 37_500

@@ -90,6 +90,12 @@ def rebuild(p: Program, visit: Callable[[Graph, Var, tuple[Any, ...], list[Any]]
     return g, env
 
 
+def rebuilt(p: Program, visit: Callable[[Graph, Var, tuple[Any, ...], list[Any]], Any]) -> Program:
+    """The copy as a program."""
+    g, env = rebuild(p, visit)
+    return Program([env[v.id] for v in p.inputs], [env[v.id] for v in p.outputs], g)
+
+
 def results(v: Var, body: Program) -> list[Var]:
     return [v.graph.emit(PROJECT, (v,), (k,)) for k in range(len(body.outputs))]
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from fastmeta.ops.product import MATMUL, matmul
 from fastmeta.ops.shape import PERMUTE, RESHAPE, reshape, swap_last
-from fastmeta.ops.structure import LOOP, Loop, loop, rebuild
+from fastmeta.ops.structure import LOOP, Loop, loop, rebuild, rebuilt
 from fastmeta.plan.hoist import unchanging
 from fastmeta.program import Graph, Program, Var
 
@@ -26,8 +26,7 @@ def defer(p: Program) -> Program:
 
     if not any(v.op is LOOP for v in p.live()):
         return p
-    g, env = rebuild(p, visit)
-    return Program([env[v.id] for v in p.inputs], [env[v.id] for v in p.outputs], g)
+    return rebuilt(p, visit)
 
 
 def _loop(g: Graph, s: Loop, ins: tuple[Var, ...]) -> list[Var]:

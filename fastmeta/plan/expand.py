@@ -14,7 +14,7 @@ from fastmeta.ops.linalg import INVERSE, LOGDET
 from fastmeta.ops.pooling import POOL_INDEX, POOL_PUT, POOL_TAKE, slices
 from fastmeta.ops.reduce import SUM, total
 from fastmeta.ops.shape import RESHAPE, broadcast, cast, pad, reshape
-from fastmeta.ops.structure import LOOP, loop, rebuild
+from fastmeta.ops.structure import LOOP, loop, rebuilt
 from fastmeta.plan.fuse import splits
 from fastmeta.program import DTYPES, FLOATS, Graph, Program, Shape, Var
 from fastmeta.transforms.pooling import pointwise
@@ -69,8 +69,7 @@ def expand(p: Program, kernels: bool = True) -> Program:
 
     if not any(v.op in (LOOP, INVERSE, LOGDET, POOL_INDEX, POOL_TAKE, POOL_PUT) for v in p.live()):
         return p
-    g, env = rebuild(p, visit)
-    return reshaped(Program([env[v.id] for v in p.inputs], [env[v.id] for v in p.outputs], g))
+    return reshaped(rebuilt(p, visit))
 
 
 def reshaped(p: Program) -> Program:
@@ -90,8 +89,7 @@ def reshaped(p: Program) -> Program:
             return None
         return reshape(g.emit(v.op, tuple(reshape(i, shape) for i in ins), v.attrs), v.shape)
 
-    g, env = rebuild(p, visit)
-    return Program([env[v.id] for v in p.inputs], [env[v.id] for v in p.outputs], g)
+    return rebuilt(p, visit)
 
 
 def seen(x: Var, view: Callable[[Var], Var], depth: int = 4) -> Var:

@@ -9,7 +9,7 @@ from fastmeta.ops.elementwise import multiply
 from fastmeta.ops.product import MATMUL
 from fastmeta.ops.reduce import total
 from fastmeta.ops.shape import broadcast, reshape, swap_last
-from fastmeta.ops.structure import LOOP, loop, rebuild
+from fastmeta.ops.structure import LOOP, loop, rebuilt
 from fastmeta.program import Graph, Program, Var
 
 MANY = 8  # products side by side
@@ -32,8 +32,7 @@ def _vectors(p: Program) -> Program:
 
     if not any(v.op is LOOP or _small(v) for v in p.live()):
         return p
-    g, env = rebuild(p, visit)
-    return Program([env[v.id] for v in p.inputs], [env[v.id] for v in p.outputs], g)
+    return rebuilt(p, visit)
 
 
 def _small(v: Var) -> bool:

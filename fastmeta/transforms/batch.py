@@ -27,7 +27,7 @@ from fastmeta.ops.shape import (
     permute,
     reshape,
 )
-from fastmeta.ops.structure import LOOP, Loop, loop, rebuild
+from fastmeta.ops.structure import LOOP, Loop, loop, rebuilt
 from fastmeta.program import CONST, INPUT, Graph, Program, Var
 
 LARGEST = 1 << 14  # elements of a value of all iterations
@@ -61,8 +61,7 @@ def _batched_loops(p: Program, of_tasks: bool) -> Program:
 
     if not any(v.op is LOOP for v in p.live()):
         return p
-    g, env = rebuild(p, visit)
-    return Program([env[v.id] for v in p.inputs], [env[v.id] for v in p.outputs], g)
+    return rebuilt(p, visit)
 
 
 class _Unknown(Exception):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from fastmeta.ops.structure import CALL, LOOP, call, loop, rebuild
+from fastmeta.ops.structure import CALL, LOOP, call, loop, rebuilt
 from fastmeta.program import Graph, Program, Var
 
 
@@ -24,5 +24,4 @@ def _unfused(p: Program) -> Program:
         body = unfused(spec.body)
         return call(g, spec._replace(body=body, kernel=None), ins) if v.op is CALL else loop(g, spec._replace(body=body), ins)
 
-    g, env = rebuild(p, visit)
-    return Program([env[v.id] for v in p.inputs], [env[v.id] for v in p.outputs], g)
+    return rebuilt(p, visit)

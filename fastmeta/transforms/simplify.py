@@ -7,7 +7,7 @@ from typing import Any
 from fastmeta.ops import elementwise as ew
 from fastmeta.ops.product import MATMUL, matmul
 from fastmeta.ops.shape import PERMUTE, swap_last
-from fastmeta.ops.structure import CALL, LOOP, PROJECT, Loop, loop, rebuild
+from fastmeta.ops.structure import CALL, LOOP, PROJECT, Loop, loop, rebuilt
 from fastmeta.program import FLOATS, Graph, Program, Var, inline
 from fastmeta.transforms.rewrites import scale_of, scaled, unscaled
 
@@ -47,8 +47,7 @@ def _expand(p: Program) -> Program:
             return [kernel.emit(*ins)] if kernel else inline(g, _flat(v.attrs[0].body), ins)
         return _loop(g, v.attrs[0], ins, used.get(v.id, set())) if v.op is LOOP else None
 
-    g, env = rebuild(p, visit)
-    return Program([env[v.id] for v in p.inputs], [env[v.id] for v in p.outputs], g)
+    return rebuilt(p, visit)
 
 
 def _flat(p: Program) -> Program:
@@ -116,8 +115,7 @@ def _count_users(p: Program) -> Program:
         turned = v.op is PERMUTE and v.ins[0].op is MATMUL and uses[v.ins[0].id] == 1
         return _turned(env, v) if turned else None
 
-    g, env = rebuild(p, visit)
-    return Program([env[v.id] for v in p.inputs], [env[v.id] for v in p.outputs], g)
+    return rebuilt(p, visit)
 
 
 def _turned(env: list[Any], v: Var) -> Var | None:

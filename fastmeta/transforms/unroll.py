@@ -11,7 +11,7 @@ from typing import Any
 from fastmeta.ops.elementwise import add
 from fastmeta.ops.product import MAX_PRODUCTS
 from fastmeta.ops.shape import concat, cut, reshape
-from fastmeta.ops.structure import LOOP, Loop, loop, rebuild
+from fastmeta.ops.structure import LOOP, Loop, loop, rebuilt
 from fastmeta.program import DTYPES, Graph, Program, Var, inline
 
 EQUATIONS = 3000  # of all iterations together: above it the loop stays
@@ -35,8 +35,7 @@ def _unroll(p: Program) -> Program:
 
     if not any(v.op is LOOP for v in p.live()):
         return p
-    g, env = rebuild(p, visit)
-    return Program([env[v.id] for v in p.inputs], [env[v.id] for v in p.outputs], g)
+    return rebuilt(p, visit)
 
 
 def _small(s: Loop) -> bool:

@@ -36,45 +36,37 @@ def _straight(plan: Words, walk: Walk, source: Operand, target: Operand, along: 
     def offset(x: Operand) -> str:
         return total(f"{name} * {x.strides[d] * (4 if k == along else 1)}" for k, (name, d) in enumerate(zip(names, walk.dims, strict=True)))
 
-    kind = MEMORY[source.dtype]
-    lines = [
-        pointer(plan, source, "from"),
-        pointer(plan, target, "to", True),
-        "FM_UNROLL_BY(4) for (int id = first + team.lane; id < end; id += team.lanes) {",
-        f"  {split('id', pieces, names)}",
-        f"  {kind} x[4];",
-        f"  load<4>(from + ({offset(source)}), x);",
-        f"  store<4>(x, to + ({offset(target)}));",
-        "}",
-    ]
-    return Stage(part(lines), prod(pieces), LANES)
+    lines = [f"{MEMORY[source.dtype]} x[4];", f"load<4>(from + ({offset(source)}), x);", f"store<4>(x, to + ({offset(target)}));"]
+    return _stage(plan, source, target, pieces, [split("id", pieces, names), *lines], unroll=4)
 
 
 def _turned(plan: Words, walk: Walk, source: Operand, target: Operand, across: int, along: int) -> Stage:
     blocks = [n // 4 if k in (across, along) else n for k, n in enumerate(walk.sizes)]
     names = [f"i{k}" for k in range(len(blocks))]
-    index = split("id", blocks, names)
+    lines = [split("id", blocks, names)]
     if plan.told:  # neighbouring lanes take blocks along a diagonal: a column of them lies in few banks of a team's own memory
-        index += f" const int turned = (i{across} + i{along}) % {max(1, blocks[across])};"
+        lines.append(f"const int turned = (i{across} + i{along}) % {max(1, blocks[across])};")
         names[across] = "turned"
 
     def offset(x: Operand, step: int) -> str:
         """Of row e of a block, the rows following each other along axis `step`."""
-        places: Sequence[int] = [x.strides[d] for d in walk.dims]
+        places = [x.strides[d] for d in walk.dims]
         return total([*(f"{names[k]} * {s * (4 if k in (across, along) else 1)}" for k, s in enumerate(places)), f"e * {places[step]}"])
 
     kind = MEMORY[source.dtype]
-    lines = [
-        pointer(plan, source, "from"),
-        pointer(plan, target, "to", True),
-        "for (int id = first + team.lane; id < end; id += team.lanes) {",
-        f"  {index}",
-        f"  {kind} x[4][4];",
-        f"  FM_UNROLL for (int e = 0; e < 4; ++e) load<4>(from + ({offset(source, along)}), x[e]);",
-        "  FM_UNROLL for (int e = 0; e < 4; ++e) {",
-        f"    const {kind} row[4] = {{x[0][e], x[1][e], x[2][e], x[3][e]}};",
-        f"    store<4>(row, to + ({offset(target, across)}));",
-        "  }",
+    lines += [
+        f"{kind} x[4][4];",
+        f"FM_UNROLL for (int e = 0; e < 4; ++e) load<4>(from + ({offset(source, along)}), x[e]);",
+        "FM_UNROLL for (int e = 0; e < 4; ++e) {",
+        f"  const {kind} row[4] = {{x[0][e], x[1][e], x[2][e], x[3][e]}};",
+        f"  store<4>(row, to + ({offset(target, across)}));",
         "}",
     ]
-    return Stage(part(lines), prod(blocks), LANES)
+    return _stage(plan, source, target, blocks, lines, unroll=1)
+
+
+def _stage(plan: Words, source: Operand, target: Operand, counts: Sequence[int], lines: Sequence[str], unroll: int) -> Stage:
+    """What a lane does for each `id` of prod(counts)."""
+    loop = "for (int id = first + team.lane; id < end; id += team.lanes) {"
+    head = [pointer(plan, source, "from"), pointer(plan, target, "to", True), loop if unroll == 1 else f"FM_UNROLL_BY({unroll}) {loop}"]
+    return Stage(part([*head, *(f"  {line}" for line in lines), "}"]), prod(counts), LANES)

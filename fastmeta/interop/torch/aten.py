@@ -1,6 +1,6 @@
 """The ATen operations that have a translation: each of these files enters its own rows into the one table."""
 
-from fastmeta.interop.torch import (  # noqa: F401  (they add their rows)
+from fastmeta.interop.torch import (
     constants,
     convolutions,
     elements,
@@ -13,4 +13,6 @@ from fastmeta.interop.torch import (  # noqa: F401  (they add their rows)
 )
 from fastmeta.interop.torch.table import TABLE, Image, plain
 
-__all__ = ["TABLE", "Image", "plain"]
+__all__ = [
+    "TABLE", "Image", "constants", "convolutions", "elements", "indexing", "norms", "plain", "pooling", "products", "reductions", "shapes",
+]  # fmt: skip

@@ -206,31 +206,24 @@ def native_dropout(x: Any, rate: float, training: bool) -> Any:
     return (dropout(x, rate, training),)
 
 
-def log1p_exp(x: Array) -> Array:
-    """log(1 + e ** x), on either side of 0 by what is exact there, so that derivatives of any order are, at 0 too."""
-    above = fa.greater(x, 0.0)
-    return fa.add(fa.where(above, x, 0.0), fa.log1p(fa.exp(fa.where(above, fa.negative(x), x))))
-
-
 @pointwise("softplus.default")
 def softplus(x: Array, beta: float = 1.0, threshold: float = 20.0) -> Array:
-    return fa.where(fa.greater(fa.multiply(x, beta), threshold), x, fa.multiply(log1p_exp(fa.multiply(x, beta)), 1 / beta))
+    return fa.where(fa.greater(fa.multiply(x, beta), threshold), x, fa.multiply(nn.softplus(fa.multiply(x, beta)), 1 / beta))
 
 
 @pointwise("log_sigmoid.default")
 def log_sigmoid(x: Array) -> Array:
-    return fa.negative(log1p_exp(fa.negative(x)))
+    return fa.negative(nn.softplus(fa.negative(x)))
 
 
 @pointwise("logaddexp.default")
 def logaddexp(x: Array, y: Array) -> Array:
-    shape = np.broadcast_shapes(np.shape(x), np.shape(y))
-    return fa.logsumexp(fa.stack([fa.broadcast_to(v, shape) for v in (x, y)]), axis=0)
+    return fa.logaddexp(x, y)
 
 
 @pointwise("mish.default")
 def mish(x: Array) -> Array:
-    return fa.multiply(x, fa.tanh(log1p_exp(x)))
+    return fa.multiply(x, fa.tanh(nn.softplus(x)))
 
 
 @pointwise("hardsigmoid.default")

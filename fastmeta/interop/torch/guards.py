@@ -7,6 +7,8 @@ import operator
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from fastmeta.errors import expected
+
 OPERATORS: dict[type[ast.AST], Callable[..., Any]] = {
     ast.Add: operator.add, ast.Sub: operator.sub, ast.Mult: operator.mul, ast.FloorDiv: operator.floordiv, ast.Mod: operator.mod,
     ast.Pow: operator.pow, ast.USub: operator.neg, ast.Not: operator.not_, ast.Eq: operator.eq, ast.NotEq: operator.ne,
@@ -18,7 +20,7 @@ FUNCTIONS: dict[str, Callable[..., Any]] = {"min": min, "max": max, "abs": abs}
 def holds(guard: str, inputs: Mapping[str, Any]) -> bool:
     """Whether a guard holds for inputs of these shapes, by name; several of ``*name`` are a list.
 
-    Errors: NotImplementedError for what is more than arithmetic.
+    Errors: NotImplementedError that names what is more than arithmetic: a guard that cannot be held must not be dropped.
 
     >>> holds("L['x'].size()[0] % 5 == 0", {"x": (10, 3)})
     True
@@ -45,6 +47,6 @@ def holds(guard: str, inputs: Mapping[str, Any]) -> bool:
                 return all(OPERATORS[type(op)](a, b) for op, a, b in zip(node.ops, sides, sides[1:], strict=False))
             case ast.BoolOp():
                 return (all if isinstance(node.op, ast.And) else any)(map(value, node.values))
-        raise NotImplementedError(ast.unparse(node))
+        raise expected("from_torch", "conditions on lengths that are arithmetic", ast.unparse(node), NotImplementedError)
 
     return bool(value(ast.parse(guard, mode="eval").body))

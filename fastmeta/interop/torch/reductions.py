@@ -6,8 +6,8 @@ import math
 from typing import Any
 
 from fastmeta import array as fa
+from fastmeta.array.composed import root
 from fastmeta.interop.torch.table import axes_of, converted, refuse, row
-from fastmeta.kernels.distance import root
 from fastmeta.trace import Array
 
 # -- sums
@@ -118,7 +118,7 @@ def var(x: Array, axes: Any = None, unbiased: bool = True, keepdims: bool = Fals
     less = float(unbiased) if correction is None else correction
     if n <= less:
         raise refuse(f"a correction of {less:g} to {n} elements")
-    return fa.multiply(fa.var(x, axis=axis, keepdims=keepdims or keepdim), n / (n - less))
+    return fa.var(x, axis=axis, keepdims=keepdims or keepdim, correction=less)
 
 
 @row("std.dim", "std.correction", "std.default")
@@ -141,13 +141,9 @@ def std_mean(x: Array, *args: Any, **options: Any) -> tuple[Array, Array]:
 @row("linalg_vector_norm.default")
 def vector_norm(x: Array, order: float = 2, axes: Any = None, keepdims: bool = False, *, dtype: Any = None) -> Array:
     x, axis = converted(x, dtype), axes_of(x, axes)
-    if order == 2:
-        return root(fa.sum(fa.square(x), axis=axis, keepdims=keepdims))
-    if order == 1:
-        return fa.sum(fa.abs(x), axis=axis, keepdims=keepdims)
-    if order == math.inf:
-        return fa.max(fa.abs(x), axis=axis, keepdims=keepdims)
-    raise refuse(f"a norm of order {order}")
+    if order not in (1, 2, math.inf):
+        raise refuse(f"a norm of order {order}")
+    return fa.norm(x, axis, keepdims=keepdims, ord=order)
 
 
 @row("linalg_norm.default")
@@ -164,5 +160,5 @@ def cosine_similarity(x: Array, y: Array, axis: int = 1, eps: float = 1e-8) -> A
     n = max(x.shape[axis], y.shape[axis])
     # PyTorch repeats a single element along the axis before it takes the norm.
     x, y = (v if v.shape[axis] == n else fa.repeat(v, n, axis=axis) for v in (x, y))
-    x, y = (fa.divide(v, fa.maximum(root(fa.sum(fa.square(v), axis=axis, keepdims=True)), eps)) for v in (x, y))
+    x, y = (fa.divide(v, fa.maximum(fa.norm(v, axis, keepdims=True), eps)) for v in (x, y))
     return fa.sum(fa.multiply(x, y), axis=axis)

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
 from fastmeta import array as fa
 from fastmeta.interop.torch.table import CHANNELS_LAST, Image, axes_of, on_images, plain, promoted, refuse, row
 from fastmeta.trace import Array
+
+MODES: dict[str, Literal["reflect", "edge", "wrap"]] = {"reflect": "reflect", "replicate": "edge", "circular": "wrap"}  # PyTorch's and NumPy's names
 
 
 @row("view.default", "reshape.default", "_unsafe_view.default")
@@ -77,18 +79,13 @@ def unbind(x: Array, axis: int = 0) -> list[Array]:
 
 @row("diagonal.default")
 def diagonal(x: Array, offset: int = 0, a: int = 0, b: int = 1) -> Array:
-    """Every (columns + 1)th element of the two axes as one, from the first on."""
     a, b = a % len(x.shape), b % len(x.shape)
-    x = fa.permute_dims(x, (*[k for k in range(len(x.shape)) if k not in (a, b)], a, b))
-    (m, n) = x.shape[-2:]
-    first, length = (offset, min(m, n - offset)) if offset >= 0 else (-offset * n, min(m + offset, n))
-    flat = fa.reshape(x, (*x.shape[:-2], m * n))
-    return flat[..., first : first + max(length - 1, 0) * (n + 1) + (length > 0) : n + 1]
+    return fa.diagonal(fa.moveaxis(x, (a, b), (-2, -1)), offset=offset)
 
 
 @row("trace.default")
 def trace(x: Array) -> Array:
-    return fa.sum(diagonal(x))
+    return fa.trace(x)
 
 
 @row("diag_embed.default")
@@ -100,7 +97,7 @@ def diag_embed(x: Array, offset: int = 0, a: int = -2, b: int = -1) -> Array:
 
 @row("diag.default")
 def diag(x: Array, offset: int = 0) -> Array:
-    return diag_embed(x, offset) if len(x.shape) == 1 else diagonal(x, offset)
+    return fa.diag(x, offset)
 
 
 @row("tril.default")
@@ -119,12 +116,8 @@ def flip(x: Array, axes: Sequence[int]) -> Array:
 
 
 @row("roll.default")
-def roll(x: Array, shifts: Any, axes: Any = ()) -> Array:
-    if not axes:
-        return fa.reshape(roll(fa.reshape(x, (-1,)), shifts, (0,)), x.shape)
-    for shift, axis in zip(shifts, axes, strict=True):
-        x = fa.roll(x, shift, axis)
-    return x
+def roll(x: Array, shifts: Sequence[int], axes: Sequence[int] = ()) -> Array:
+    return fa.roll(x, tuple(shifts), tuple(axes)) if axes else fa.roll(x, shifts[0])
 
 
 # -- joining and repeating
@@ -180,9 +173,9 @@ def constant_pad(x: Any, pads: Sequence[int], value: float = 0.0) -> Any:
 
 def _padded(x: Array, pads: dict[int, tuple[int, int]], mode: str, value: float | None) -> Array:
     if mode != "constant":  # of known places
-        name = {"reflect": "reflect", "replicate": "edge", "circular": "wrap"}[mode]
         for axis, widths in pads.items():
-            x = fa.take(x, np.pad(np.arange(x.shape[axis], dtype=np.int32), widths, mode=name), axis=axis) if any(widths) else x  # type: ignore[call-overload]  # a mode that is a str
+            if any(widths):
+                x = fa.take(x, np.pad(np.arange(x.shape[axis], dtype=np.int32), widths, MODES[mode]), axis=axis)
         return x
     if any(before < 0 or after < 0 for before, after in pads.values()):  # negative: fewer elements
         kept = {a: slice(max(-before, 0), x.shape[a] - max(-after, 0)) for a, (before, after) in pads.items()}

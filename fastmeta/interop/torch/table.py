@@ -83,7 +83,8 @@ def on_images(*names: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]
 
 
 def refuse(what: str) -> NotImplementedError:
-    """The error of a row for options it has no translation of; `from_torch` adds the operation and the submodule."""
+    """The error by which a row refuses options that it cannot compute, rather than compute something else; `from_torch` adds the
+    operation and the submodule."""
     return NotImplementedError(what)
 
 
