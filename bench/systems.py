@@ -241,6 +241,69 @@ def jacobian() -> System:
     return System(weights(32, 64, 64, 8), (normal(32, 32), normal(32, 8)), episode)
 
 
+def kalman_filter() -> System:
+    """Kalman filters of 100 observations each, whose noises and decay all tasks share: numbers that a scan carries."""
+
+    def episode(L: Any, p: Any, y: Any) -> Any:
+        def step(state: Any, now: Any) -> Any:
+            mean, spread = state
+            mean, spread = p[2] * mean, p[2] * p[2] * spread + L.np.exp(p[0])
+            around = spread + L.np.exp(p[1])
+            gain = spread / around
+            return (mean + gain * (now - mean), (1.0 - gain) * spread), L.np.log(around) + (now - mean) ** 2 / around
+
+        return L.np.mean(L.scan(step, (y[0], y[0] * 0.0 + 1.0), y[1:])[1])
+
+    return System(np.array([-1.0, 0.5, 0.9], f32), (normal(256, 100),), episode)
+
+
+def physics() -> System:
+    """A pendulum's constants after one gradient step on 50 steps of Runge-Kutta, asked for 50 more: second order."""
+
+    def episode(L: Any, p: Any, start: Any, seen: Any, asked: Any) -> Any:
+        def slope(k: Any, s: Any) -> Any:
+            return L.np.stack([s[1], -k[0] * L.np.sin(s[0]) - k[1] * s[1]])
+
+        def run(k: Any, s: Any) -> Any:
+            def step(s: Any, _: Any) -> Any:
+                a = slope(k, s)
+                b = slope(k, s + 0.025 * a)
+                c = slope(k, s + 0.025 * b)
+                d = slope(k, s + 0.05 * c)
+                s = s + (a + 2.0 * b + 2.0 * c + d) * (0.05 / 6.0)
+                return s, s[0]
+
+            return L.scan(step, s, None, length=50)
+
+        k = p - 0.1 * L.grad(lambda k: L.np.mean((run(k, start)[1] - seen) ** 2))(p)
+        return L.np.mean((run(k, run(k, start)[0])[1] - asked) ** 2)
+
+    return System(np.array([1.0, 0.1], f32), (normal(64, 2), normal(64, 50), normal(64, 50)), episode)
+
+
+def soft_dtw() -> System:
+    """Soft dynamic time warping (Cuturi & Blondel 2017) of two sequences of 20, a scan inside of a scan, by a shared smoothness."""
+
+    def episode(L: Any, p: Any, x: Any, y: Any) -> Any:
+        far = np.full(1, 1e4, f32)
+
+        def row(before: Any, costs: Any) -> Any:
+            def cell(left: Any, near: Any) -> Any:
+                up, corner, cost = near
+                least = L.np.minimum(L.np.minimum(left, up), corner)
+                total = L.np.exp((least - left) * p) + L.np.exp((least - up) * p) + L.np.exp((least - corner) * p)
+                left = cost + least - L.np.log(total) / p
+                return left, left
+
+            new = L.scan(cell, before[0] * 0.0 + 1e4, (before[1:], before[:-1], costs))[1]
+            return L.concat([far, new], axis=0), new[-1]
+
+        first = np.concatenate([np.zeros(1, f32), np.full(20, 1e4, f32)])
+        return L.scan(row, first, (x[:, None] - y[None, :]) ** 2)[1][-1]
+
+    return System(np.array(1.5, f32), (normal(64, 20), normal(64, 20)), episode)
+
+
 SYSTEMS: dict[str, Callable[[], System]] = {
     "conditional neural process, 32 tasks": neural_process,
     "ridge regression head, 32 tasks": ridge_head,
@@ -254,6 +317,9 @@ SYSTEMS: dict[str, Callable[[], System]] = {
     "marginal likelihood of a deep kernel, 32 tasks": marginal_likelihood,
     "loss of one example mapped over all, 32 tasks": per_example,
     "Jacobian penalty, 32 tasks": jacobian,
+    "Kalman filter with shared noises, 256 tasks": kalman_filter,
+    "pendulum's constants by Runge-Kutta, second order, 64 tasks": physics,
+    "soft dynamic time warping, 64 tasks": soft_dtw,
 }
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from fastmeta import backends, config
 from fastmeta.backends import Loaded
+from fastmeta.backends.lanes import load_in_lanes
 from fastmeta.errors import bad_index
 from fastmeta.plan import make_plan
 from fastmeta.program import Program
@@ -37,6 +38,10 @@ def default_threads() -> int:
 
 def load(p: Program) -> Loaded:
     """Plans the program; runs are one call into the core."""
+    return load_in_lanes(p, _load)
+
+
+def _load(p: Program) -> Loaded:
     plan = make_plan(p)
     core = _core.Plan(plan.words, plan.consts, winograd=config.winograd())
     lines = plan.lines

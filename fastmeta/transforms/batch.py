@@ -75,9 +75,9 @@ def _small(s: Loop) -> bool:
     merged: set[int] = set()
 
     def merge(v: Var) -> None:
-        if v.op is MATMUL or _passes(v):
+        if v.op is MATMUL or passes(v):
             merged.add(v.id)
-            for i in _passes(v):
+            for i in passes(v):
                 merge(i)
 
     for v in s.body.outputs[s.stacked :]:
@@ -96,7 +96,7 @@ def _differing(s: Loop) -> set[int]:
     return out
 
 
-def _passes(v: Var) -> tuple[Var, ...]:
+def passes(v: Var) -> tuple[Var, ...]:
     """The operands of which v's sum over the iterations is the same function as v is of them; none where it is not."""
     if v.op is ew.MULTIPLY:
         return tuple([i for i in v.ins if i.op is not CONST][:1]) if any(i.op is CONST for i in v.ins) else ()
@@ -141,7 +141,7 @@ class _Batch:
             x, y = (self.made[i.id] for i in v.ins)
             x = reshape(permute(x, (1, 0, 2)), (x.shape[1], self.n * x.shape[2]))
             return matmul(x, reshape(y, (self.n * y.shape[1], y.shape[2])))
-        if through := _passes(v):
+        if through := passes(v):
             return self.g.emit(v.op, tuple([self.sum(i) if i in through else self.made[i.id] for i in v.ins]), v.attrs)
         return total(self.made[v.id], (0,))
 

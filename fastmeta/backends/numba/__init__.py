@@ -9,7 +9,9 @@ from __future__ import annotations
 from importlib.util import find_spec
 
 from fastmeta.backends import Loaded
+from fastmeta.backends.lanes import load_in_lanes
 from fastmeta.program import Program
+from fastmeta.transforms.fused import unfused
 
 
 def missing() -> str | None:
@@ -21,4 +23,4 @@ def load(p: Program) -> Loaded:
     """Plans the program; runs are calls of the interpreter."""
     from fastmeta.backends.numba.executor import Executable
 
-    return Loaded(Executable(p))
+    return load_in_lanes(unfused(p), lambda p: Loaded(Executable(p)))
