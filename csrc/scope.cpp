@@ -154,10 +154,9 @@ Scope::Reach Scope::reach_of_slice(const Base& base, const LoopSpec& loop, int b
     refuse(where, "slices within the address space", std::to_string(offset) + " + i * " + std::to_string(step));
   reach.low = std::max(from.low - std::min(offset, last.value()), -kEverything);
   reach.high = std::min(from.high - std::max(offset, last.value()), kEverything);
-  if (loop.parallel && reach.writable) {  // tasks write disjoint slices, or none
-    const int64_t own = step < 0 ? -step : step;
-    reach.writable = own > 0;
-    if (own > 0) reach.low = std::max<int64_t>(reach.low, 0), reach.high = std::min(reach.high, own);
+  if (loop.parallel && reach.writable) {  // tasks write disjoint slices: none of slices without a step
+    reach.low = std::max<int64_t>(reach.low, 0);
+    reach.high = std::min<int64_t>(reach.high, step < 0 ? -step : step);
   }
   return reach;
 }

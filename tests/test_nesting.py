@@ -213,3 +213,14 @@ def test_an_error_while_tracing_leaves_no_trace() -> None:
         with pytest.raises(IndexError, match="pop from empty list"):
             f(np.ones((2, 2)))
         assert isinstance(fm.exp(np.zeros(1)), np.ndarray)
+
+
+def test_loops_over_rows_without_elements():
+    """Results of no elements are written nowhere."""
+    rows = np.ones((4, 0), np.float32)
+    step = lambda total, x: (total + fm.sum(x), x * 2)
+    total, doubled = fm.jit(lambda rows: fm.scan(step, np.float32(1), rows))(rows)
+    assert total == 1 and doubled.shape == (4, 0)
+    assert fm.jit(lambda rows: fm.scan(step, np.float32(0), rows)[1])(rows).shape == (4, 0)
+    apart = fm.map_tasks(lambda x, m: fm.sum((x - m) @ fm.ones((3, 3)), axis=1), in_axes=(None, 0))
+    assert fm.jit(lambda x, m: apart(x, m))(np.ones((0, 3), np.float32), np.ones((4, 3), np.float32)).shape == (4, 0)
