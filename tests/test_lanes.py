@@ -160,9 +160,3 @@ def test_what_does_not_pay_runs_task_by_task():
     assert not wide(lambda x: fm.sum(fm.tanh(x @ x)), 32, 20, 20)
     assert not wide(lambda x: fm.kernels.pairwise_distance(x, x, metric="l1").sum(), 32, 3, 3)
     assert not wide(lambda x: fm.scan(lambda c, t: (0.9 * c + t, c), x[0], x)[1], 32, LARGEST + 1)
-
-
-def test_memory_is_told_of_the_plan_that_runs():
-    f = fm.map_tasks(fm.value_and_grad(filtered, argnums=(0, 1)))
-    one, many = (fm.memory_estimate(f, rng.normal(size=(tasks, 50)), np.ones((tasks, 2))) for tasks in (3, 32))
-    assert one.arenas < many.arenas < 32 * one.arenas

@@ -245,3 +245,14 @@ def test_the_estimate_by_parts() -> None:
         fm.memory_estimate(f, w, np.ones((2, 50, 100), F32))
     with pytest.raises(ValueError, match=r"\[map_tasks\] expected one number of tasks"):
         fm.memory_estimate(fm.map_tasks(lambda a, b: a + b), np.ones(2, F32), np.ones(3, F32))
+
+
+def test_tasks_side_by_side():
+    """A few tasks run one by one, more of them in one plan."""
+
+    def running(x):
+        return fm.mean(fm.square(fm.scan(lambda c, now: (0.9 * c + now, c * now), x[0], x)[1]))
+
+    f = fm.map_tasks(fm.value_and_grad(running))
+    one, many = (fm.memory_estimate(f, np.ones((tasks, 50))) for tasks in (3, 32))
+    assert one.arenas < many.arenas < 32 * one.arenas

@@ -23,4 +23,4 @@ def load(p: Program) -> Loaded:
     """Plans the program; runs are calls of the interpreter."""
     from fastmeta.backends.numba.executor import Executable
 
-    return load_in_lanes(unfused(p), lambda p: Loaded(Executable(p)))
+    return load_in_lanes(unfused(p), lambda p: Loaded(Executable(p)))._replace(footprint=None)
