@@ -38,8 +38,8 @@ from fastmeta.ops.structure import LOOP, PROJECT, Loop, loop, rebuilt, results
 from fastmeta.program import INPUT, Graph, Program, Var
 from fastmeta.transforms.batch import passes
 
-FEWEST_TASKS = 4
 FEW = 64  # elements of a task's equation, on average, up to which lanes pay: measured, docs/architecture.md
+TASKS = 4  # and for each such element, below which threads do more by sharing the tasks
 SCALARS = 16  # where they are as few as this, more lanes pay
 LARGEST = 1 << 16  # elements of a task's largest value
 SMALL_PRODUCT = 512  # multiply-adds of a task's product that is computed element by element
@@ -50,12 +50,12 @@ def width(s: Loop, tasks: int) -> int:
 
     A function of the body and the number of tasks only, for it decides the last bits of sums.
     """
-    if s.carry or tasks < FEWEST_TASKS:
+    if s.carry or tasks < TASKS:
         return 1
     size = s.body.memo.get("mean size")
     if size is None:
         size = s.body.memo["mean size"] = _mean_size(s.body, [k >= s.invariant for k in range(len(s.body.inputs))])
-    if size > FEW:
+    if size > FEW or tasks < TASKS * size:
         return 1
     return 16 if tasks <= 48 else 32 if tasks < 512 or size > SCALARS else 64
 
