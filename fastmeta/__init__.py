@@ -1,7 +1,7 @@
 """fastmeta: exact meta-gradients for hundreds of few-shot tasks in one native call."""
 
+import typing as _typing
 from importlib import import_module as _import_module
-from typing import Any as _Any
 
 from fastmeta import backends, nn
 from fastmeta.array import (
@@ -127,6 +127,43 @@ from fastmeta.loops import map_tasks, scan
 from fastmeta.memory import MemoryEstimate, memory_estimate
 from fastmeta.tree import tree_map
 
+if _typing.TYPE_CHECKING:  # what is in _LAZY
+    from fastmeta import algorithms, data, kernels, models, optim, testing, train
+    from fastmeta.algorithms import (
+        ANIL,
+        FOMAML,
+        IMAML,
+        MAML,
+        CovarianceNet,
+        FewShotClassifier,
+        Frozen,
+        MAMLPlusPlus,
+        MatchingNet,
+        MetaSGD,
+        ProtoNet,
+        RelationNet,
+        Reptile,
+        SemiSupervisedProtoNet,
+        Siamese,
+        TaskEmbedding,
+    )
+
+__all__ = [  # ruff holds it to the imports above
+    "ANIL", "CovarianceNet", "FOMAML", "FewShotClassifier", "Frozen", "IMAML", "MAML", "MAMLPlusPlus", "MatchingNet", "MemoryEstimate",
+    "MetaSGD", "ProtoNet", "RelationNet", "Reptile", "SemiSupervisedProtoNet", "Siamese", "TaskEmbedding", "abs", "acos", "add", "algorithms",
+    "all", "any", "arange", "argmax", "argmin", "argsort", "asin", "astype", "atan", "atan2", "backends", "broadcast_to", "ceil", "clip",
+    "concat", "cos", "cosh", "cumulative_prod", "cumulative_sum", "data", "diag", "diagonal", "divide", "einsum", "equal", "erf", "exp",
+    "expand_dims", "expm1", "eye", "flip", "floor", "floor_divide", "full", "full_like", "grad", "greater", "greater_equal", "hessian", "hvp",
+    "inverse", "isfinite", "isinf", "isnan", "jacfwd", "jacrev", "jit", "jvp", "kernels", "less", "less_equal", "linspace", "log", "log10",
+    "log1p", "log2", "log_softmax", "logaddexp", "logdet", "logical_and", "logical_not", "logical_or", "logsumexp", "map_tasks", "matmul",
+    "matrix_transpose", "max", "maximum", "mean", "memory_estimate", "min", "minimum", "models", "moveaxis", "multiply", "negative", "nn",
+    "norm", "not_equal", "one_hot", "ones", "ones_like", "optim", "outer", "pad", "permute_dims", "power", "prod", "reciprocal", "relu",
+    "remainder", "repeat", "reshape", "roll", "rsqrt", "scan", "scatter_add", "set_backend", "set_num_threads", "sigmoid", "sign", "sin",
+    "sinh", "softmax", "solve", "sort", "sqrt", "square", "squeeze", "stack", "std", "stop_gradient", "subtract", "sum", "take",
+    "take_along_axis", "tan", "tanh", "testing", "tile", "top_k", "trace", "train", "tree_map", "tril", "triu", "unstack", "value_and_grad",
+    "var", "vecdot", "vjp", "where", "zeros", "zeros_like",
+]  # fmt: skip
+
 __version__ = "0.1.0"
 
 _LAZY = {  # loaded at first use, so that importing the engine stays fast
@@ -156,7 +193,7 @@ _LAZY = {  # loaded at first use, so that importing the engine stays fast
 }
 
 
-def __getattr__(name: str) -> _Any:
+def __getattr__(name: str) -> _typing.Any:
     source = _LAZY.get(name)
     if source is None:
         raise AttributeError(f"module 'fastmeta' has no attribute {name!r}")

@@ -92,6 +92,9 @@ class PerTask:
 class _Running(threading.local):
     trace: Trace | None = None
 
+    def __reduce__(self) -> str:  # functions are sent to other processes, what runs in a thread is not
+        return "running"
+
 
 running = _Running()
 

@@ -573,3 +573,8 @@ def test_learners_stay_what_they_are_once_they_are_compiled() -> None:
     learner.value_and_grad(learner.init(0), (x, x, x, x))
     with pytest.raises(AttributeError, match=r"\[MAML\] expected a learner to stay what it is, got inner_lr=0.3. What it was made of is compiled"):
         learner.inner_lr = 0.3
+
+
+def test_its_types_are_for_users_too() -> None:
+    """In every build: the marker lies beside the modules."""
+    assert Path(fm.__file__).with_name("py.typed").is_file()

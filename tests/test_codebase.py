@@ -156,6 +156,17 @@ def test_lazy_names_are_there() -> None:
         fm.sort_of  # noqa: B018  (the access is what raises)
 
 
+def test_type_checkers_know_the_public_names() -> None:
+    """Those that are imported and those that are loaded at first use; what is imported for type checkers only is the latter."""
+    body = ast.parse((PACKAGE / "__init__.py").read_text()).body
+    (checked,) = [stmt for stmt in body if isinstance(stmt, ast.If) and ast.unparse(stmt.test) == "_typing.TYPE_CHECKING"]
+    lazy, loaded = ({alias.name for stmt in part if isinstance(stmt, ast.ImportFrom) for alias in stmt.names} for part in (checked.body, body))
+    assert lazy == set(fm._LAZY)
+    assert sorted(fm.__all__) == sorted(lazy | loaded - {"import_module"})
+    for name in fm.__all__:
+        getattr(fm, name)
+
+
 # -------------------------------------------------------------------------------------------------------- sources
 
 TEXT = {".py", ".pyi", ".cpp", ".hpp", ".cuh", ".cu", ".h", ".toml", ".txt", ".md", ".yml", ".sh", ""}

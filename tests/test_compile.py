@@ -5,6 +5,8 @@ from __future__ import annotations
 import copy
 import gc
 import pickle
+import subprocess
+import sys
 import weakref
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -15,6 +17,7 @@ import pytest
 from test_transforms import close, normal
 
 import fastmeta as fm
+from fastmeta.trace import running
 
 
 def counting(f: Callable[..., Any]) -> tuple[Callable[..., Any], list[int]]:
@@ -196,6 +199,22 @@ def test_the_programs_of_many_shapes_are_not_all_kept() -> None:
 
 def square_sum(x: Any) -> Any:
     return fm.sum(x * x)
+
+
+SENT = """
+import joblib, numpy as np, pickle, fastmeta as fm
+step = fm.map_tasks(fm.grad(lambda p, x: fm.sum(p * x)), in_axes=(None, 0), reduce="mean")
+def call(x):
+    return step(np.float32(1), x)
+assert float(pickle.loads(pickle.dumps(joblib.wrap_non_picklable_objects(call)))(np.full(3, 2, np.float32))) == 2
+"""
+
+
+def test_a_function_of_a_script_is_sent_with_the_compiled_functions_it_calls() -> None:
+    """By value, as joblib does: what runs in a thread stays behind."""
+    assert pickle.loads(pickle.dumps(running)) is running
+    done = subprocess.run([sys.executable, "-c", SENT], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
 
 
 def test_copies_make_their_own_programs() -> None:

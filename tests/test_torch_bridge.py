@@ -450,10 +450,19 @@ def test_losses_that_cannot_be_bridged_are_refused() -> None:
         torch_loss(per_task)(w, torch.ones(3, 2))
     with pytest.raises(ValueError, match="in host memory, got a tensor on meta"):
         torch_loss(fm.value_and_grad(lambda p: fm.sum(p)))(w.to("meta"))
-    loss = torch_loss(fm.value_and_grad(lambda p: fm.sum(fm.square(p))))(w)
+
+
+@pytest.mark.parametrize("scale", [torch.tensor(3.0), torch.tensor(3.0, requires_grad=True)], ids=["constant", "variable"])
+def test_there_is_no_derivative_of_the_derivative(scale: torch.Tensor) -> None:
+    w = torch.ones(2, requires_grad=True)
+    loss = scale * torch_loss(fm.value_and_grad(lambda p: fm.sum(fm.square(p))))(w)
     (g,) = torch.autograd.grad(loss, w, create_graph=True)
-    with pytest.raises(RuntimeError, match="does not require grad"):
-        g.sum().backward()
+    torch.testing.assert_close(g.detach(), torch.full((2,), 6.0))
+    penalised = w.square().sum() + g.square().sum()  # the first term alone would have a gradient
+    with pytest.raises(RuntimeError, match=r"\[torch_loss\] expected a loss that is differentiated once"):
+        torch.autograd.grad(penalised, w, retain_graph=True)
+    with pytest.raises(RuntimeError, match=r"\[torch_loss\] expected a loss that is differentiated once"):
+        penalised.backward()
 
 
 def test_tensors_of_the_host_are_not_on_a_gpu():

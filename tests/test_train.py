@@ -307,6 +307,7 @@ BAD = [
     (lambda: trainer(seed=-1), ValueError, "seed at least 0"),
     (lambda: trainer(validate_every=0), ValueError, "validate_every at least 1"),
     (lambda: trainer(checkpoint_every=0), ValueError, "checkpoint_every at least 1"),
+    (lambda: trainer(patience=3), ValueError, r"\[Trainer\] expected validation tasks, .* got patience 3 without validation"),
     (lambda: trainer(prefetch=-1), ValueError, "prefetch at least 0"),
     (lambda: trainer().run(0), ValueError, "steps at least 1"),
     (lambda: trainer().run(1.5), TypeError, "steps a whole number"),

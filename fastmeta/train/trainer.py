@@ -103,7 +103,7 @@ class Trainer:
         validation: a sampler of validation tasks; with labels, the parameters of the best accuracy are kept.
         validate_every: steps between validations.
         validation_episodes, validation_steps: tasks and inner steps of a validation (the learner's own if None).
-        patience: validations in a row without a new best accuracy after which training stops; None for no such stop.
+        patience: validations in a row without a new best accuracy after which training stops, for which there must be ``validation``; None for no such stop.
         time_limit: seconds of training, resumed parts included, after which it stops; None for no limit.
         out: a folder for checkpoints, made when needed; None for no checkpoints.
         checkpoint_every: steps between checkpoints; at the end there is always one, however it comes.
@@ -163,6 +163,8 @@ class Trainer:
         self.validation_episodes = whole("Trainer", "validation_episodes", validation_episodes)
         self.validation_steps = validation_steps
         self.patience = None if patience is None else whole("Trainer", "patience", patience)
+        if patience is not None and validation is None:
+            raise expected("Trainer", "validation tasks, which patience counts on", f"patience {patience} without validation")
         if time_limit is not None and not time_limit > 0:
             raise expected("Trainer", "time_limit above 0", time_limit)
         self.time_limit = time_limit

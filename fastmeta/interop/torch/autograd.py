@@ -26,7 +26,7 @@ def torch_loss(value_and_grad: Callable[..., Any]) -> Callable[..., Any]:
 
     ``params`` is a pytree of tensors, ``dict(module.named_parameters())`` say, which are read in place; the other arguments
     may hold tensors and arrays that need no gradient.  Returns the loss, or (loss, aux) with aux as NumPy arrays.  Value and
-    gradient are computed together, forwards; backwards only scales the gradient, so a second derivative is refused by PyTorch.
+    gradient are computed together, forwards; backwards only scales the gradient, so a second derivative is refused (RuntimeError).
     Errors: ValueError for tensors that are not in host memory, and for other arguments that require a gradient, which they
     would not get; TypeError for a function that does not return a value and its gradient; those of the function itself.
 
@@ -62,13 +62,29 @@ class _Loss(torch.autograd.Function):
             raise expected("torch_loss", "a scalar loss", f"shape {np.shape(value)}", hint='Give map_tasks reduce="mean"')
         if _shapes(gradient) != _shapes(params):
             raise expected("torch_loss", f"a gradient like params, {_shapes(params)[0]}", _shapes(gradient)[0], TypeError)
+        ctx.leaves = leaves  # not saved for backward: an optimiser may change them before
         ctx.gradient = [torch.from_numpy(np.asarray(g)) for g in optree.tree_leaves(gradient)]
         return torch.from_numpy(np.asarray(value)), aux
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
     def backward(ctx: Any, scale: Any, _: Any) -> Any:
-        return None, None, None, *[scale * g for g in ctx.gradient]
+        return None, None, None, *_Gradient.apply(scale, ctx.gradient, *ctx.leaves)
+
+
+class _Gradient(torch.autograd.Function):
+    """The gradient as a function of the parameters, on which it depends: under create_graph a derivative of it must not be 0.
+
+    (`once_differentiable` minds the scale only, which is a constant mostly.)
+    """
+
+    @staticmethod
+    def forward(ctx: Any, scale: Any, gradient: Any, *leaves: Any) -> Any:
+        return tuple(scale * g for g in gradient)
+
+    @staticmethod
+    def backward(ctx: Any, *_: Any) -> Any:
+        hint = "Write what needs the second derivative into the function that torch_loss is given"
+        raise expected("torch_loss", "a loss that is differentiated once", "a derivative of its gradient", RuntimeError, hint)
 
 
 def _shapes(tree: Any) -> tuple[list[tuple[int, ...]], Any]:
