@@ -53,8 +53,12 @@ class Lanes:
     def plan(self, n: int) -> Loaded:
         found = self.plans.get(n)
         if found is None:
-            found = self.plans[n] = self.load(self.p if n == 1 else grouped(self.ready, n))
+            found = self.plans[n] = self.load(self.one() if n == 1 else grouped(self.ready, n))
         return found
+
+    def one(self) -> Program:
+        wide = widened(self.ready)
+        return self.p if wide is self.ready else wide
 
     def run(self, arrays: Sequence[Any]) -> Any:
         try:

@@ -45,8 +45,8 @@ LARGEST = 1 << 16  # elements of a task's largest value
 SMALL_PRODUCT = 512  # multiply-adds of a task's product that is computed element by element
 
 
-def width(s: Loop, tasks: int) -> int:
-    """How many tasks of a loop over tasks run side by side; 1 where they run one by one.
+def width(s: Loop, tasks: int, inside: bool = False) -> int:
+    """How many tasks of a loop over tasks run side by side; 1 where they run one by one.  Loops inside of a task are no threads' to share.
 
     A function of the body and the number of tasks only, for it decides the last bits of sums.
     """
@@ -55,7 +55,7 @@ def width(s: Loop, tasks: int) -> int:
     size = s.body.memo.get("mean size")
     if size is None:
         size = s.body.memo["mean size"] = _mean_size(s.body, [k >= s.invariant for k in range(len(s.body.inputs))])
-    if size > FEW or tasks < TASKS * size:
+    if size > FEW or tasks < TASKS * size and not inside:
         return 1
     return 16 if tasks <= 48 else 32 if tasks < 512 or size > SCALARS else 64
 
@@ -87,20 +87,30 @@ def _mean_size(p: Program, differs: Sequence[bool]) -> float:
     return elements / count if add(p, differs, 1) and count else inf
 
 
-def widened(p: Program) -> Program:
-    """The program whose loops over a known number of tasks take many at a time where that pays."""
+def widened(p: Program, inside: bool = False) -> Program:
+    """The program whose loops over a known number of tasks take many at a time where that pays: those ``inside`` of a task too."""
+    name = f"widened, {inside}"
+    done = p.memo.get(name)
+    if done is None:
+        done = p.memo[name] = _widened(p, inside)
+    return done
+
+
+def _widened(p: Program, inside: bool) -> Program:
+    def change(s: Loop) -> bool:
+        return width(s, s.length, inside) > 1 or widened(s.body, True) is not s.body
 
     def visit(g: Graph, v: Var, ins: tuple[Any, ...], env: list[Any]) -> Any:
         if v.op is not LOOP:
             return None
         s: Loop = v.attrs[0]
-        most = width(s, s.length)
+        most = width(s, s.length, inside)
+        if most == 1:
+            return loop(g, s._replace(body=widened(s.body, True)), ins)
         groups = -(-s.length // most)
-        return _in_groups(g, s, ins, groups, -(-s.length // groups)) if most > 1 else None
+        return _in_groups(g, s, ins, groups, -(-s.length // groups))
 
-    if not any(v.op is LOOP and width(v.attrs[0], v.attrs[0].length) > 1 for v in p.live()):
-        return p
-    return rebuilt(p, visit)
+    return rebuilt(p, visit) if any(v.op is LOOP and change(v.attrs[0]) for v in p.live()) else p
 
 
 def _in_groups(g: Graph, s: Loop, ins: tuple[Var, ...], groups: int, n: int) -> list[Var]:
