@@ -1,8 +1,9 @@
-"""The settings: four environment variables and their run-time setters.
+"""The settings: five environment variables; docs/backends.md has their run-time setters.
 
 ``FASTMETA_BACKEND`` (native, numba, cuda, cupy or numpy), ``FASTMETA_NUM_THREADS`` (a positive integer), ``FASTMETA_DEBUG`` (0 or 1: check
 every program before it is planned), ``FASTMETA_WINOGRAD`` (1 or 0: may float32 convolutions with windows of 3 x 3 and
-stride 1 use Winograd's algorithm, which is up to 1.8 times as fast and rounds a little differently?).
+stride 1 use Winograd's algorithm, which is up to 1.8 times as fast and rounds a little differently?).  The fifth, ``FASTMETA_CACHE`` (the folder of decoded data sets and
+compiled CUDA code), is read by those who keep something there.
 """
 
 from __future__ import annotations

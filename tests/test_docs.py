@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 import fastmeta.array
+from fastmeta import config
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -38,3 +39,10 @@ def test_every_array_function_is_listed() -> None:
     listed = set(re.findall(r"`(\w+)`", (ROOT / "docs" / "language.md").read_text()))
     there = {name for name in dir(fastmeta.array) if callable(getattr(fastmeta.array, name)) and name not in ("CALL", "getitem")}
     assert not there - listed
+
+
+def test_every_environment_variable_is_listed() -> None:
+    sources = "".join(path.read_text() for path in (ROOT / "fastmeta").rglob("*.py"))
+    read = set(re.findall(r'(?:environ\.get|_switch)\("(FASTMETA_\w+)"', sources))
+    table = re.findall(r"^\| `(FASTMETA_\w+)`", (ROOT / "docs" / "backends.md").read_text(), re.M)
+    assert sorted(read) == sorted(table) == sorted(re.findall(r"FASTMETA_\w+", config.__doc__ or ""))

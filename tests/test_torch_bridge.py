@@ -452,6 +452,16 @@ def test_losses_that_cannot_be_bridged_are_refused() -> None:
         torch_loss(fm.value_and_grad(lambda p: fm.sum(p)))(w.to("meta"))
 
 
+def test_buffers_and_mode_are_those_of_the_import() -> None:
+    module = nn.BatchNorm1d(3).eval()
+    f, params = from_torch(module, torch.zeros(4, 3))
+    x = torch.arange(12.0).reshape(4, 3)
+    before = module(x).detach()
+    module.running_mean.fill_(5.0)
+    module.train()
+    np.testing.assert_allclose(f(params, x.numpy()), before, rtol=0, atol=1e-6)
+
+
 @pytest.mark.parametrize("scale", [torch.tensor(3.0), torch.tensor(3.0, requires_grad=True)], ids=["constant", "variable"])
 def test_there_is_no_derivative_of_the_derivative(scale: torch.Tensor) -> None:
     w = torch.ones(2, requires_grad=True)
