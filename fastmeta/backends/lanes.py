@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import lru_cache
+from functools import cache, lru_cache
 from typing import Any
 
 import numpy as np
 
 from fastmeta.backends import Loaded
+from fastmeta.ops.structure import Loop
 from fastmeta.program import Program
 from fastmeta.transforms.batch import batch
 from fastmeta.transforms.lanes import counting, grouped, over_tasks, widened, width
@@ -20,19 +21,19 @@ def load_in_lanes(p: Program, load: Callable[[Program], Loaded]) -> Loaded:
     ready = batch(simplify(p))
     spec = over_tasks(ready)
     if spec is not None and width(spec, 1 << 30) > 1:
-        return Lanes(p, ready, load).loaded()
+        return Lanes(p, ready, spec, load).loaded()
     wide = widened(ready)
-    return load(p) if wide is ready else _exact(load(wide), p, load)
+    return load(p) if wide is ready else _exact(load(wide), cache(lambda: load(p)))
 
 
-def _exact(wide: Loaded, p: Program, load: Callable[[Program], Loaded]) -> Loaded:
-    """``wide``, but for errors: their task is told by ``p`` itself."""
+def _exact(wide: Loaded, plain: Callable[[], Loaded]) -> Loaded:
+    """``wide``, but for errors: their task is told by the program that runs tasks one by one."""
 
     def run(arrays: Sequence[Any]) -> Any:
         try:
             return wide.run(arrays)
         except IndexError:
-            return load(p).run(arrays)
+            return plain().run(arrays)
 
     return wide._replace(run=run)
 
@@ -40,11 +41,8 @@ def _exact(wide: Loaded, p: Program, load: Callable[[Program], Loaded]) -> Loade
 class Lanes:
     """A program with a loop over tasks whose number is known at run time: its plans by how many tasks run side by side."""
 
-    def __init__(self, p: Program, ready: Program, load: Callable[[Program], Loaded]) -> None:
-        self.p, self.ready, self.load = p, ready, load
-        spec = over_tasks(ready)
-        assert spec is not None
-        self.spec = spec
+    def __init__(self, p: Program, ready: Program, spec: Loop, load: Callable[[Program], Loaded]) -> None:
+        self.p, self.ready, self.spec, self.load = p, ready, spec, load
         self.plans: dict[int, Loaded] = {}
         self.mapped = [v.shape[:1] == (-1,) for v in p.inputs]
         self.stacked = [v.shape[:1] == (-1,) for v in p.outputs]

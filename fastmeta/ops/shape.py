@@ -45,6 +45,12 @@ def cut(x: Var, start: Shape, stop: Shape, step: Shape) -> Var:
     return x.graph.emit(SLICE, (x,), (start, stop, step))
 
 
+def rows(x: Var, start: int, stop: int) -> Var:
+    """Those of the leading axis."""
+    rest = x.shape[1:]
+    return cut(x, (start, *(0 for _ in rest)), (stop, *rest), (1,) * len(x.shape))
+
+
 def pad(x: Var, low: Shape, high: Shape, interior: Shape) -> Var:
     return x.graph.emit(PAD, (x,), (low, high, interior))
 

@@ -6,7 +6,7 @@ iterations together need more than a little memory, the loop stays.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from fastmeta.ops import elementwise as ew
@@ -82,15 +82,20 @@ def _small(s: Loop) -> bool:
 
     for v in s.body.outputs[s.stacked :]:
         merge(v)
-    differs = _differing(s)
+    differs = differing(s.body, slices(s))
     sizes = [s.length * v.size for v in s.body.live() if v.id in differs and not (v.op.view or v.id in merged or v.op is INPUT)]
     return max(sizes, default=0) <= LARGEST and sum(sizes) <= KEPT
 
 
-def _differing(s: Loop) -> set[int]:
-    """Values of the body, by number, that differ between iterations."""
-    out = {v.id for v in s.body.inputs[s.invariant :]}
-    for v in s.body.live():
+def slices(s: Loop) -> list[bool]:
+    """Which inputs of the body of a loop without a carry differ between iterations."""
+    return [k >= s.invariant for k in range(len(s.body.inputs))]
+
+
+def differing(p: Program, inputs: Sequence[bool]) -> set[int]:
+    """Values, by number, that depend on inputs that differ: of a loop all results do together."""
+    out = {v.id for v, on in zip(p.inputs, inputs, strict=True) if on}
+    for v in p.live():
         if any(i.id in out for i in v.ins):
             out.add(v.id)
     return out
@@ -116,7 +121,7 @@ class _Batch:
     def __init__(self, g: Graph, s: Loop, ins: tuple[Var, ...]) -> None:
         self.g, self.n = g, s.length
         self.made = dict(zip((v.id for v in s.body.inputs), ins, strict=True))  # of the body's values, by number
-        self.differs = _differing(s)
+        self.differs = differing(s.body, slices(s))
         for v in s.body.live():
             if v.id in self.made:
                 continue

@@ -30,15 +30,15 @@ from fastmeta.ops.shape import (
     STOP_GRADIENT,
     broadcast,
     concat,
-    cut,
     permute,
     reshape,
+    rows,
 )
 from fastmeta.ops.structure import LOOP, PROJECT, Loop, loop, rebuilt, results
 from fastmeta.program import INPUT, Graph, Program, Var
-from fastmeta.transforms.batch import passes
+from fastmeta.transforms.batch import differing, passes, slices
 
-FEW = 64  # elements of a task's equation, on average, up to which lanes pay: measured, docs/architecture.md
+FEW = 64  # elements of a task's equation, on average, up to which lanes pay: above it products of a task alone are faster as products
 TASKS = 4  # and for each such element, below which threads do more by sharing the tasks
 SCALARS = 16  # where they are as few as this, more lanes pay
 LARGEST = 1 << 16  # elements of a task's largest value
@@ -54,7 +54,7 @@ def width(s: Loop, tasks: int, inside: bool = False) -> int:
         return 1
     size = s.body.memo.get("mean size")
     if size is None:
-        size = s.body.memo["mean size"] = _mean_size(s.body, [k >= s.invariant for k in range(len(s.body.inputs))])
+        size = s.body.memo["mean size"] = _mean_size(s.body, slices(s))
     if size > FEW or tasks < TASKS * size and not inside:
         return 1
     return 16 if tasks <= 48 else 32 if tasks < 512 or size > SCALARS else 64
@@ -69,7 +69,7 @@ def _mean_size(p: Program, differs: Sequence[bool]) -> float:
 
     def add(p: Program, flags: Sequence[bool], times: int) -> bool:
         nonlocal count, elements
-        found = _differing(p, flags)
+        found = differing(p, flags)
         for v in p.live():
             if v.op is LOOP:
                 s: Loop = v.attrs[0]
@@ -116,13 +116,13 @@ def _widened(p: Program, inside: bool) -> Program:
 def _in_groups(g: Graph, s: Loop, ins: tuple[Var, ...], groups: int, n: int) -> list[Var]:
     """The results of a loop, n iterations at a time; the last is repeated where they do not fill the groups."""
     whole, masked = groups * n, bool(s.summed) and groups * n > s.length
-    rows = [reshape(_filled(x, whole), (groups, n, *x.shape[1:])) for x in ins[s.invariant :]]
+    sliced = [reshape(_filled(x, whole), (groups, n, *x.shape[1:])) for x in ins[s.invariant :]]
     if masked:
-        rows.append(g.array(counting(s.length, groups, n)))
-    spec = s._replace(body=lanes(s, n, masked), sliced=len(rows), length=groups)
-    outs = loop(g, spec, (*ins[: s.invariant], *rows))
+        sliced.append(g.array(counting(s.length, groups, n)))
+    spec = s._replace(body=lanes(s, n, masked), sliced=len(sliced), length=groups)
+    outs = loop(g, spec, (*ins[: s.invariant], *sliced))
     stacked = [reshape(x, (whole, *x.shape[2:])) for x in outs[: s.stacked]]
-    return [*[_rows(x, 0, s.length) for x in stacked], *outs[s.stacked :]]
+    return [*[rows(x, 0, s.length) for x in stacked], *outs[s.stacked :]]
 
 
 def counting(tasks: int, groups: int, n: int) -> np.ndarray:
@@ -131,13 +131,8 @@ def counting(tasks: int, groups: int, n: int) -> np.ndarray:
 
 
 def _filled(x: Var, n: int) -> Var:
-    last = _rows(x, x.shape[0] - 1, x.shape[0])
+    last = rows(x, x.shape[0] - 1, x.shape[0])
     return concat((x, *[last] * (n - x.shape[0])), 0)
-
-
-def _rows(x: Var, start: int, stop: int) -> Var:
-    rest = x.shape[1:]
-    return cut(x, (start, *(0 for _ in rest)), (stop, *rest), (1,) * len(x.shape))
 
 
 def over_tasks(p: Program) -> Loop | None:
@@ -179,7 +174,7 @@ def lanes(s: Loop, n: int, masked: bool) -> Program:
     Slices, and after these a mask of the tasks that count where ``masked``, have a first axis more, as have stacked results.
     """
     g = Graph()
-    p, differs = s.body, [k >= s.invariant for k in range(len(s.body.inputs))]
+    p, differs = s.body, slices(s)
     ins = [g.input((n, *v.shape) if d else v.shape, v.dtype) for v, d in zip(p.inputs, differs, strict=True)]
     mask = [g.input((n,), "bool")] if masked else []
     b = _Lanes(g, n, p, [_last(x) if d else x for x, d in zip(ins, differs, strict=True)], differs, mask)
@@ -202,7 +197,7 @@ class _Lanes:
     def __init__(self, g: Graph, n: int, p: Program, ins: Sequence[Var], differs: Sequence[bool], mask: Sequence[Var]) -> None:
         self.g, self.n, self.mask = g, n, mask
         self.made: dict[int, Any] = dict(zip((v.id for v in p.inputs), ins, strict=True))  # of the program's values, by number
-        self.differs = _differing(p, differs)
+        self.differs = differing(p, differs)
         self.sums: dict[int, Var] = {}  # over tasks too, of what a loop has summed, by number
         for v in p.live():
             if v.id in self.made:
@@ -267,15 +262,6 @@ class _Lanes:
 def _inside(s: Loop, flags: Sequence[bool]) -> list[bool]:
     """Which inputs of a loop's body differ between tasks if some of the loop's do: any carry does."""
     return [*flags[: s.invariant], *[True] * s.carry, *flags[s.invariant + s.carry :]]
-
-
-def _differing(p: Program, flags: Sequence[bool]) -> set[int]:
-    """Values, by number, that depend on inputs that differ: of a loop all results do together."""
-    out = {v.id for v, f in zip(p.inputs, flags, strict=True) if f}
-    for v in p.live():
-        if any(i.id in out for i in v.ins):
-            out.add(v.id)
-    return out
 
 
 Rule = Callable[[_Lanes, Var], Var]

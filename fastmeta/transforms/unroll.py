@@ -10,7 +10,7 @@ from typing import Any
 
 from fastmeta.ops.elementwise import add
 from fastmeta.ops.product import MAX_PRODUCTS
-from fastmeta.ops.shape import concat, cut, reshape
+from fastmeta.ops.shape import concat, reshape, rows
 from fastmeta.ops.structure import LOOP, Loop, loop, rebuilt
 from fastmeta.program import DTYPES, Graph, Program, Var, inline
 
@@ -54,17 +54,17 @@ def _straight(g: Graph, s: Loop, ins: tuple[Var, ...]) -> list[Var]:
     stacked: list[list[Var]] = [[] for _ in range(s.stacked)]
     summed: list[list[Var]] = [[] for _ in range(s.summed)]
     for i in reversed(range(s.length)) if s.reverse else range(s.length):
-        slices = [_at(x, i) for x in ins[m:]]
+        slices = [reshape(rows(x, i, i + 1), x.shape[1:]) for x in ins[m:]]
         out = inline(g, s.body, [*ins[:n], *carry, *slices])
         carry = out[: s.carry]
-        for rows, x in zip(stacked, out[s.carry :], strict=False):
-            rows.append(reshape(x, (1, *x.shape)))
+        for steps, x in zip(stacked, out[s.carry :], strict=False):
+            steps.append(reshape(x, (1, *x.shape)))
         for terms, x in zip(summed, out[s.carry + s.stacked :], strict=True):
             terms.append(x)
     outs = s.body.outputs
     joined = [
-        concat(tuple(rows[::-1] if s.reverse else rows), 0) if rows else g.const(0.0, (0, *v.shape), v.dtype)
-        for rows, v in zip(stacked, outs[s.carry :], strict=False)
+        concat(tuple(steps[::-1] if s.reverse else steps), 0) if steps else g.const(0.0, (0, *v.shape), v.dtype)
+        for steps, v in zip(stacked, outs[s.carry :], strict=False)
     ]
     totals = [_sum(terms) if terms else g.const(0.0, v.shape, v.dtype) for terms, v in zip(summed, outs[s.carry + s.stacked :], strict=True)]
     return [*carry, *joined, *totals]
@@ -73,8 +73,3 @@ def _straight(g: Graph, s: Loop, ins: tuple[Var, ...]) -> list[Var]:
 def _sum(terms: list[Var]) -> Var:
     """As many terms at a time as one instruction adds up if they are products."""
     return reduce(add, [reduce(add, terms[k : k + MAX_PRODUCTS]) for k in range(0, len(terms), MAX_PRODUCTS)])
-
-
-def _at(x: Var, i: int) -> Var:
-    rest = x.shape[1:]
-    return reshape(cut(x, (i, *(0 for _ in rest)), (i + 1, *rest), (1,) * len(x.shape)), rest)
