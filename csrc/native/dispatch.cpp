@@ -31,8 +31,8 @@ Kernels make_halves() {
   k.name = "avx512-halves";
   k.gemm_f32 = [](const GemmArgs<float>& args, const GemmData<float>& data) { for_product<float>(args.n).gemm_f32(args, data); };
   k.gemm_f64 = [](const GemmArgs<double>& args, const GemmData<double>& data) { for_product<double>(args.n).gemm_f64(args, data); };
-  k.gemm_tiles_f32 = [](const GemmArgs<float>& args) { return for_product<float>(args.n).gemm_tiles_f32(args); };
-  k.gemm_tiles_f64 = [](const GemmArgs<double>& args) { return for_product<double>(args.n).gemm_tiles_f64(args); };
+  k.gemm_tiles_f32 = [](const GemmArgs<float>& args) { return for_product<float>(args.lanes > 1 ? args.lanes : args.n).gemm_tiles_f32(args); };
+  k.gemm_tiles_f64 = [](const GemmArgs<double>& args) { return for_product<double>(args.lanes > 1 ? args.lanes : args.n).gemm_tiles_f64(args); };
   return k;
 }
 

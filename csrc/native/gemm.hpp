@@ -360,10 +360,18 @@ inline void gemm(const GemmArgs<T>& given, const GemmData<T>& data) {
   else run(given, data);
 }
 
+#include "lane_tiles.hpp"
+
 template <class T>
 inline GemmTiles<T> gemm_tiles(const GemmArgs<T>& given) {
   GemmTiles<T> found{};
   if (given.m <= 0 || given.n <= 0) return found;
+  if (given.lanes > 1) {  // long columns: tiles have more rows than columns
+    found.swapped = given.m < given.n;
+    found.tile[0] = {lane_product<T>, 0, found.swapped ? given.n : given.m, 0, 0};
+    found.count = 1;
+    return found;
+  }
   const Way<T> way(given);
   const GemmArgs<T> g = way.swapped ? swap_roles(given) : given;
   int64_t count = 0;

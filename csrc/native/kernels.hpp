@@ -32,6 +32,7 @@ struct GemmArgs {
   After after = After::kNothing;
   int64_t gate_m = 0, gate_n = 1;
   int64_t rows = 0;  // of the whole product, where these are a part of it: may decide the order of sums, as m may not
+  int64_t lanes = 1;  // more: each element is a row of so many numbers, of tasks side by side; C has any strides, and nothing follows
   Product products[kMaxProducts] = {};  // last: behind those that there are nobody looks
 };
 // And its memory:

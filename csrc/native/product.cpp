@@ -17,14 +17,22 @@ constexpr int64_t kScratchBytes = 64 << 10;   // of C where it cannot be written
 
 int64_t round_block(int64_t rows) { return std::max<int64_t>(1, rows / kBlockStep) * kBlockStep; }
 
+// The length of the last batch axis where its elements lie side by side in every matrix, else 1.
+int64_t side_by_side(const GemmSpec& spec) {
+  const int last = spec.batch_rank - 1;
+  bool unit = last >= 0 && spec.dims[last] > 1 && spec.c.stride[last] == 1 && (!spec.has_cin || spec.cin.stride[last] == 1);
+  for (const Factors& f : spec.products) unit = unit && f.a.stride[last] == 1 && f.b.stride[last] == 1;
+  return unit ? spec.dims[last] : 1;
+}
+
 }  // namespace
 
 template <class T>
 void Gemm<T>::set_place(int matrix, const Operand& operand, int64_t rows, int64_t cols) {
   // A stride that is never taken may be anything: it becomes what the kernels like best.
   const bool empty = rows == 0 || cols == 0 || batches_ == 0;
-  places_[matrix] = {operand.base, operand.offset, rows > 1 && !empty ? operand.stride[batch_rank_] : cols,
-                     cols > 1 && !empty ? operand.stride[batch_rank_ + 1] : 1};
+  const int64_t* const strides = operand.stride + batch_rank_ + (args_.lanes > 1);
+  places_[matrix] = {operand.base, operand.offset, rows > 1 && !empty ? strides[0] : cols, cols > 1 && !empty ? strides[1] : 1};
   for (int d = 0; d < batch_rank_; ++d)
     if (batch_[d] > 1 && !empty) batch_strides_[matrix][d] = operand.stride[d] * int64_t(sizeof(T));
 }
@@ -36,6 +44,8 @@ Gemm<T>::Gemm(int tag, const GemmSpec& spec, const Kernels& kernels)
   if constexpr (sizeof(T) == 4) kernel_ = kernels.gemm_f32;
   else kernel_ = kernels.gemm_f64;
   args_.alpha = T(spec.alpha);
+  args_.lanes = side_by_side(spec);
+  if (args_.lanes > 1) --batch_rank_;
   if (m_ == 0 || n_ == 0) batches_ = 0;
   for (int d = 0; d < batch_rank_; ++d) {
     batch_[d] = spec.dims[d];
@@ -52,11 +62,11 @@ Gemm<T>::Gemm(int tag, const GemmSpec& spec, const Kernels& kernels)
   }
   set_place(kC, spec.c, m_, n_);
   if (has_cin_) set_place(kCin, spec.cin, m_, n_);
-  work_ = double(m_) * double(n_) * depth;  // of one batch element
+  work_ = double(m_) * double(n_) * double(args_.lanes) * depth;  // of one batch element
   // A small product is one block; then its phases are free to choose their own layout. Rowwise phases that follow
   // one that is not wait for that one, so they are run whole too.
-  const bool absorbed = !spec.phases.empty() && absorb(spec, spec.phases[0]);
-  bool rowwise = batches_ != 1 || m_ * n_ * int64_t(sizeof(T)) > kBlockBytes || work_ > kSplitWork;
+  const bool lanes = args_.lanes > 1, absorbed = !lanes && !spec.phases.empty() && absorb(spec, spec.phases[0]);
+  bool rowwise = !lanes && (batches_ != 1 || m_ * n_ * int64_t(sizeof(T)) > kBlockBytes || work_ > kSplitWork);
   for (size_t k = absorbed; k < spec.phases.size(); ++k) {
     const Phase& phase = spec.phases[k];
     rowwise = rowwise && phase.rowwise;
@@ -99,7 +109,7 @@ bool Gemm<T>::absorb(const GemmSpec& spec, const Phase& phase) {
 template <class T>
 void Gemm<T>::choose_blocks() {
   const Place& c = places_[kC];
-  if (n_ == 1 || c.col == 1) target_ = Target::Direct;
+  if (n_ == 1 || c.col == 1 || args_.lanes > 1) target_ = Target::Direct;
   else if (m_ == 1 || c.row == 1) target_ = Target::Transposed;  // C^T = B^T A^T has rows of unit stride
   else target_ = Target::Scratch;
   bool independent = true;
@@ -109,8 +119,8 @@ void Gemm<T>::choose_blocks() {
   auto at_most = [&](double most) {
     if (most < double(rows)) rows = std::min(m_, round_block(int64_t(most)));
   };
-  if (target_ == Target::Transposed) {
-    team_ = team_ && batches_ > 1;  // blocks of rows would be blocks of columns there
+  if (target_ == Target::Transposed || args_.lanes > 1) {
+    team_ = team_ && batches_ > 1;  // blocks of rows would be blocks of columns, or too small
     blocks_ = shared_ = {m_, 1};
     return prepare();
   }
@@ -139,6 +149,7 @@ void Gemm<T>::prepare() {
     args_.c_m = c.col;
     swap();
   }
+  if (args_.lanes > 1) args_.c_n = c.col;
   if (shared_.count > 1) return;
   if constexpr (sizeof(T) == 4) tiles_ = kernels_->gemm_tiles_f32(args_);
   else tiles_ = kernels_->gemm_tiles_f64(args_);

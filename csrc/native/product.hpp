@@ -45,7 +45,7 @@ class Gemm final : public Instruction {
   void run_unit(Worker& worker, const Blocks& blocks, int64_t unit) const;
   void multiply(Worker& worker, const int64_t* batch, int64_t first, int64_t last) const;
 
-  int batch_rank_;
+  int batch_rank_;  // without the axis of tasks side by side, if there is one
   bool has_cin_, swapped_ = false, any_rowwise_ = false;
   bool team_ = false;  // blocks are independent, and enough work to share
   enum class Target { Direct, Transposed, Scratch } target_ = Target::Direct;

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import chain
 from math import prod
 from typing import Any, NamedTuple
@@ -15,7 +15,7 @@ from fastmeta.ops.distance import DISTANCE, DISTANCE_PULL, KERNEL_METRICS, PULL_
 from fastmeta.ops.elimination import ELIMINATION
 from fastmeta.ops.index import GATHER, SCATTER_ADD
 from fastmeta.ops.order import ARGSORT
-from fastmeta.ops.product import MATMUL
+from fastmeta.ops.product import LANE_PRODUCT, MATMUL
 from fastmeta.ops.proto import PARTS, PROTO
 from fastmeta.ops.reduce import ARGMAX, ARGMIN, CUMSUM
 from fastmeta.ops.shape import CONCAT, MOVE, PAD
@@ -262,7 +262,7 @@ class Block:
             if core is not None and phase.rowwise:
                 self.accumulate(code, core)
             self.fill(code, g, phase)
-            out += code.words(phase.rowwise)
+            out += code.words(phase.rowwise and g.products[0].op is not LANE_PRODUCT)
             work += prod(phase.space) * (len(code.ops) + len(code.stores) + len(code.loads) + 1) * 2 + 64
         return out, work
 
@@ -327,7 +327,7 @@ class Block:
         cin_place = self.over(cin, first.shape) if cin is not None else None
         tail = next((v for v in reversed(epilogue.members) if v.dtype == core.dtype and self.lives.stored(v, g)), None)
         # A product of matrices adds to a sum itself; a convolution would begin with the sum and round each of its terms as coarsely.
-        matrices = first.op is MATMUL
+        matrices = first.op in (MATMUL, LANE_PRODUCT)
         added = self.e.kernels and matrices and core.id in self.sums and cin is None and not epilogue.members and not self.lives.readers.get(core.id)
         if added:
             self.spots[core.id] = self.sums[core.id]
@@ -341,17 +341,18 @@ class Block:
         at = self.spot(core)
         code = CODES[core.dtype]
         c_place = Place(at.base, at.offset, code, dense(first.shape))
-        payload = [code, len(first.shape) - 2, *first.shape, _bits(alpha)] if matrices else [code, *geometry(first)]
+        turn = _lanes_before if first.op is LANE_PRODUCT else tuple
+        payload = [code, len(first.shape) - 2, *turn(first.shape), _bits(alpha)] if matrices else [code, *geometry(first)]
         payload.append(len(operands))
         work = 0
         for w, (a, b) in zip(g.products, operands, strict=True):
-            inner = w.ins[0].shape[-1]
-            payload += [*([inner] if matrices else []), *_operand(a), *_operand(b)]
+            inner = turn(w.ins[0].shape)[-1]
+            payload += [*([inner] if matrices else []), *_operand(a, turn), *_operand(b, turn)]
             work += 2 * first.size * inner if matrices else flops(w)
         self.e.flops += work * self.times
-        payload += _operand(c_place)
+        payload += _operand(c_place, turn)
         addend = c_place if added else cin_place
-        payload += [0] if addend is None else [1, *_operand(addend)]
+        payload += [0] if addend is None else [1, *_operand(addend, turn)]
         todo = [epilogue, *rest] if epilogue.members or core.id in self.sums and not added else rest
         words, extra = self.phases(g, todo, None if added else core)
         self.instruction(GEMM if matrices else I_CONV, core, [*payload, len(todo), *words], 2 * work + prod(first.shape) * 4 + extra)
@@ -359,11 +360,12 @@ class Block:
     def absorb(self, g: Group, rows: Phase | None) -> tuple[float, Var | None, Var, set[int]]:
         """alpha and the addend of C = alpha * sum A B + CIN, taken from the first equations that follow the products.
 
-        A convolution has no alpha, and its addend is dense.
+        A convolution has no alpha, and its addend is dense, as is that of products side by side.
         """
         core = g.core
         assert core is not None
-        matrices = g.products[0].op is MATMUL
+        op = g.products[0].op
+        matrices = op in (MATMUL, LANE_PRODUCT)
         alpha, cin, absorbed = 1.0, None, set()
         for v in rows.members if rows else ():
             if not self.lives.only(core, v) or v.id in self.virtual or core.id in self.sums:
@@ -377,7 +379,7 @@ class Block:
                 if r.id in g.phase_of or r.id in self.virtual or other.dtype != core.dtype:
                     break
                 view = view_of(other, self.views)
-                if not matrices and (view is None or not in_order(other.shape, view.strides)):
+                if op is not MATMUL and (view is None or not in_order(other.shape, view.strides)):
                     break
                 cin = other
             else:
@@ -626,5 +628,10 @@ def _bits(x: float) -> int:
     return int(struct.unpack("<q", struct.pack("<d", x))[0])
 
 
-def _operand(p: Place) -> list[int]:
-    return [p.base, p.offset, p.dtype, *p.strides]
+def _lanes_before(axes: tuple[int, ...]) -> tuple[int, ...]:
+    """[.., m, n, lanes] as [.., lanes, m, n]: products of many tasks are one of matrices with an axis more before."""
+    return (*axes[:-3], axes[-1], *axes[-3:-1])
+
+
+def _operand(p: Place, turn: Callable[[tuple[int, ...]], tuple[int, ...]] = tuple) -> list[int]:
+    return [p.base, p.offset, p.dtype, *turn(p.strides)]

@@ -1,8 +1,9 @@
-"""Expansion: pooling in comparisons and selections over strided slices; inverses and log-determinants by eliminations, of a kernel or in a loop of passes over elements."""
+"""Expansion: pooling in comparisons and selections over strided slices; inverses and log-determinants by eliminations, of a kernel or in a loop of passes over elements; products side by side, for backends that have no kernel of them."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -12,12 +13,15 @@ from fastmeta.ops.convolution import Pair
 from fastmeta.ops.elimination import ELIMINATION, eliminate
 from fastmeta.ops.linalg import INVERSE, LOGDET
 from fastmeta.ops.pooling import POOL_INDEX, POOL_PUT, POOL_TAKE, slices
+from fastmeta.ops.product import LANE_PRODUCT, matmul
 from fastmeta.ops.reduce import SUM, total
-from fastmeta.ops.shape import RESHAPE, broadcast, cast, pad, reshape
+from fastmeta.ops.shape import RESHAPE, broadcast, cast, pad, permute, reshape
 from fastmeta.ops.structure import LOOP, loop, rebuilt
 from fastmeta.plan.fuse import splits
 from fastmeta.program import DTYPES, FLOATS, Graph, Program, Shape, Var
 from fastmeta.transforms.pooling import pointwise
+
+SMALL_PRODUCT = 512  # multiply-adds of each of the products side by side that are computed element by element
 
 
 def expand(p: Program, kernels: bool = True) -> Program:
@@ -36,6 +40,8 @@ def expand(p: Program, kernels: bool = True) -> Program:
             return inverted(ins[0], kernels)
         if v.op is LOGDET:
             return log_determinants(ins[0], kernels)
+        if v.op is LANE_PRODUCT:
+            return None if kernels else side_by_side(*ins)
         if v.op is POOL_INDEX:
             at = where_maximum(ins[0], ins[0], *v.attrs)[1]
             y = cast(at, "i32")
@@ -67,7 +73,7 @@ def expand(p: Program, kernels: bool = True) -> Program:
         tiled[y.id] = tiles
         return y
 
-    if not any(v.op in (LOOP, INVERSE, LOGDET, POOL_INDEX, POOL_TAKE, POOL_PUT) for v in p.live()):
+    if not any(v.op in (LOOP, INVERSE, LOGDET, LANE_PRODUCT, POOL_INDEX, POOL_TAKE, POOL_PUT) for v in p.live()):
         return p
     return reshaped(rebuilt(p, visit))
 
@@ -127,6 +133,17 @@ def row_of(x: Var) -> Var:
     """Matrices [.., n, n] as [b, n, n]."""
     n = x.shape[-1]
     return reshape(x, (x.size // (n * n), n, n))
+
+
+def side_by_side(x: Var, y: Var) -> Var:
+    """x [.., m, k, lanes] times y [.., k, n, lanes]."""
+    *lead, m, k, lanes = x.shape
+    n, r = y.shape[-2], len(lead)
+    if prod(lead) * m * k * n > SMALL_PRODUCT:
+        first, last = (r + 2, *range(r + 2)), (*range(1, r + 3), 0)
+        return permute(matmul(permute(x, first), permute(y, first)), last)
+    dims, whole = tuple(range(r)), (*lead, m, k, n, lanes)
+    return total(ew.multiply(broadcast(x, whole, (*dims, r, r + 1, r + 3)), broadcast(y, whole, (*dims, r + 1, r + 2, r + 3))), (r + 1,))
 
 
 def where_maximum(z: Var, x: Var, window: Pair, stride: Pair) -> tuple[Var, Var]:

@@ -15,7 +15,7 @@ from math import prod
 from fastmeta.ops import elementwise as ew
 from fastmeta.ops.distance import DISTANCE_PULL
 from fastmeta.ops.elimination import ELIMINATION
-from fastmeta.ops.product import MATMUL, MAX_PRODUCTS
+from fastmeta.ops.product import LANE_PRODUCT, MATMUL, MAX_PRODUCTS
 from fastmeta.ops.proto import PROTO
 from fastmeta.ops.reduce import MAX, MIN, SUM
 from fastmeta.ops.shape import PAD, RESHAPE, STOP_GRADIENT
@@ -239,7 +239,7 @@ class _Fuser:
     def alike(self, a: Var, b: Var) -> bool:
         """One instruction can add up both: products of matrices, or convolutions that differ in their operands' values only."""
         same = a.attrs == b.attrs and all(i.shape == j.shape for i, j in zip(a.ins, b.ins, strict=True))
-        return a.op is b.op and (a.op is MATMUL or same)
+        return a.op is b.op and (a.op in (MATMUL, LANE_PRODUCT) or same)
 
     def elementwise(self, v: Var) -> None:
         best = None

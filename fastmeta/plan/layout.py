@@ -14,14 +14,14 @@ from fastmeta.ops.convolution import CONV_WEIGHT, TRIO
 from fastmeta.ops.distance import DISTANCE, DISTANCE_PULL
 from fastmeta.ops.index import GATHER, SCATTER_ADD
 from fastmeta.ops.order import ARGSORT
-from fastmeta.ops.product import MATMUL
+from fastmeta.ops.product import LANE_PRODUCT, MATMUL
 from fastmeta.ops.proto import PROTO
 from fastmeta.ops.reduce import ARGMAX, ARGMIN, CUMSUM
 from fastmeta.ops.shape import BROADCAST, COPY, FLIP, PERMUTE, RESHAPE, SLICE, STOP_GRADIENT, broadcast_to
 from fastmeta.ops.structure import LOOP, PROJECT, Loop, loop
 from fastmeta.program import ARRAY, CONST, DTYPES, INPUT, Graph, Program, Var
 
-PRODUCTS = (MATMUL, *TRIO)
+PRODUCTS = (MATMUL, LANE_PRODUCT, *TRIO)
 INDEXED = (GATHER, SCATTER_ADD, CUMSUM, ARGMAX, ARGMIN, ARGSORT)
 SHARED_TRANSPOSE = 1 << 14  # elements: a transposed right factor up to this size is copied once and shared
 TEAM_WORK = 2e6  # multiply-adds: the threads that may share a product of more transpose for themselves (csrc/native/product.cpp)
@@ -190,7 +190,9 @@ def lay_out(p: Program, of: Loop | None = None) -> Program:
         elif v.op in TRIO:
             ins = _convolved(g, v, ins, known)
         elif v.op in (DISTANCE, DISTANCE_PULL, PROTO):
-            ins = (*[_by_features(g, x, known) for x in ins[:2]], *ins[2:])
+            ins = (*[_side_by_side(g, x, known) for x in ins[:2]], *ins[2:])
+        elif v.op is LANE_PRODUCT:
+            ins = tuple([_side_by_side(g, x, known) for x in ins])
         elif v.op in INDEXED:
             ins = _foldable(g, v, ins, known)
         elif v.op.elementwise:
@@ -252,11 +254,11 @@ def _convolved(g: Graph, v: Var, ins: tuple[Var, ...], known: dict[int, View]) -
     return tuple(done)
 
 
-def _by_features(g: Graph, x: Var, known: dict[int, View]) -> Var:
-    """Rows whose features lie side by side."""
+def _side_by_side(g: Graph, x: Var, known: dict[int, View]) -> Var:
+    """x with the elements of its last axis next to each other."""
     view = view_of(x, known)
     assert view is not None
-    return x if view.strides[1] == 1 or x.shape[1] == 1 else g.emit(COPY, (x,))
+    return x if view.strides[-1] == 1 or x.shape[-1] == 1 else g.emit(COPY, (x,))
 
 
 def _spread(g: Graph, x: Var, known: dict[int, View], copies: dict[int, Var]) -> Var:

@@ -8,7 +8,7 @@ what adds up over tasks is added up inside.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from math import inf, prod
+from math import inf
 from typing import Any
 
 import numpy as np
@@ -17,7 +17,7 @@ from fastmeta.ops import elementwise as ew
 from fastmeta.ops.index import GATHER, SCATTER_ADD
 from fastmeta.ops.linalg import INVERSE, LOGDET
 from fastmeta.ops.order import ARGSORT
-from fastmeta.ops.product import MATMUL, matmul
+from fastmeta.ops.product import MATMUL, lane_product, matmul
 from fastmeta.ops.reduce import ARGMAX, ARGMIN, CUMSUM, MAX, MIN, SUM, total
 from fastmeta.ops.shape import (
     BROADCAST,
@@ -42,7 +42,6 @@ FEW = 64  # elements of a task's equation, on average, up to which lanes pay: ab
 TASKS = 4  # and for each such element, below which threads do more by sharing the tasks
 SCALARS = 16  # where they are as few as this, more lanes pay
 LARGEST = 1 << 16  # elements of a task's largest value
-SMALL_PRODUCT = 512  # multiply-adds of a task's product that is computed element by element
 
 
 def width(s: Loop, tasks: int, inside: bool = False) -> int:
@@ -290,18 +289,13 @@ def _by_matrices(b: _Lanes, v: Var) -> Var:
 def _matmul(b: _Lanes, v: Var) -> Var:
     x, y = v.ins
     *lead, m, k = x.shape
-    n, r = y.shape[-1], len(lead)
+    n = y.shape[-1]
     if not lead and y.id not in b.differs:  # columns of all tasks
         columns = reshape(permute(b.made[x.id], (1, 0, 2)), (k, m * b.n))
         return permute(reshape(matmul(permute(b.made[y.id], (1, 0)), columns), (n, m, b.n)), (1, 0, 2))
     if not lead and x.id not in b.differs:
         return reshape(matmul(b.made[x.id], reshape(b.made[y.id], (k, n * b.n))), (m, n, b.n))
-    if prod(lead) * m * k * n > SMALL_PRODUCT:
-        return _by_matrices(b, v)
-    dims = tuple(range(r))
-    whole = (*lead, m, k, n, b.n)
-    terms = ew.multiply(broadcast(b.each(x), whole, (*dims, r, r + 1, r + 3)), broadcast(b.each(y), whole, (*dims, r + 1, r + 2, r + 3)))
-    return total(terms, (r + 1,))
+    return lane_product(b.each(x), b.each(y))
 
 
 _same = _with(lambda b, v, at: at)
