@@ -304,6 +304,27 @@ def soft_dtw() -> System:
     return System(np.array(1.5, f32), (normal(64, 20), normal(64, 20)), episode)
 
 
+def hidden_markov() -> System:
+    """A hidden Markov model of 8 states and 6 symbols after one gradient step on 40 observations, asked for 40 more: second order."""
+
+    def episode(L: Any, p: Any, seen: Any, asked: Any) -> Any:
+        def surprise(p: Any, x: Any) -> Any:
+            turn, emit = (L.np.exp(a) / L.np.sum(L.np.exp(a), axis=1, keepdims=True) for a in p)
+
+            def step(state: Any, symbol: Any) -> Any:
+                state = (state @ turn) * (emit @ symbol)
+                total = L.np.sum(state)
+                return state / total, L.np.log(total)
+
+            return -L.np.mean(L.scan(step, emit[:, 0] * 0.0 + 1.0 / 8.0, x)[1])
+
+        adapted = [a - 0.5 * g for a, g in zip(p, L.grad(surprise)(p, seen), strict=True)]
+        return surprise(adapted, asked)
+
+    symbols = np.eye(6, dtype=f32)[rng.integers(0, 6, (2, 64, 40))]
+    return System([normal(8, 8), normal(8, 6)], (symbols[0], symbols[1]), episode)
+
+
 SYSTEMS: dict[str, Callable[[], System]] = {
     "conditional neural process, 32 tasks": neural_process,
     "ridge regression head, 32 tasks": ridge_head,
@@ -320,6 +341,7 @@ SYSTEMS: dict[str, Callable[[], System]] = {
     "Kalman filter with shared noises, 256 tasks": kalman_filter,
     "pendulum's constants by Runge-Kutta, second order, 64 tasks": physics,
     "soft dynamic time warping, 64 tasks": soft_dtw,
+    "hidden Markov model after one step, second order, 64 tasks": hidden_markov,
 }
 
 

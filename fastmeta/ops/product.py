@@ -45,11 +45,10 @@ def lane_product(x: Var, y: Var) -> Var:
 
 def _lane_product(ins: tuple[Var, ...], at: tuple[Any, ...]) -> tuple[Shape, str]:
     x, y = ins
-    if x.dtype != y.dtype or x.dtype not in FLOATS or min(len(x.shape), len(y.shape)) < 3:
+    *lead, m, k, lanes = x.shape
+    n = y.shape[-2]
+    if x.dtype != y.dtype or x.dtype not in FLOATS or y.shape != (*lead, k, n, lanes):
         raise expected("lane_product", "[..., m, k, lanes] and [..., k, n, lanes] of one float dtype", f"{x.dtype}{list(x.shape)} and {y.dtype}{list(y.shape)}")
-    (*lead, m, k, lanes), (*other, rows, n, width) = x.shape, y.shape
-    if (lead, k, lanes) != (other, rows, width):
-        raise expected("lane_product", "[..., m, k, lanes] and [..., k, n, lanes]", f"{x.shape} and {y.shape}")
     return (*lead, m, n, lanes), x.dtype
 
 

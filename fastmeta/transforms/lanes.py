@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from math import inf
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -22,6 +22,7 @@ from fastmeta.ops.reduce import ARGMAX, ARGMIN, CUMSUM, MAX, MIN, SUM, total
 from fastmeta.ops.shape import (
     BROADCAST,
     CONCAT,
+    COPY,
     FLIP,
     PAD,
     PERMUTE,
@@ -38,10 +39,18 @@ from fastmeta.ops.structure import LOOP, PROJECT, Loop, loop, rebuilt, results
 from fastmeta.program import INPUT, Graph, Program, Var
 from fastmeta.transforms.batch import differing, passes, slices
 
-FEW = 64  # elements of a task's equation, on average, up to which lanes pay: above it products of a task alone are faster as products
-TASKS = 4  # and for each such element, below which threads do more by sharing the tasks
-SCALARS = 16  # where they are as few as this, more lanes pay
+FEW = 56  # elements of a task's equation, on average, up to which lanes pay; with fewer tasks than that, threads do more by sharing them
+MULTIPLY_ADDS = 20  # of a product of two matrices of each task, that take as long as an element of other operations
 LARGEST = 1 << 16  # elements of a task's largest value
+LEAST = 4  # tasks
+FACTOR = 1 << 13  # elements of a matrix of all tasks side by side that the first-level cache holds beside others
+
+
+class Sizes(NamedTuple):
+    """What equations of a task come to."""
+
+    mean: float  # elements, on average over all that are run; infinite where an operation has no rule
+    factor: int  # elements of the largest matrix of a task that is multiplied by another of its own
 
 
 def width(s: Loop, tasks: int, inside: bool = False) -> int:
@@ -49,25 +58,26 @@ def width(s: Loop, tasks: int, inside: bool = False) -> int:
 
     A function of the body and the number of tasks only, for it decides the last bits of sums.
     """
-    if s.carry or tasks < TASKS:
+    if s.carry or tasks < LEAST:
         return 1
-    size = s.body.memo.get("mean size")
-    if size is None:
-        size = s.body.memo["mean size"] = _mean_size(s.body, slices(s))
-    if size > FEW or tasks < TASKS * size and not inside:
+    sizes: Sizes | None = s.body.memo.get("sizes")
+    if sizes is None:
+        sizes = s.body.memo["sizes"] = _sizes(s.body, slices(s))
+    if sizes.mean > FEW or tasks < sizes.mean and not inside:
         return 1
-    return 16 if tasks <= 48 else 32 if tasks < 512 or size > SCALARS else 64
+    most = 16 if tasks <= 48 else 32 if tasks < 512 else 64
+    while most > 16 and most * sizes.factor > FACTOR:
+        most //= 2
+    return most
 
 
-def _mean_size(p: Program, differs: Sequence[bool]) -> float:
-    """Elements that an equation of a task computes, on average over all that are run; infinite where an operation has no rule.
-
-    A product counts its multiply-adds, but where one of its operands is the same in all tasks: that becomes one longer product.
-    """
-    count = elements = 0
+def _sizes(p: Program, differs: Sequence[bool]) -> Sizes:
+    """Of a body over tasks.  Where one factor of a product is the same in all tasks, that becomes one longer product, of which its elements count."""
+    count = factor = 0
+    elements = 0.0
 
     def add(p: Program, flags: Sequence[bool], times: int) -> bool:
-        nonlocal count, elements
+        nonlocal count, elements, factor
         found = differing(p, flags)
         for v in p.live():
             if v.op is LOOP:
@@ -78,12 +88,17 @@ def _mean_size(p: Program, differs: Sequence[bool]) -> float:
                 given = v.op is INPUT or v.op is PROJECT
                 if v.size > LARGEST or not (given or v.op.elementwise or v.op.name in RULES):
                     return False
-                if not (given or v.op.view):
-                    count += times
-                    elements += times * v.size * (v.ins[0].shape[-1] if v.op is MATMUL and all(i.id in found for i in v.ins) else 1)
+                if given or v.op.view:
+                    continue
+                count += times
+                if v.op is MATMUL and all(i.id in found for i in v.ins):
+                    elements += times * v.size * v.ins[0].shape[-1] / MULTIPLY_ADDS
+                    factor = max(factor, *[i.size for i in v.ins])
+                else:
+                    elements += times * v.size
         return True
 
-    return elements / count if add(p, differs, 1) and count else inf
+    return Sizes(elements / count, factor) if add(p, differs, 1) and count else Sizes(inf, 0)
 
 
 def widened(p: Program, inside: bool = False) -> Program:
@@ -176,7 +191,7 @@ def lanes(s: Loop, n: int, masked: bool) -> Program:
     p, differs = s.body, slices(s)
     ins = [g.input((n, *v.shape) if d else v.shape, v.dtype) for v, d in zip(p.inputs, differs, strict=True)]
     mask = [g.input((n,), "bool")] if masked else []
-    b = _Lanes(g, n, p, [_last(x) if d else x for x, d in zip(ins, differs, strict=True)], differs, mask)
+    b = _Lanes(g, n, p, [g.emit(COPY, (_last(x),)) if d else x for x, d in zip(ins, differs, strict=True)], differs, mask)
     outs = [*[_first(b.each(v)) for v in p.outputs[: s.stacked]], *[b.sum(v) for v in p.outputs[s.stacked :]]]
     return Program([*ins, *mask], outs, g)
 
