@@ -9,7 +9,7 @@ struct LaneTiles {
   static constexpr int columns = 4, vectors = 4;
   static constexpr bool many = FASTMETA_LANES_BYTES == 64;  // registers
   static constexpr int rows[columns + 1] = {0, 8, many ? 6 : 4, many ? 6 : 3, many ? 6 : 2};  // of one vector, by columns
-  static constexpr int rows_of_one[vectors + 1] = {0, 8, 4, 3, 2};                            // of one column, by vectors: rows of A are read in order then
+  static constexpr int rows_of_one[vectors + 1] = {0, 8, 4, 3, 2};  // of one column, by vectors: rows of A are read in order then
   static constexpr int most_rows = 8;
 };
 
@@ -81,8 +81,8 @@ using LaneTile = void (*)(const GemmArgs<T>&, const GemmData<T>&, int64_t m0, in
 
 template <class T>
 struct LaneTable {
-  LaneTile<T> fn[2][LaneTiles::columns + 1][LaneTiles::most_rows + 1] = {};         // of one vector: [whole][columns][rows]
-  LaneTile<T> of_one[2][LaneTiles::vectors + 1][LaneTiles::most_rows + 1] = {};     // of one column: [whole][vectors][rows]
+  LaneTile<T> fn[2][LaneTiles::columns + 1][LaneTiles::most_rows + 1] = {};      // of one vector: [whole][columns][rows]
+  LaneTile<T> of_one[2][LaneTiles::vectors + 1][LaneTiles::most_rows + 1] = {};  // of one column: [whole][vectors][rows]
 
   constexpr LaneTable() {
     fill(typename FirstLanes<LaneTiles::columns>::type{});
