@@ -527,7 +527,7 @@ LEARNER_CASES = [
     case("order", lambda: maml(order=3), message=r"\[MAML\] expected order 1 or 2, got 3"),
     case("maml-option", lambda: maml(outer_lr=1.0), error=TypeError, message=r".*unexpected keyword argument 'outer_lr'"),
     case("mlp-sizes", lambda: fm.models.MLP((3,)), message=r"\[MLP\] expected two sizes or more, each at least 1, got \(3,\)"),
-    case("mlp-activation", lambda: fm.models.MLP((3, 2), activation="gelu"), message=r"\[MLP\] expected activation one of .*, got 'gelu'"),
+    case("mlp-activation", lambda: fm.models.MLP((3, 2), activation="mish"), message=r"\[MLP\] expected activation one of .*, got 'mish'"),
     case("mlp-layers", lambda: fm.models.MLP((3, 2))([], ones(1, 3)), message=r"\[MLP\] expected 1 layers of parameters, got 0"),
 ]  # fmt: skip
 
