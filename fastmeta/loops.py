@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -142,7 +143,10 @@ def map_tasks(f: Callable[..., Any], in_axes: Any = 0, reduce: Any = None) -> Co
         if leaf is not None and not (isinstance(leaf, str) and leaf in ("mean", "sum")):
             raise located(expected("map_tasks", "reduce of None, 'mean' or 'sum'", repr(leaf)))
 
-    def mapped(*args: Any) -> Any:
+    def mapped(*args: Any, **named: Any) -> Any:
+        for name, x in named.items():
+            if any(is_array(v) and np.ndim(v) for v in flatten(x)[0]):  # JAX's vmap would map it, PyTorch's would share it
+                raise expected("map_tasks", "arrays by position, where in_axes tells which have a task axis", f"{name} by name only", TypeError)
         leaves, _ = flatten(args)
         axes = _axes(in_axes, args)
         outer = running.trace
@@ -160,7 +164,7 @@ def map_tasks(f: Callable[..., Any], in_axes: Any = 0, reduce: Any = None) -> Co
         (n,) = lengths
         if n == 0:
             raise expected("map_tasks", "at least one task", 0)
-        inner = Inner(f, args, (), cut)
+        inner = Inner(partial(f, **named), args, (), cut)
         rules = prefix("map_tasks reduce", reduce, optree.tree_unflatten(inner.out_tree, inner.out_leaves))
         dynamic = [k for k, x in enumerate(inner.out_leaves) if is_array(x) or is_number(x)]
         order = [k for k in dynamic if rules[k] is None] + [k for k in dynamic if rules[k] is not None]

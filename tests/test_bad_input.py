@@ -349,8 +349,10 @@ ENGINE_CASES = [
     case("jit-of-nothing", lambda: fm.jit(None), error=TypeError, message=r"\[jit\] expected a function, got NoneType"),
     case("unknown-option", lambda: fm.sum(x2, axes=0), error=TypeError, message=r".*unexpected keyword argument 'axes'"),
     case("unknown-map_tasks-option", lambda: fm.map_tasks(total, out_axes=0), error=TypeError, message=r".*unexpected keyword argument 'out_axes'"),
-    case("by-name-only", lambda: fm.jit(named)(x2, k=1), error=TypeError, message=r"\[named\] expected arguments that may be given by position, got k by name only"),
+    case("array-by-name-only", lambda: fm.map_tasks(named)(ones(3, 2), k=ones(3, 2)), error=TypeError, message=r"\[map_tasks\] expected arrays by position, where in_axes tells which have a task axis, got k by name only"),
+    case("set-by-name-only", lambda: fm.jit(named)(x2, k={1}), error=TypeError, message=r"\[jit\] expected arrays, numbers and options that hash, got set"),
     case("unknown-name", lambda: fm.jit(total)(x2, z=1), error=TypeError, message=r".*unexpected keyword argument 'z'"),
+    case("unknown-name-only", lambda: fm.jit(named)(x2, k=1, z=1), error=TypeError, message=r".*unexpected keyword argument 'z'"),
     case("hvp-by-name", lambda: fm.hvp(total)(x2, v=x2), error=TypeError, message=r"\[total\] expected arguments by position, got v by name"),
     # derivatives
     case("grad-of-vector", lambda: fm.grad(lambda x: x)(x2), error=TypeError, message=r"\[grad\] expected a function that returns one float scalar, got f32\[2\]"),
