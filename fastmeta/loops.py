@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import optree
 
+from fastmeta.array.arguments import floats_of
 from fastmeta.compile import Compiled, transformed
 from fastmeta.errors import expected
 from fastmeta.inner import Inner, alike, kinds, tracers, values
@@ -129,8 +130,8 @@ def map_tasks(f: Callable[..., Any], in_axes: Any = 0, reduce: Any = None) -> Co
     Args:
         f: a function of one task.
         in_axes: 0 (has a leading task axis) or None (shared by all tasks), a prefix of the tuple of arguments.
-        reduce: None (results keep a leading task axis), "mean" or "sum" over tasks, a prefix of the result; floats only.
-            Integer results under "mean" or "sum" are an error.
+        reduce: None (results keep a leading task axis), "mean" or "sum" over tasks, a prefix of the result.  Integers and
+            bools are averaged as float32; under "sum" they are an error.
 
     >>> double = map_tasks(lambda x: 2.0 * x)
     >>> double(np.arange(3, dtype=np.float32))
@@ -168,11 +169,12 @@ def map_tasks(f: Callable[..., Any], in_axes: Any = 0, reduce: Any = None) -> Co
         rules = prefix("map_tasks reduce", reduce, optree.tree_unflatten(inner.out_tree, inner.out_leaves))
         dynamic = [k for k, x in enumerate(inner.out_leaves) if is_array(x) or is_number(x)]
         order = [k for k in dynamic if rules[k] is None] + [k for k in dynamic if rules[k] is not None]
-        p = inner.close([inner.out_leaves[k] for k in order])
+        results = [inner.trace.lift(inner.out_leaves[k]) for k in order]
+        p = inner.close(tracers(inner.trace, [floats_of(v) if rules[k] == "mean" else v for k, v in zip(order, results, strict=True)]))
         stacked = sum(rules[k] is None for k in order)
         for k, v in zip(order, p.outputs, strict=True):
             if rules[k] is not None and v.dtype not in FLOATS:
-                raise expected("map_tasks", f"floats to {rules[k]}", f"{v.dtype}{list(v.shape)}", TypeError)
+                raise expected("map_tasks", f"floats to {rules[k]}", f"{v.dtype}{list(v.shape)}", TypeError, "Convert with fm.astype")
         formal = [k for k in inner.order]
         place = [k for k in range(len(p.inputs)) if not (k < len(formal) and cut[formal[k]])]
         slices = [k for k in range(len(formal)) if cut[formal[k]]]

@@ -403,7 +403,7 @@ ENGINE_CASES = [
     case("reduce-value", lambda: fm.map_tasks(total, reduce="max"), message=r"\[map_tasks\] expected reduce of None, 'mean' or 'sum', got 'max'"),
     case("reduce-tree", lambda: fm.map_tasks(lambda x: x, reduce=("mean", "mean"))(x2), message=r"\[map_tasks reduce\] expected a prefix of \*, got \('mean', 'mean'\)"),
     case("reduce-count", lambda: fm.map_tasks(lambda x: (x, x), reduce=("mean",))(x2), message=r"\[map_tasks reduce\] expected a prefix of \(\*, \*\), got \('mean',\)"),
-    case("reduce-integers", lambda: fm.map_tasks(lambda x: fm.argmax(x), reduce="mean")(ones(2, 2)), error=TypeError, message=r"\[map_tasks\] expected floats to mean, got i32\[\]"),
+    case("reduce-integers", lambda: fm.map_tasks(lambda x: fm.argmax(x), reduce="sum")(ones(2, 2)), error=TypeError, message=r"\[map_tasks\] expected floats to sum, got i32\[\]\. Convert with fm\.astype"),
     # scan
     case("scan-carry-shape", steps(lambda c, x: (fm.stack([c, c]), x), np.float32(0), x2), error=TypeError, message=r"\[scan\] expected a carry of f32\[\], got f32\[2\]"),
     case("scan-carry-dtype", steps(lambda c, x: (c + x, x), 0, x2), error=TypeError, message=r"\[scan\] expected a carry of i32\[\], got f32\[\]"),

@@ -546,6 +546,17 @@ def test_map_tasks_axes_and_reductions(backend: str) -> None:
     assert fm.map_tasks(lambda u: 1)(x).tolist() == [1, 1, 1]
 
 
+def test_means_of_integers_and_bools_over_tasks_are_float32(backend: str) -> None:
+    for x in (normal(5, 4), normal(5, 4).astype(np.float32)):
+        got = fm.map_tasks(lambda v: (fm.argmax(v), v > 0, 1, True, v), reduce="mean")(x)
+        want = [np.mean(np.argmax(x, 1)), np.mean(x > 0, 0), 1, 1, np.mean(x, 0)]
+        assert [y.dtype for y in got] == [np.float32] * 4 + [x.dtype]
+        for y, w in zip(got, want, strict=True):
+            np.testing.assert_allclose(y, w, rtol=1e-6)
+        inner = lambda u: fm.astype(fm.map_tasks(lambda v: v > 0, reduce="mean")(u), u.dtype) * fm.sum(u)
+        np.testing.assert_allclose(fm.map_tasks(inner)(x[:4, :, None] * x[:4, None]), np.mean(x[:4, :, None] * x[:4, None] > 0, 1) * np.sum(x[:4], 1)[:, None] ** 2, rtol=1e-4)
+
+
 def test_one_value_as_several_results(backend: str, real_loops: None) -> None:
     """Each of equal results has memory of its own, or is added up on its own, also behind a loop."""
     x = normal(3, 4, 5)
