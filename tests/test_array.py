@@ -572,6 +572,7 @@ def test_losses_and_layers() -> None:
         w, b = normal((4, 3), dtype), normal((3,), dtype)
         check(fm.nn.mse, np.mean((x - y) ** 2), x, y, tolerance=tolerance)
         check(fm.nn.cross_entropy, torch.nn.functional.cross_entropy(torch.tensor(x), torch.tensor(k)).numpy(), x, k, tolerance=tolerance)
+        check(lambda v: fm.nn.cross_entropy(v, 2), torch.nn.functional.cross_entropy(torch.tensor(x[0]), torch.tensor(2)).numpy(), x[0], tolerance=tolerance)
         check(fm.nn.linear, x @ w + b, x, w, b, tolerance=tolerance)
         check(fm.nn.accuracy, np.mean(np.argmax(x, 1) == k).astype(np.float32), x, k)
         z = normal((5, 7, 4), dtype)
