@@ -57,7 +57,7 @@ def refusal(call: Callable[[], Any], error: type[Exception], message: str) -> st
 # Run compiled on both backends, and at once on plain arrays.
 
 IN_AXIS = r"expected an axis in -1\.\.0 of \(2,\), got 2"
-TWO_FLOATS = r"expected one float dtype for all operands, got f32\[.*\] and f64\[.*\]\. Convert one with fm\.astype"
+TWO_FLOATS = r"expected one float dtype for all operands, got f32\[.*\] and f64\[.*\]\. Convert one with fm\.astype, or pass dtype= where it is made"
 INDEX = r"expected an index in 0\.\.2, got "
 
 ARRAY_CASES = [
@@ -65,6 +65,7 @@ ARRAY_CASES = [
     case("add-shapes", lambda x, y: fm.add(x, y), ones(2), ones(3), message=r"\[add\] expected shapes that broadcast together, got \(2,\) and \(3,\)"),
     case("multiply-dtypes", lambda x, y: fm.multiply(x, y), ones(2), ones(2, dtype=WIDE), error=TypeError, message=r"\[multiply\] " + TWO_FLOATS),
     case("maximum-dtypes", lambda x, y: fm.maximum(x, y), ones(2, dtype=WIDE), ones(3), error=TypeError, message=r"\[maximum\] expected one float dtype"),
+    case("zeros-beside-float64", lambda x: fm.add(fm.zeros((2,)), x), ones(2, dtype=WIDE), error=TypeError, message=r"\[add\] " + TWO_FLOATS),
     case("add-none", lambda x: fm.add(x, None), ones(2), error=TypeError, message=r"\[add\] expected arrays and numbers, got NoneType"),
     case("add-text", lambda x: fm.add(x, "1"), ones(2), error=TypeError, message=r"\[array\] expected an array or a number, got str"),
     case("exp-list", lambda x: fm.exp([x, x]), ones(2), error=TypeError, message=r"\[exp\] expected arrays and numbers, got list"),
