@@ -527,6 +527,18 @@ def test_scan_in_grad_in_scan_in_map_tasks(backend: str, monkeypatch: pytest.Mon
         close(fm.value_and_grad(lambda p, x: fm.map_tasks(episode, in_axes=(None, 0), reduce="mean")(p, x))(p, x), (value, g), 1e-10)
 
 
+def test_stop_gradient_takes_trees(backend: str) -> None:
+    p, x = {"w": normal(3), "b": [normal(2)]}, normal(3)
+
+    def f(p: Any, x: Any) -> Any:
+        kept = fm.stop_gradient(p)
+        return fm.sum(p["w"] * kept["w"] * x) + fm.sum(p["b"][0] ** 2 * kept["b"][0])
+
+    close(fm.grad(f)(p, x), {"w": p["w"] * x, "b": [2 * p["b"][0] ** 2]})
+    close(fm.hvp(f)(p, x, p), {"w": 0 * x, "b": [2 * p["b"][0] ** 2]})
+    close(fm.stop_gradient((p, None))[0], p)
+
+
 # -- map_tasks
 
 
