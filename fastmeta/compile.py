@@ -65,18 +65,21 @@ class Compiled:
         self.tasks = tasks
         self.cache: dict[Any, Entry] = {}
         self.last: Entry | None = None
+        self.with_names: Compiled | None = None
         self.__name__ = getattr(source, "__name__", "function")
         self.__doc__ = getattr(source, "__doc__", None)
 
     def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"cache": {}, "last": None}
+        return self.__dict__ | {"cache": {}, "last": None, "with_names": None}
 
     def __call__(self, *args: Any, **named: Any) -> Any:
         if named:
-            args = self._positional(args, named)
+            args, named = self._bound(args, named)
         try:
             if running.trace is not None:
-                return self.f(*args)
+                return self.f(*args, **named)
+            if named:
+                return self._of_names()(args, named)
             leaves, tree = flatten(args)
             last = self.last
             if last is not None and last.tree == tree and last.backend == backends.state.name:
@@ -98,15 +101,23 @@ class Compiled:
         except (ValueError, TypeError, OverflowError, RuntimeError) as error:
             raise located(error) from error.__cause__
 
-    def _positional(self, args: tuple[Any, ...], named: dict[str, Any]) -> tuple[Any, ...]:
-        """Arguments given by name in their places: there they are what they would have been without names."""
+    def _bound(self, args: tuple[Any, ...], named: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """Arguments given by name in their places, where they are what they would have been without names; and those that have no place."""
         if not hasattr(self, "__wrapped__"):
             raise located(expected(self.__name__, "arguments by position", f"{', '.join(named)} by name", TypeError))
-        bound = inspect.signature(self).bind(*args, **named)
-        bound.apply_defaults()
-        if bound.kwargs:
-            raise located(expected(self.__name__, "arguments that may be given by position", f"{', '.join(bound.kwargs)} by name only", TypeError))
-        return bound.args
+        signature = inspect.signature(self)
+        bound = signature.bind(*args, **named)
+        places = [p.name for p in signature.parameters.values() if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+        left = next((k for k, name in enumerate(reversed(places)) if name in bound.arguments), len(places))
+        bound.apply_defaults()  # between arguments; those ``left`` behind the last one are no arguments
+        return bound.args[: len(bound.args) - left], {name: x for name, x in bound.kwargs.items() if name in named}
+
+    def _of_names(self) -> Compiled:
+        """The same as a function of two arguments: the tuple of those with a place, and the dictionary of those by name only."""
+        if self.with_names is None:
+            tasks = self.tasks and (lambda both: [*self.tasks(both[0]), *[False] * len(flatten(both[1])[0])])
+            self.with_names = Compiled(lambda args, named: self.f(*args, **named), tasks, self, same_arguments=False)
+        return self.with_names
 
     def entry(self, *args: Any) -> tuple[Entry, list[Any]]:
         """The compiled program for these arguments, and the arguments as it takes them."""

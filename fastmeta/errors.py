@@ -37,14 +37,19 @@ def whole(where: str, name: str, value: Any, least: int = 1, below: int = 2**31)
     return number
 
 
-def bad_index(op: str, index: int, bound: int, task: int, line: tuple[str, int] | None) -> IndexError:
+def bad_index(op: str, index: int, bound: int, task: int, line: tuple[Any, ...] | None) -> IndexError:
     """The error of an index found out of range while a program runs; ``task`` is -1 outside `map_tasks`.
+
+    ``line``: file and number, and behind them the names of function and index where they are not those of ``op``.
 
     >>> str(bad_index("take", 7, 5, 3, ("episode.py", 12)))
     '[take] expected an index in 0..4, got 7 in task 3 (episode.py:12)'
+    >>> str(bad_index("take", 7, 5, 3, ("episode.py", 12, "cross_entropy", "a label")))
+    '[cross_entropy] expected a label in 0..4, got 7 in task 3 (episode.py:12)'
     """
+    where, what = line[2:] if line and len(line) > 2 else (op, "an index")
     got = f"{index} in task {task}" if task >= 0 else str(index)
-    error = expected(op, f"an index in 0..{bound - 1}", got + (f" ({line[0]}:{line[1]})" if line else ""), IndexError)
+    error = expected(where, f"{what} in 0..{bound - 1}", got + (f" ({line[0]}:{line[1]})" if line else ""), IndexError)
     error.line = line  # type: ignore[attr-defined]  # it is in the message already
     return error
 

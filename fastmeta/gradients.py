@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import optree
@@ -40,13 +41,13 @@ def value_and_grad(f: Callable[..., Any], argnums: int | tuple[int, ...] = 0, ha
 def _gradient(f: Callable[..., Any], argnums: int | tuple[int, ...], has_aux: bool, value: bool) -> Callable[..., Any]:
     numbers = _argnums("grad", argnums)
 
-    def gradient(*args: Any) -> Any:
+    def gradient(*args: Any, **named: Any) -> Any:
         chosen = _within("grad", numbers, len(args), argnums)
         sizes = [optree.tree_structure(a, none_is_leaf=True).num_leaves for a in args]
         starts = [sum(sizes[:k]) for k in range(len(args))]
         parameters = {k: values("grad", f"argument {k}", args[k], none=True) for k in chosen}
         first = [starts[k] + i for k in chosen for i, x in enumerate(parameters[k][0]) if x is not None]
-        inner = Inner(f, args, first)
+        inner = Inner(partial(f, **named), args, first)
         for k, v in zip(first, inner.args, strict=False):
             if v.dtype not in FLOATS:
                 raise expected("grad", "float parameters", f"{kinds([v])} in leaf {k}", TypeError)
@@ -197,12 +198,12 @@ def jacfwd(f: Callable[..., Any], argnums: int = 0) -> Callable[..., Any]:
     """
     numbers = _one_argument("jacfwd", argnums)
 
-    def jacobian(*args: Any) -> Any:
+    def jacobian(*args: Any, **named: Any) -> Any:
         (at,) = _within("jacfwd", numbers, len(args), argnums)
         units, tree = _units("jacfwd", args[at])
 
         def column(unit: list[Any]) -> Any:
-            return jvp(lambda x: f(*args[:at], x, *args[at + 1 :]), (args[at],), (optree.tree_unflatten(tree, unit),))[1]
+            return jvp(lambda x: f(*args[:at], x, *args[at + 1 :], **named), (args[at],), (optree.tree_unflatten(tree, unit),))[1]
 
         def by_argument(y: Any) -> Any:
             return optree.tree_unflatten(tree, [reshape(part, (*y.shape[1:], *u.shape[1:])) for part, u in zip(_parts(moveaxis(y, 0, -1), units, -1), units, strict=True)])
@@ -221,13 +222,13 @@ def jacrev(f: Callable[..., Any], argnums: int = 0) -> Callable[..., Any]:
     """
     numbers = _one_argument("jacrev", argnums)
 
-    def jacobian(*args: Any) -> Any:
+    def jacobian(*args: Any, **named: Any) -> Any:
         (at,) = _within("jacrev", numbers, len(args), argnums)
         _units("jacrev", args[at])  # floats only
-        units, tree = _units("jacrev", f(*args))
+        units, tree = _units("jacrev", f(*args, **named))
 
         def row(unit: list[Any]) -> Any:
-            return vjp(lambda x: f(*args[:at], x, *args[at + 1 :]), args[at])[1](optree.tree_unflatten(tree, unit))[0]
+            return vjp(lambda x: f(*args[:at], x, *args[at + 1 :], **named), args[at])[1](optree.tree_unflatten(tree, unit))[0]
 
         rows, by_argument = flatten(map_tasks(row)(units))
         parts = [[reshape(part, (*u.shape[1:], *x.shape[1:])) for part, u in zip(_parts(x, units, 0), units, strict=True)] for x in rows]

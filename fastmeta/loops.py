@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
 import optree
 
+from fastmeta.array.arguments import floats_of
 from fastmeta.compile import Compiled, transformed
 from fastmeta.errors import expected
 from fastmeta.inner import Inner, alike, kinds, tracers, values
@@ -128,8 +130,8 @@ def map_tasks(f: Callable[..., Any], in_axes: Any = 0, reduce: Any = None) -> Co
     Args:
         f: a function of one task.
         in_axes: 0 (has a leading task axis) or None (shared by all tasks), a prefix of the tuple of arguments.
-        reduce: None (results keep a leading task axis), "mean" or "sum" over tasks, a prefix of the result; floats only.
-            Integer results under "mean" or "sum" are an error.
+        reduce: None (results keep a leading task axis), "mean" or "sum" over tasks, a prefix of the result.  Integers and
+            bools are averaged as float32; under "sum" they are an error.
 
     >>> double = map_tasks(lambda x: 2.0 * x)
     >>> double(np.arange(3, dtype=np.float32))
@@ -142,7 +144,10 @@ def map_tasks(f: Callable[..., Any], in_axes: Any = 0, reduce: Any = None) -> Co
         if leaf is not None and not (isinstance(leaf, str) and leaf in ("mean", "sum")):
             raise located(expected("map_tasks", "reduce of None, 'mean' or 'sum'", repr(leaf)))
 
-    def mapped(*args: Any) -> Any:
+    def mapped(*args: Any, **named: Any) -> Any:
+        for name, x in named.items():
+            if any(is_array(v) and np.ndim(v) for v in flatten(x)[0]):  # JAX's vmap would map it, PyTorch's would share it
+                raise expected("map_tasks", "arrays by position, where in_axes tells which have a task axis", f"{name} by name only", TypeError)
         leaves, _ = flatten(args)
         axes = _axes(in_axes, args)
         outer = running.trace
@@ -160,15 +165,16 @@ def map_tasks(f: Callable[..., Any], in_axes: Any = 0, reduce: Any = None) -> Co
         (n,) = lengths
         if n == 0:
             raise expected("map_tasks", "at least one task", 0)
-        inner = Inner(f, args, (), cut)
+        inner = Inner(partial(f, **named), args, (), cut)
         rules = prefix("map_tasks reduce", reduce, optree.tree_unflatten(inner.out_tree, inner.out_leaves))
         dynamic = [k for k, x in enumerate(inner.out_leaves) if is_array(x) or is_number(x)]
         order = [k for k in dynamic if rules[k] is None] + [k for k in dynamic if rules[k] is not None]
-        p = inner.close([inner.out_leaves[k] for k in order])
+        results = [inner.trace.lift(inner.out_leaves[k]) for k in order]
+        p = inner.close(tracers(inner.trace, [floats_of(v) if rules[k] == "mean" else v for k, v in zip(order, results, strict=True)]))
         stacked = sum(rules[k] is None for k in order)
         for k, v in zip(order, p.outputs, strict=True):
             if rules[k] is not None and v.dtype not in FLOATS:
-                raise expected("map_tasks", f"floats to {rules[k]}", f"{v.dtype}{list(v.shape)}", TypeError)
+                raise expected("map_tasks", f"floats to {rules[k]}", f"{v.dtype}{list(v.shape)}", TypeError, "Convert with fm.astype")
         formal = [k for k in inner.order]
         place = [k for k in range(len(p.inputs)) if not (k < len(formal) and cut[formal[k]])]
         slices = [k for k in range(len(formal)) if cut[formal[k]]]

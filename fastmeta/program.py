@@ -117,7 +117,7 @@ class Graph:
     def __init__(self) -> None:
         self.nodes: list[Var] = []
         self.table: dict[Any, Var] = {}
-        self.line: Any = None  # the user's own line, kept with each equation for error messages
+        self.line: Any = None  # the user's own line, kept with each equation for error messages; see errors.bad_index
 
     def emit(self, op: Primitive, ins: tuple[Var, ...], attrs: tuple[Any, ...] = ()) -> Var:
         if op.rewrite is not None:

@@ -254,6 +254,14 @@ class Tracer:
     def __float__(self) -> float:
         raise located(_refused("float()", self, "the value as an array, or return it from the function"))
 
+    def __round__(self, digits: int | None = None) -> float:
+        raise located(_refused("round()", self, "fm.round(x), which is an array of whole numbers"))
+
+    def __format__(self, spec: str) -> str:
+        if not spec:
+            return repr(self)
+        raise located(_refused(f"the format '{spec}'", self, "the value after the call: return it from the function, beside a loss with has_aux=True"))
+
     def __int__(self) -> int:
         raise located(_refused("int(), range() or an index", self, "a Python integer known before the call, or fm.take for an index" + LOOPS))
 

@@ -158,7 +158,7 @@ def test_logical_operators_are_of_bools() -> None:
 
 METHODS: dict[str, Callable[..., Any]] = {
     "var": lambda x: x.var() + x.var(0) + x.var(axis=-1, keepdims=True), "std": lambda x: x.std(axis=1), "any": lambda x: (x > 1).any(axis=0), "all": lambda x: (x > 0).all(),
-    "clip": lambda x: x.clip(-0.5, 1) + x.clip(min=0), "ravel": lambda x: x.ravel(), "flatten": lambda x: x.flatten() * 2, "transpose": lambda x: x.transpose() @ x,
+    "clip": lambda x: x.clip(-0.5, 1) + x.clip(min=0), "round": lambda x: (3 * x).round(), "ravel": lambda x: x.ravel(), "flatten": lambda x: x.flatten() * 2, "transpose": lambda x: x.transpose() @ x,
     "transpose axes": lambda x: x.transpose(1, 0) + x.transpose((1, 0)) + x.transpose(None), "squeeze": lambda x: x[:1].squeeze() + x[None, :1].squeeze(axis=(0, 1)), "mT": lambda x: x.mT @ x,
     "cumsum": lambda x: x.cumsum(axis=1), "flat cumsum": lambda x: x.cumsum(), "cumprod": lambda x: x.cumprod(0), "argsort": lambda x: x.argsort(), "argsort axis": lambda x: x.argsort(axis=0),
     "repeat": lambda x: x.repeat(2, axis=0), "flat repeat": lambda x: x.repeat(3), "take": lambda x: x.take([2, 0], axis=1), "flat take": lambda x: x.take([4, 7]), "positive": lambda x: +x,
@@ -317,6 +317,22 @@ def test_reductions(name: str, dtype: Any) -> None:
             check(f, want, x, tolerance=1e-4 if dtype is np.float32 else 1e-12)
 
 
+def test_median() -> None:
+    for dtype in FLOATS:
+        for shape in SHAPES:
+            x = normal(shape, dtype)
+            for axis, keep in itertools.product(axes_of(shape), (False, True)):
+                if 0 not in shape:
+                    check(lambda v, axis=axis, keep=keep: fm.median(v, axis=axis, keepdims=keep), np.median(x, axis=axis, keepdims=keep), x)
+    x = np.array([[1.0, np.nan, 3.0, 2.0], [np.inf, 1.0, np.inf, 0.0], [2.0, 2.0, 1.0, -np.inf]])
+    check(lambda v: fm.median(v, axis=1), np.median(x, axis=1), x)
+    check(fm.median, np.float32(1.5), np.array([3, 1, 0, 2]))
+    check(fm.median, np.float32(1), np.array([True, False, True]))
+    for n in (1, 4, 5):
+        fm.testing.check_grads(lambda v: fm.median(v, axis=1) ** 2, (normal((3, n)),))
+    np.testing.assert_array_equal(fm.grad(fm.median)(np.array([3.0, 1.0, 0.0, 2.0])), [0, 0.5, 0, 0.5])
+
+
 @pytest.mark.parametrize("name", ["argmax", "argmin"])
 def test_positions(name: str) -> None:
     for dtype in (*FLOATS, np.int32):
@@ -432,6 +448,20 @@ def test_einsum(spec: str, shapes: list[tuple[int, ...]]) -> None:
         fm.testing.check_grads(lambda *v: fm.einsum(spec, *v), tuple(xs))
 
 
+TENSORDOTS = (
+    ((3, 4), (4, 5), 1), ((2, 3, 4), (3, 4, 5), 2), ((3,), (4,), 0), ((2, 3), (2, 3), ((0, 1), (0, 1))), ((2, 3, 4), (4, 5, 2), ((0, -1), (2, 0))), ((2, 3), (3,), ((1,), (0,))), ((2, 3), (5, 3), (1, 1)), ((2, 0), (0, 3), 1), ((), (2, 3), 0),
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("a, b, axes", TENSORDOTS)
+def test_tensordot(a: tuple[int, ...], b: tuple[int, ...], axes: Any) -> None:
+    for dtype in FLOATS:
+        x, y = normal(a, dtype), normal(b, dtype, "y")
+        check(lambda x, y: fm.tensordot(x, y, axes), np.tensordot(x, y, axes), x, y, tolerance=1e-5 if dtype is np.float32 else 1e-13)
+    fm.testing.check_grads(lambda x, y: fm.tensordot(x, y, axes=axes), (x, y))
+    check(fm.tensordot, np.float64(15), np.arange(6.0).reshape(2, 3), np.ones((2, 3)))
+
+
 # -- norms, diagonals, equations
 
 
@@ -542,6 +572,7 @@ def test_losses_and_layers() -> None:
         w, b = normal((4, 3), dtype), normal((3,), dtype)
         check(fm.nn.mse, np.mean((x - y) ** 2), x, y, tolerance=tolerance)
         check(fm.nn.cross_entropy, torch.nn.functional.cross_entropy(torch.tensor(x), torch.tensor(k)).numpy(), x, k, tolerance=tolerance)
+        check(lambda v: fm.nn.cross_entropy(v, 2), torch.nn.functional.cross_entropy(torch.tensor(x[0]), torch.tensor(2)).numpy(), x[0], tolerance=tolerance)
         check(fm.nn.linear, x @ w + b, x, w, b, tolerance=tolerance)
         check(fm.nn.accuracy, np.mean(np.argmax(x, 1) == k).astype(np.float32), x, k)
         z = normal((5, 7, 4), dtype)

@@ -450,6 +450,26 @@ def test_arguments_by_name(backend: str) -> None:
     assert str(inspect.signature(fm.jit(fm.grad(f)))) == str(inspect.signature(f))
 
 
+def test_arguments_by_name_only(backend: str) -> None:
+    def f(x: Any, y: Any = 1.0, *, scale: Any = 2.0, how: str = "sum", **more: Any) -> Any:
+        v = x * y * scale + more.get("shift", 0.0)
+        return fm.sum(v) if how == "sum" else fm.max(v)
+
+    x, two = np.arange(3, dtype=F32), np.float32(2)
+    assert fm.jit(f)(x) == fm.jit(f)(x=x) == 6 and fm.jit(f)(x, scale=3.0) == 9 and fm.jit(f)(x, how="max", y=two) == 8 and fm.jit(f)(x, shift=x) == 9
+    for transform in (fm.grad, fm.jacfwd, fm.jacrev):
+        np.testing.assert_array_equal(transform(f)(x, scale=3.0), [3, 3, 3])
+        np.testing.assert_array_equal(transform(f, argnums=-1)(two, x, scale=x), [0, 2, 4])  # of the arguments with a place
+        np.testing.assert_array_equal(fm.jit(lambda x, transform=transform: transform(f)(x, scale=x, how="max"))(x), [0, 0, 2])  # inside a trace
+    value, (slope, other) = fm.value_and_grad(f, argnums=(0, 1))(x, two, scale=two, how="max")
+    assert value == 8 and other == 4 and slope.tolist() == [0, 0, 4]
+    assert fm.hessian(lambda x, *, power: fm.sum(x**power))(x, power=2.0).tolist() == [[2, 0, 0], [0, 2, 0], [0, 0, 2]]
+    run = fm.map_tasks(f, reduce="mean")
+    for n in (2, 5):
+        tasks = np.ones((n, 3), F32)
+        assert run(tasks, scale=3.0, how="max") == run(tasks, scale=two * 1.5, how="max") == 3 and run(tasks) == 6
+
+
 def test_inputs_are_never_written_to(backend: str) -> None:
     params, x, y = arguments()
     copies = optree.tree_map(np.copy, (params, x, y))

@@ -35,6 +35,21 @@ def test_composed_elementwise() -> None:
     np.testing.assert_allclose(same, np.full((2, 5), 0.5), rtol=1e-12)
 
 
+def test_round_goes_to_the_even_one_of_two() -> None:
+    """At halves, beside them, where x + 0.5 is rounded itself, and where every number is whole."""
+    for dtype in FLOATS:
+        halves = np.arange(-40, 41, dtype=dtype) / 2
+        most = 2.0 ** np.finfo(dtype).nmant
+        large = np.array([most - 0.5, most + 1, most / 2 + 0.5, most / 2 - 0.5, 3 * most, np.finfo(dtype).max, np.inf, np.nan, 1e-30, 0.3], dtype)
+        x = np.concatenate([halves, np.nextafter(halves, dtype(99)), np.nextafter(halves, dtype(-99)), large, -large, 100 * normal((500,), dtype)])
+        check(fm.round, np.round(x), x)
+        assert np.array_equal(np.signbit(fm.jit(fm.round)(-large[-3:])), [True] * 3)
+        slope = fm.grad(lambda x: fm.sum(x * fm.round(x)))
+        np.testing.assert_array_equal(slope(halves), np.round(halves))
+        np.testing.assert_array_equal(fm.grad(lambda x, slope=slope: fm.sum(slope(x)))(halves), np.zeros_like(halves))
+    check(fm.round, np.array([-3, 2], np.float32), np.array([-3, 2]))
+
+
 @pytest.mark.filterwarnings("error")
 def test_numbers_beyond_float32_are_infinite_without_a_warning() -> None:
     np.testing.assert_array_equal(fm.jit(lambda x: x * 1e300)(np.array([1.0, -2.0], np.float32)), [np.inf, -np.inf])
@@ -114,6 +129,13 @@ def test_composed_shapes() -> None:
             check(lambda v, k=k: fm.triu(v, k), np.triu(x, k), x)
     check(lambda v: fm.roll(v, 3, axis=1), np.zeros((2, 0)), np.zeros((2, 0)))
     fm.testing.check_grads(lambda v: fm.tile(fm.roll(fm.repeat(v, 2, axis=0), 1, axis=1), (1, 2)) ** 3, (normal((3, 4)),))
+    vectors = [normal((n,), np.float64, n) for n in (3, 2, 4)]
+    for k, indexing in itertools.product(range(4), ("xy", "ij")):
+        for a in range(k):
+            check(lambda *v, a=a, indexing=indexing: fm.meshgrid(*v, indexing=indexing)[a], np.meshgrid(*vectors[:k], indexing=indexing)[a], *vectors[:k])
+        assert len(fm.meshgrid(*vectors[:k])) == k
+    check(lambda i, v: fm.meshgrid(i, v)[0], np.meshgrid(np.arange(3), np.zeros(0))[0], np.arange(3), np.zeros(0))
+    fm.testing.check_grads(lambda a, b: [x * y for x, y in [fm.meshgrid(a, b)]], tuple(vectors[:2]))
     for bad in (lambda v: fm.roll(v, 1, axis=2), lambda v: fm.moveaxis(v, 0, 5), lambda v: fm.tril(v[0]), lambda v: fm.repeat(v, 2, axis=-3)):
         with pytest.raises(ValueError, match=r"\[(roll|moveaxis|tril|repeat)\] expected"):
             bad(np.ones((2, 3)))

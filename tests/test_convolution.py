@@ -104,6 +104,55 @@ def test_depthwise_is_torchs(backend: str) -> None:
     leaves_close(back(ct), (nhwc(gx), np.transpose(gw[:, 0].numpy(), (1, 2, 0))), 1e-9)
 
 
+GEOMETRIES = [
+    {"padding": (2, 0)}, {"padding": (0, 1), "stride": (1, 2)}, {"dilation": 2}, {"dilation": (1, 3), "padding": (1, 2)}, {"dilation": (2, 3), "stride": (2, 1), "padding": 2}, {"dilation": 2, "padding": "same"},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("at", GEOMETRIES, ids=str)
+@pytest.mark.parametrize("shape, kernel", [((2, 7, 8, 3), (3, 2)), ((1, 9, 7, 1), (1, 3)), ((2, 6, 8, 4), (1, 1))], ids=str)
+def test_dilation_and_numbers_for_each_axis_are_torchs(shape: Any, kernel: Any, at: dict[str, Any], backend: str) -> None:
+    rng, c = RNG(8), shape[-1]
+    at = {"padding": "valid"} | at
+    x, w, each = rng.normal(size=shape), rng.normal(size=(*kernel, c, 4)), rng.normal(size=(*kernel, c))
+    for f, v, tw, groups in ((fm.nn.conv2d, w, oihw(w), 1), (fm.nn.depthwise_conv2d, each, torch.tensor(np.transpose(each, (2, 0, 1))[:, None].copy(), requires_grad=True), c)):
+        tx = nchw(x)
+        ty = tf.conv2d(tx, tw, groups=groups, **at)
+        ct = rng.normal(size=nhwc(ty).shape)
+        gx, gw = torch.autograd.grad(ty, (tx, tw), nchw(ct).detach())
+        y, back = fm.vjp(lambda x, v, f=f: f(x, v, **at), x, v)
+        np.testing.assert_allclose(y, nhwc(ty), rtol=1e-9, atol=1e-9)
+        np.testing.assert_allclose(f(x.astype(np.float32), v.astype(np.float32), **at), y, rtol=1e-4, atol=1e-5)
+        leaves_close(back(ct), (nhwc(gx), np.transpose(gw.numpy(), (2, 3, 1, 0)).reshape(v.shape)), 1e-9)
+
+
+@pytest.mark.parametrize("at", [{"padding": 2, "stride": 2}, {"dilation": 3}, {"padding": "valid", "dilation": 2, "stride": 2}], ids=str)
+def test_conv1d_is_torchs(at: dict[str, Any], backend: str) -> None:
+    rng = RNG(9)
+    x, w = rng.normal(size=(2, 11, 3)), rng.normal(size=(3, 3, 4))
+    tx, tw = (torch.tensor(np.transpose(v, axes).copy(), requires_grad=True) for v, axes in ((x, (0, 2, 1)), (w, (2, 1, 0))))
+    ty = tf.conv1d(tx, tw, **({"padding": "same"} | at))
+    ct = rng.normal(size=(ty.shape[0], ty.shape[2], ty.shape[1]))
+    gx, gw = torch.autograd.grad(ty, (tx, tw), torch.tensor(ct).mT)
+    y, back = fm.vjp(lambda x, w: fm.nn.conv1d(x, w, **at), x, w)
+    np.testing.assert_allclose(y, ty.detach().mT, rtol=1e-9, atol=1e-9)
+    assert fm.nn.conv1d(x.astype(np.float32), w.astype(np.float32), **at).dtype == np.float32
+    leaves_close(back(ct), (gx.mT.numpy(), gw.permute(2, 1, 0).numpy()), 1e-9)
+
+
+def test_second_order_of_dilated_convolutions() -> None:
+    rng = RNG(10)
+    fm.testing.check_grads(lambda x, w: fm.nn.conv2d(x, w, dilation=(2, 1), stride=(1, 2)), (rng.normal(size=(2, 5, 6, 2)), rng.normal(size=(2, 3, 2, 3))))
+    fm.testing.check_grads(lambda x, w: fm.nn.conv1d(x, w, dilation=3), (rng.normal(size=(2, 7, 2)), rng.normal(size=(3, 2, 3))))
+    fm.testing.check_grads(lambda x, w: fm.nn.depthwise_conv2d(x, w, dilation=2, padding=(2, 1)), (rng.normal(size=(2, 4, 4, 2)), rng.normal(size=(2, 2, 2))))
+
+
+def test_dilation_of_a_single_element_is_none() -> None:
+    x, w = RNG(11).normal(size=(2, 6, 7, 3)), RNG(12).normal(size=(1, 3, 3, 4))
+    programs = [str(fm.jit(lambda x, w, d=d: fm.nn.conv2d(x, w, dilation=d)).program(x, w)) for d in ((5, 1), (1, 1))]
+    assert programs[0] == programs[1] and " conv(" in programs[0]
+
+
 @pytest.mark.parametrize("window, stride", [(2, None), (3, 2), (2, 1), ((2, 3), None), (2, 3)], ids=str)
 @pytest.mark.parametrize("shape", [(2, 7, 9, 3), (1, 6, 6, 1)], ids=str)
 @pytest.mark.parametrize("kind", ["max", "avg"])

@@ -41,6 +41,12 @@ def test_every_array_function_is_listed() -> None:
     assert not there - listed
 
 
+def test_the_row_that_is_shown_is_that_of_the_sources() -> None:
+    """It is no block that runs: it would enter the registry twice."""
+    (row,) = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "adding-a-primitive.md").read_text(), re.S)
+    assert row in (ROOT / "fastmeta" / "ops" / "elementwise.py").read_text()
+
+
 def test_every_environment_variable_is_listed() -> None:
     sources = "".join(path.read_text() for path in (ROOT / "fastmeta").rglob("*.py"))
     read = set(re.findall(r'(?:environ\.get|_switch)\("(FASTMETA_\w+)"', sources))

@@ -9,18 +9,21 @@ import torch
 import fastmeta as fm
 from fastmeta.models import MLP
 
+FUNCTIONS = {
+    "relu": lambda v: np.maximum(v, 0), "leaky_relu": lambda v: np.where(v > 0, v, 0.01 * v), "gelu": lambda v: torch.nn.functional.gelu(torch.tensor(v)).numpy(),
+    "silu": lambda v: v / (1 + np.exp(-v)), "tanh": np.tanh, "sigmoid": lambda v: 1 / (1 + np.exp(-v)), "sin": np.sin,
+}  # fmt: skip
 
-@pytest.mark.parametrize("activation", ["relu", "tanh", "sigmoid", "sin"])
+
+@pytest.mark.parametrize("activation", FUNCTIONS)
 def test_forward_is_what_it_says(activation):
     model = MLP((3, 7, 5, 2), activation=activation)
     params = [{k: v.astype(np.float64) + 0.1 for k, v in layer.items()} for layer in model.init(4)]
     x = np.random.default_rng(0).normal(size=(6, 3))
-    function = {"sigmoid": lambda v: 1 / (1 + np.exp(-v)), "relu": lambda v: np.maximum(v, 0)}.get(activation)
-    function = function or getattr(np, activation)
     y = x
     for k, layer in enumerate(params):
         y = y @ layer["w"] + layer["b"]
-        y = function(y) if k < 2 else y
+        y = FUNCTIONS[activation](y) if k < 2 else y
     np.testing.assert_allclose(model(params, x), y, rtol=1e-12)
     np.testing.assert_allclose(fm.jit(model.__call__)(params, x), y, rtol=1e-12)
 
@@ -46,7 +49,9 @@ def test_init_is_seeded_and_scaled():
     assert (a[0]["w"] != c[0]["w"]).any()
     assert a[0]["w"].std() == pytest.approx((2 / 784) ** 0.5, rel=0.02)
     assert a[1]["w"].std() == pytest.approx((1 / 256) ** 0.5, rel=0.1)
-    assert MLP((784, 256, 5), activation="tanh").init(0)[0]["w"].std() == pytest.approx((1 / 784) ** 0.5, rel=0.02)
+    for activation in FUNCTIONS:
+        gain = 1 if activation in ("tanh", "sigmoid", "sin") else 2
+        assert MLP((784, 256, 5), activation).init(0)[0]["w"].std() == pytest.approx((gain / 784) ** 0.5, rel=0.02)
     assert all(v.dtype == np.float32 for layer in a for v in layer.values())
 
 
@@ -63,7 +68,7 @@ BAD = [
     (lambda: MLP((3, 1.5)), TypeError, "whole numbers, got 1.5"),
     (lambda: MLP((3, True)), TypeError, "whole numbers"),
     (lambda: MLP(3), TypeError, "a sequence of whole numbers"),
-    (lambda: MLP((3, 2), activation="gelu"), ValueError, "one of relu, tanh, sigmoid, sin, got 'gelu'"),
+    (lambda: MLP((3, 2), activation="mish"), ValueError, "one of relu, leaky_relu, gelu, silu, tanh, sigmoid, sin, got 'mish'"),
     (lambda: MLP((3, 2), batch_norm=1), TypeError, "batch_norm True or False"),
     (
         lambda: MLP((3, 2))(MLP((3, 2)).init(), np.ones((2, 4), np.float32)),

@@ -527,6 +527,18 @@ def test_scan_in_grad_in_scan_in_map_tasks(backend: str, monkeypatch: pytest.Mon
         close(fm.value_and_grad(lambda p, x: fm.map_tasks(episode, in_axes=(None, 0), reduce="mean")(p, x))(p, x), (value, g), 1e-10)
 
 
+def test_stop_gradient_takes_trees(backend: str) -> None:
+    p, x = {"w": normal(3), "b": [normal(2)]}, normal(3)
+
+    def f(p: Any, x: Any) -> Any:
+        kept = fm.stop_gradient(p)
+        return fm.sum(p["w"] * kept["w"] * x) + fm.sum(p["b"][0] ** 2 * kept["b"][0])
+
+    close(fm.grad(f)(p, x), {"w": p["w"] * x, "b": [2 * p["b"][0] ** 2]})
+    close(fm.hvp(f)(p, x, p), {"w": 0 * x, "b": [2 * p["b"][0] ** 2]})
+    close(fm.stop_gradient((p, None))[0], p)
+
+
 # -- map_tasks
 
 
@@ -544,6 +556,17 @@ def test_map_tasks_axes_and_reductions(backend: str) -> None:
     close(fm.map_tasks(lambda u: (fm.sum(u), u), reduce=("mean", None))(x), (np.mean(np.sum(x, (1, 2))), x))
     close(fm.map_tasks(lambda u: u[0, 0] * 0.0 + 3.0, reduce="sum")(x), np.asarray(9.0))
     assert fm.map_tasks(lambda u: 1)(x).tolist() == [1, 1, 1]
+
+
+def test_means_of_integers_and_bools_over_tasks_are_float32(backend: str) -> None:
+    for x in (normal(5, 4), normal(5, 4).astype(np.float32)):
+        got = fm.map_tasks(lambda v: (fm.argmax(v), v > 0, 1, True, v), reduce="mean")(x)
+        want = [np.mean(np.argmax(x, 1)), np.mean(x > 0, 0), 1, 1, np.mean(x, 0)]
+        assert [y.dtype for y in got] == [np.float32] * 4 + [x.dtype]
+        for y, w in zip(got, want, strict=True):
+            np.testing.assert_allclose(y, w, rtol=1e-6)
+        inner = lambda u: fm.astype(fm.map_tasks(lambda v: v > 0, reduce="mean")(u), u.dtype) * fm.sum(u)
+        np.testing.assert_allclose(fm.map_tasks(inner)(x[:4, :, None] * x[:4, None]), np.mean(x[:4, :, None] * x[:4, None] > 0, 1) * np.sum(x[:4], 1)[:, None] ** 2, rtol=1e-4)
 
 
 def test_one_value_as_several_results(backend: str, real_loops: None) -> None:

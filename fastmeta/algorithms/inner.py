@@ -155,7 +155,7 @@ class InnerLoop(Learner):
         def step(carry: Any, taken: Any) -> tuple[Any, Any]:
             weights, state = carry
             (value, statistics), grads = self._support_gradient(weights, x, y, taken)
-            updates, state = rule.update(tree_map(fa.stop_gradient, grads) if first else grads, state, weights)
+            updates, state = rule.update(fa.stop_gradient(grads) if first else grads, state, weights)
             weights = apply_updates(weights, updates)
             seen = {"inner_losses": value} | ({"statistics": statistics} if counted else {})
             return (weights, state), (seen, watch(weights, taken + 1 if counted else None))

@@ -18,10 +18,12 @@ from fastmeta.array.composed import (
     log10,
     logaddexp,
     matrix_transpose,
+    meshgrid,
     moveaxis,
     reciprocal,
     repeat,
     roll,
+    round,
     std,
     tan,
     tile,
@@ -76,7 +78,7 @@ from fastmeta.array.numeric import (
     where,
     zeros_like,
 )
-from fastmeta.array.product import einsum, inverse, logdet, matmul
+from fastmeta.array.product import einsum, inverse, logdet, matmul, tensordot
 from fastmeta.array.reduction import (
     argmax,
     argmin,
@@ -86,6 +88,7 @@ from fastmeta.array.reduction import (
     logsumexp,
     max,
     mean,
+    median,
     min,
     prod,
     softmax,

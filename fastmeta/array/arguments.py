@@ -90,7 +90,7 @@ def common_dtype(where: str, xs: Sequence[Any]) -> str:
     floats = kinds & {"f32", "f64"}
     if len(floats) == 2:
         got = " and ".join(shown(x) for x in xs if isinstance(x, Var) and x.dtype in FLOATS)
-        raise expected(where, "one float dtype for all operands", got, TypeError, "Convert one with fm.astype")
+        raise expected(where, "one float dtype for all operands", got, TypeError, "Convert one with fm.astype, or pass dtype= where it is made")
     if floats:
         return floats.pop()
     if float in numbers:

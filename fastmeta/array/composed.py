@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import builtins
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -27,6 +28,7 @@ from fastmeta.array.numeric import (
     multiply,
     negative,
     not_equal,
+    sign,
     sin,
     sqrt,
     subtract,
@@ -46,6 +48,19 @@ from fastmeta.trace import Array, located
 def ceil(x: Array) -> Array:
     """The smallest integer not below x, as a float; derivative 0."""
     return negative(floor(negative(x)))
+
+
+def round(x: Array) -> Array:
+    """The whole number nearest to x, the even one of two, as a float; derivative 0.
+
+    >>> round(np.array([0.5, 1.5, 2.6, -2.5]))
+    array([ 0.,  2.,  3., -2.])
+    """
+    size = abs(x)  # x + 0.5 may be rounded itself; what is above the floor of |x| is exact
+    low = floor(size)
+    rest, odd = subtract(size, low), not_equal(multiply(floor(multiply(low, 0.5)), 2.0), low)
+    up = where(odd, greater_equal(rest, 0.5), greater(rest, 0.5))
+    return multiply(where(up, add(low, 1.0), low), sign(x))
 
 
 def reciprocal(x: Array) -> Array:
@@ -214,6 +229,27 @@ def tile(x: Array, times: int | Sequence[int]) -> Array:
     apart = [m for n in shape for m in (1, n)]
     wide = [m for pair in zip(counts, shape, strict=True) for m in pair]
     return reshape(broadcast_to(reshape(x, apart), wide), [k * n for k, n in zip(counts, shape, strict=True)])
+
+
+def meshgrid(*xs: Array, indexing: str = "xy") -> tuple[Array, ...]:
+    """The coordinates of a grid whose axes are vectors: each vector repeated along the axes of the others.
+
+    By ``indexing`` "ij" the vectors are the axes in their order; by "xy" the first two are exchanged, as columns and rows.
+
+    >>> meshgrid(np.array([1, 2, 3]), np.array([4, 5]))[0]
+    array([[1, 2, 3],
+           [1, 2, 3]], dtype=int32)
+    """
+    if indexing not in ("xy", "ij"):
+        raise located(expected("meshgrid", "indexing 'xy' or 'ij'", repr(indexing)))
+    shapes = [np.shape(x) for x in xs]
+    if not builtins.all(len(shape) == 1 for shape in shapes):
+        raise located(expected("meshgrid", "vectors", f"shapes {', '.join(map(str, shapes))}"))
+    axes = list(range(len(xs)))
+    if indexing == "xy":
+        axes[:2] = axes[:2][::-1]
+    lengths = [shapes[a][0] for a in axes]
+    return tuple([broadcast_to(reshape(x, [n if b == a else 1 for b, n in enumerate(lengths)]), lengths) for x, a in zip(xs, axes, strict=True)])
 
 
 def tril(x: Array, k: int = 0) -> Array:

@@ -6,6 +6,8 @@ import builtins
 from collections.abc import Callable
 from typing import Any
 
+import optree
+
 from fastmeta.array.arguments import (
     array_function,
     array_operand,
@@ -117,9 +119,13 @@ def astype(x: Any, *, dtype: Any) -> Var:
     return sh.cast(array_operand("astype", x), dtype_name("astype", dtype))
 
 
+def stop_gradient(x: Any) -> Any:
+    """x, an array or a tree of arrays, as a constant to every derivative."""
+    return optree.tree_map(_stop_gradient, x)
+
+
 @array_function
-def stop_gradient(x: Any) -> Var:
-    """x, as a constant to every derivative."""
+def _stop_gradient(x: Any) -> Var:
     return array_operand("stop_gradient", x).graph.emit(sh.STOP_GRADIENT, (x,))
 
 

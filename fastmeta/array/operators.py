@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from fastmeta.array.arguments import static_integers
-from fastmeta.array.composed import all, any, matrix_transpose, repeat, std
+from fastmeta.array.composed import all, any, matrix_transpose, repeat, round, std
 from fastmeta.array.division import floor_divide, remainder
 from fastmeta.array.indexing import argsort, getitem, sort, take
 from fastmeta.array.matrices import diagonal
@@ -113,7 +113,7 @@ def _operators() -> None:
     unary: dict[str, Callable[..., Any]] = {"neg": negative, "pos": lambda x: x, "abs": abs, "invert": _of_bools("~", "logical_not", logical_not)}
     for name, f in {**compare, **unary}.items():
         setattr(Tracer, f"__{name}__", _method(f))
-    for f in (sum, mean, var, std, max, min, argmax, argmin, prod, any, all, clip, sort, argsort):
+    for f in (sum, mean, var, std, max, min, argmax, argmin, prod, any, all, clip, round, sort, argsort):
         setattr(Tracer, f.__name__, _method(f))
     others = {
         "__getitem__": getitem,

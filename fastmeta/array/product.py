@@ -1,4 +1,4 @@
-"""Products: matmul and einsum."""
+"""Products: matmul, tensordot and einsum."""
 
 from __future__ import annotations
 
@@ -11,10 +11,12 @@ import numpy as np
 from fastmeta.array.arguments import (
     array_function,
     array_operand,
+    axis_of,
     common_dtype,
     converted,
     floats_of,
     graph_of,
+    static_integers,
 )
 from fastmeta.array.shaping import broadcast_to
 from fastmeta.errors import expected
@@ -56,6 +58,42 @@ def _matmul(a: Var, b: Var) -> Var:
     except ValueError:
         raise expected("matmul", "leading axes that broadcast together", f"{a.shape} and {b.shape}") from None
     return _product(sh.broadcast_to(a, (*lead, *a.shape[-2:])), sh.broadcast_to(b, (*lead, *b.shape[-2:])))
+
+
+@array_function
+def tensordot(x: Any, y: Any, *, axes: int | tuple[Any, Any] = 2) -> Var:
+    """Products of x and y, summed over ``axes``: so many last ones of x and first ones of y, or (axes of x, axes of y); the others stay in order.
+
+    >>> tensordot(np.ones((2, 3)), np.ones((4, 3)), axes=((1,), (1,))).shape
+    (2, 4)
+    """
+    dtype = common_dtype("tensordot", [array_operand("tensordot", v) for v in (x, y)])
+    if dtype not in FLOATS:
+        raise expected("tensordot", "float arrays", dtype, TypeError)
+    a, b = sh.cast(x, dtype), sh.cast(y, dtype)
+    of_a, of_b = _summed(axes, a, b)
+    left, right = ([k for k in range(len(v.shape)) if k not in of] for v, of in ((a, of_a), (b, of_b)))
+    lengths, m, n = [a.shape[k] for k in of_a], [a.shape[k] for k in left], [b.shape[k] for k in right]
+    if lengths != [b.shape[k] for k in of_b]:
+        raise expected("tensordot", "summed axes of the same lengths", f"{lengths} and {[b.shape[k] for k in of_b]}")
+    rows = sh.reshape(sh.permute(a, (*left, *of_a)), (product(m), product(lengths)))
+    columns = sh.reshape(sh.permute(b, (*of_b, *right)), (product(lengths), product(n)))
+    return sh.reshape(_product(rows, columns), (*m, *n))
+
+
+def _summed(axes: Any, a: Var, b: Var) -> tuple[list[int], list[int]]:
+    """The axes of a, and for each the one of b, over which `tensordot` sums."""
+    if isinstance(axes, tuple | list):
+        if len(axes) != 2:
+            raise expected("tensordot", "a number of axes or a pair (axes of x, axes of y)", axes)
+        of_a, of_b = ([axis_of("tensordot", v, k) for k in static_integers("tensordot", each, "axes")] for v, each in zip((a, b), axes, strict=True))
+        if len({*of_a}) < len(of_a) or len({*of_b}) < len(of_b):
+            raise expected("tensordot", "different axes", axes)
+        return of_a, of_b
+    (n,), most = static_integers("tensordot", axes, "a number"), min(len(a.shape), len(b.shape))
+    if not 0 <= n <= most:
+        raise expected("tensordot", f"a number of axes in 0..{most}", n)
+    return list(range(len(a.shape) - n, len(a.shape))), list(range(n))
 
 
 def einsum(spec: str, *operands: Array) -> Array:

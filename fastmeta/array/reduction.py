@@ -20,6 +20,8 @@ from fastmeta.array.arguments import (
 from fastmeta.errors import expected
 from fastmeta.ops import elementwise as ew
 from fastmeta.ops import shape as sh
+from fastmeta.ops.index import gather
+from fastmeta.ops.order import ARGSORT
 from fastmeta.ops.reduce import ARGMAX, ARGMIN, CUMSUM, MAX, MIN, spread, total
 from fastmeta.program import FLOATS, Primitive, Var
 from fastmeta.trace import Array
@@ -58,6 +60,32 @@ def var(x: Any, *, axis: Axis = None, keepdims: bool = False, correction: float 
         raise expected("var", f"more than {correction} elements" if correction else "at least one element", x.shape)
     d = ew.subtract(x, spread(ew.multiply(total(x, axes), 1.0 / n), x.shape, axes))
     return _keep(x, ew.multiply(total(ew.multiply(d, d), axes), 1.0 / (n - correction)), axes, keepdims)
+
+
+@array_function
+def median(x: Any, *, axis: Axis = None, keepdims: bool = False) -> Var:
+    """The middle one of the sorted elements over ``axis`` (all axes if None), the mean of the middle two of an even number.
+
+    NaN propagates; integers and bools as float32.
+
+    >>> median(np.array([[3.0, 1.0, 2.0], [4.0, 0.0, 9.0]]), axis=1)
+    array([2., 4.])
+    """
+    axes = axes_of("median", x, axis)
+    x = floats_of(x)
+    left = tuple(a for a in range(len(x.shape)) if a not in axes)
+    n, shape = product(x.shape[a] for a in axes), tuple(x.shape[a] for a in left)
+    if n == 0:
+        raise expected("median", "at least one element", x.shape)
+    rows = sh.reshape(sh.permute(x, (*left, *axes)), (*shape, n))
+    order = x.graph.emit(ARGSORT, (rows,), (len(shape), n, False))
+
+    def mean_of(first: int, last: int) -> Var:
+        places = sh.cut(order, (*(0,) * len(shape), first), (*shape, last + 1), (1,) * len(rows.shape))
+        return ew.multiply(total(gather(rows, places, len(shape)), (len(shape),)), 1.0 / (last + 1 - first))
+
+    largest = mean_of(n - 1, n - 1)  # NaN where one is
+    return _keep(x, ew.where(ew.apply(ew.EQUAL, largest, largest), mean_of((n - 1) // 2, n // 2), largest), axes, keepdims)
 
 
 def _extreme(name: str, op: Primitive) -> Callable[..., Array]:

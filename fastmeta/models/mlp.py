@@ -16,20 +16,18 @@ from fastmeta.trace import Array
 
 __all__ = ["MLP"]
 
-ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
-    "relu": fa.relu,
-    "tanh": fa.tanh,
-    "sigmoid": fa.sigmoid,
-    "sin": fa.sin,
-}
+RELUS: dict[str, Callable[[Array], Array]] = {"relu": nn.relu, "leaky_relu": nn.leaky_relu, "gelu": nn.gelu, "silu": nn.silu}
+ACTIVATIONS: dict[str, Callable[[Array], Array]] = {**RELUS, "tanh": nn.tanh, "sigmoid": nn.sigmoid, "sin": fa.sin}
 
 
 class MLP:
     """Linear layers of ``sizes`` features with an activation between them, and batch norm before it if asked for.
 
+    The activation is "relu", "leaky_relu", "gelu", "silu", "tanh", "sigmoid" or "sin".
     Parameters, float32: a list of layers {"w" [in, out], "b" [out]}; a hidden layer with batch norm has {"w", "scale"
     [out], "shift" [out]} instead (a bias in front of it would have no effect).  Weights are normal with variance
-    2 / in before relu (He et al. 2015) and 1 / in elsewhere, the last layer included; biases and shifts 0, scales 1.
+    2 / in before relu and what is like it, the first four (He et al. 2015), and 1 / in elsewhere, the last layer included;
+    biases and shifts 0, scales 1.
 
     Modes of batch norm: see `__call__`; without batch norm they are one.
     Errors: TypeError or ValueError naming the argument; ValueError for inputs of another size or an unknown mode.
@@ -71,7 +69,7 @@ class MLP:
         last = len(self.sizes) - 2
         layers = []
         for k, (n, m) in enumerate(zip(self.sizes, self.sizes[1:], strict=False)):
-            gain = 2.0 if self.activation == "relu" and k < last else 1.0
+            gain = 2.0 if self.activation in RELUS and k < last else 1.0
             layer = {"w": (rng.standard_normal((n, m)) * math.sqrt(gain / n)).astype(np.float32)}
             if self.batch_norm and k < last:
                 layer |= affine("MLP", m, steps)

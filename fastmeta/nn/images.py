@@ -1,4 +1,4 @@
-"""Convolution and pooling of images [n, h, w, channels]."""
+"""Convolution and pooling of images [n, h, w, channels], and convolution of sequences [n, length, channels]."""
 
 from __future__ import annotations
 
@@ -21,52 +21,89 @@ Size = int | tuple[int, int]
 
 
 @array_function
-def conv2d(x: Any, w: Any, *, stride: Size = 1, padding: str | int = "same") -> Var:
+def conv2d(x: Any, w: Any, *, stride: Size = 1, padding: str | Size = "same", dilation: Size = 1) -> Var:
     """x [n, h, w, in] convolved with w [kh, kw, in, out]: [n, oh, ow, out].
 
     ``padding`` is "same" (oh = ceil(h / stride), an odd row or column of zeros at the end), "valid" (none), or the number
-    of zeros on every side.  ``stride`` is one number or (rows, columns).
+    of zeros on every side.  ``dilation`` is how far apart the pixels are that neighbours in a kernel see.  Each is one number
+    or (rows, columns).
     Errors: ValueError for shapes that do not fit together, an empty batch, a kernel larger than the padded images, a stride
-    below 1; TypeError for operands that are not of one float dtype.
+    or dilation below 1; TypeError for operands that are not of one float dtype.
 
     >>> x = np.arange(16, dtype=np.float32).reshape(1, 4, 4, 1)
     >>> conv2d(x, np.ones((2, 2, 1, 1), np.float32), stride=2, padding="valid")[0, :, :, 0]
     array([[10., 18.],
            [42., 50.]], dtype=float32)
+    >>> conv2d(x, np.ones((2, 1, 1, 1), np.float32), padding="valid", dilation=(3, 1))[0, :, :, 0]
+    array([[12., 14., 16., 18.]], dtype=float32)
     """
-    steps, pads = _geometry("conv2d", x, w, stride, padding)
-    if w.shape[:2] == (1, 1) and steps == (1, 1) and pads == ((0, 0), (0, 0)) and x.shape[3] == w.shape[2] and x.size:
-        pixels = sh.reshape(x, (prod(x.shape[:3]), x.shape[3]))
-        return sh.reshape(matmul(pixels, sh.reshape(w, w.shape[2:])), (*x.shape[:3], w.shape[3]))
-    return cv.convolve(x, w, steps, pads)
+    return _convolved(x, w, *_geometry("conv2d", x, w, "kh kw in out", stride, padding, dilation))
 
 
 @array_function
-def depthwise_conv2d(x: Any, w: Any, *, stride: Size = 1, padding: str | int = "same") -> Var:
+def conv1d(x: Any, w: Any, *, stride: int = 1, padding: str | int = "same", dilation: int = 1) -> Var:
+    """x [n, length, in] convolved with w [k, in, out]: [n, steps, out].
+
+    ``stride``, ``padding``, ``dilation`` and errors are those of `conv2d`, for one axis.  What looks back only has zeros in
+    front: `pad` by (k - 1) * dilation, and padding "valid".
+
+    >>> conv1d(np.arange(5.0).reshape(1, 5, 1), np.ones((2, 1, 1)), padding="valid", dilation=3)[0, :, 0]
+    array([3., 5.])
+    """
+    (step,), (pads,), (apart,) = _geometry("conv1d", x, w, "k in out", stride, padding, dilation)
+    row, kernel = sh.reshape(x, (x.shape[0], 1, *x.shape[1:])), sh.reshape(w, (1, *w.shape))
+    y = _convolved(row, kernel, (1, step), (cv.NONE[0], pads), (1, apart))
+    return sh.reshape(y, (y.shape[0], *y.shape[2:]))
+
+
+@array_function
+def depthwise_conv2d(x: Any, w: Any, *, stride: Size = 1, padding: str | Size = "same", dilation: Size = 1) -> Var:
     """Each channel of x [n, h, w, c] convolved with its own kernel of w [kh, kw, c]: [n, oh, ow, c].
 
-    ``stride``, ``padding`` and errors are those of `conv2d`.
+    ``stride``, ``padding``, ``dilation`` and errors are those of `conv2d`.
 
     >>> x = np.ones((1, 2, 2, 2), np.float32)
     >>> depthwise_conv2d(x, np.array([[[1, 10]]], np.float32))[0, 0]
     array([[ 1., 10.],
            [ 1., 10.]], dtype=float32)
     """
-    where = "depthwise_conv2d"
-    steps, pads = _geometry(where, x, w, stride, padding, rank=3)
-    if x.shape[3] != w.shape[2]:
-        raise expected(where, f"weights [kh, kw, {x.shape[3]}] for images {x.shape}", w.shape)
-    (top, bottom), (left, right) = pads
-    padded = sh.pad(x, (0, top, left, 0), (0, bottom, right, 0), (0,) * 4)
-    out = pl.pooled(where, padded.shape, w.shape[:2], steps)
+    geometry = _geometry("depthwise_conv2d", x, w, "kh kw channels", stride, padding, dilation)
     y: Var | None = None
-    for k, view in enumerate(pl.slices(out, w.shape[:2], steps)):
+    for k, pixels in enumerate(_seen(x, w.shape[:2], *geometry)):
         i, j = divmod(k, w.shape[1])
         tap = sh.cut(w, (i, j, 0), (i + 1, j + 1, w.shape[2]), (1, 1, 1))
-        part = ew.multiply(view(padded), sh.broadcast(sh.reshape(tap, w.shape[2:]), out, (3,)))
+        part = ew.multiply(pixels, sh.broadcast(sh.reshape(tap, w.shape[2:]), pixels.shape, (3,)))
         y = part if y is None else ew.add(y, part)
     assert y is not None
     return y
+
+
+def _convolved(x: Var, w: Var, stride: cv.Pair, padding: cv.Padding, dilation: cv.Pair) -> Var:
+    """Images x under weights w [kh, kw, in, out].
+
+    With dilation it is one product of what all taps see, side by side: an undilated kernel with zeros between its elements
+    would need no copies, but dilation^2 as many operations.
+    """
+    if dilation != (1, 1):
+        x, stride, padding = sh.concat(tuple(_seen(x, w.shape[:2], stride, padding, dilation)), 3), (1, 1), cv.NONE
+        w = sh.reshape(w, (1, 1, x.shape[3], w.shape[3]))
+    if w.shape[:2] == stride == (1, 1) and padding == cv.NONE:
+        pixels = sh.reshape(x, (prod(x.shape[:3]), x.shape[3]))
+        return sh.reshape(matmul(pixels, sh.reshape(w, w.shape[2:])), (*x.shape[:3], w.shape[3]))
+    return cv.convolve(x, w, stride, padding)
+
+
+def _seen(x: Var, kernel: cv.Pair, stride: cv.Pair, padding: cv.Padding, dilation: cv.Pair) -> list[Var]:
+    """What each tap of a kernel, row by row, sees of images x: [n, oh, ow, c]."""
+    (top, bottom), (left, right) = padding
+    padded = sh.pad(x, (0, top, left, 0), (0, bottom, right, 0), (0,) * 4)
+    out = (x.shape[0], *cv.positions(padded.shape[1:3], _reach(kernel, dilation), stride), x.shape[3])
+    return [view(padded) for view in pl.slices(out, kernel, stride, dilation)]
+
+
+def _reach(kernel: Shape, dilation: Shape) -> Shape:
+    """How many pixels a kernel is wide, those between its elements included."""
+    return tuple([d * (k - 1) + 1 for k, d in zip(kernel, dilation, strict=True)])
 
 
 @array_function
@@ -113,59 +150,82 @@ def global_average_pool(x: Any) -> Var:
     >>> global_average_pool(np.arange(8, dtype=np.float32).reshape(1, 2, 2, 2))
     array([[3., 4.]], dtype=float32)
     """
-    _images("global_average_pool", x)
+    _floats("global_average_pool", x)
     return ew.multiply(total(x, (1, 2)), 1.0 / (x.shape[1] * x.shape[2]))
 
 
 # -- arguments
 
+KINDS = {1: ("sequences", "[n, length, channels]", "sequence, step"), 2: ("images", "[n, h, w, channels]", "image, pixel")}  # by axes between
+COUNTS = {1: "one whole number", 2: "one or two whole numbers"}
 
-def _images(where: str, x: Any) -> None:
+
+def _floats(where: str, x: Any, axes: int = 2) -> None:
+    many, shape, one = KINDS[axes]
     if array_operand(where, x).dtype not in FLOATS:
-        raise expected(where, "float images", shown(x), TypeError)
-    if len(x.shape) != 4:
-        raise expected(where, "images [n, h, w, channels]", x.shape)
+        raise expected(where, f"float {many}", shown(x), TypeError)
+    if len(x.shape) != axes + 2:
+        raise expected(where, f"{many} {shape}", x.shape)
     if not x.size:
-        raise expected(where, "at least one image, pixel and channel", x.shape)
+        raise expected(where, f"at least one {one} and channel", x.shape)
 
 
-def _pair(where: str, name: str, value: Any) -> cv.Pair:
-    """One number for both axes, or one for each; at least 1."""
-    pair = value if isinstance(value, tuple) else (value, value)
-    if len(pair) != 2 or any(isinstance(n, bool) or not isinstance(n, int | np.integer) for n in pair):
-        raise expected(where, f"a {name} of one or two whole numbers", repr(value), TypeError)
-    if min(pair) < 1:
+def _whole(value: Any, axes: int) -> Shape | None:
+    """A whole number for each axis, of one for all or a tuple; None if it is neither."""
+    numbers = value if isinstance(value, tuple) else (value,) * axes
+    if len(numbers) != axes or any(isinstance(n, bool) or not isinstance(n, int | np.integer) for n in numbers):
+        return None
+    return tuple([int(n) for n in numbers])
+
+
+def _numbers(where: str, name: str, value: Any, axes: int = 2) -> Shape:
+    """One number for all axes, or one for each; at least 1."""
+    numbers = _whole(value, axes)
+    if numbers is None:
+        raise expected(where, f"a {name} of {COUNTS[axes]}", repr(value), TypeError)
+    if min(numbers) < 1:
         raise expected(where, f"a {name} of at least 1", repr(value))
-    return int(pair[0]), int(pair[1])
+    return numbers
 
 
 def _pool(where: str, x: Any, window: Any, stride: Any) -> tuple[cv.Pair, cv.Pair, Shape]:
     """Window, stride, and the shape of the result."""
-    _images(where, x)
-    size = _pair(where, "window", window)
-    steps = size if stride is None else _pair(where, "stride", stride)
+    _floats(where, x)
+    size = _numbers(where, "window", window)
+    steps = size if stride is None else _numbers(where, "stride", stride)
     return size, steps, pl.pooled(where, x.shape, size, steps)
 
 
-def _geometry(where: str, x: Any, w: Any, stride: Any, padding: Any, rank: int = 4) -> tuple[cv.Pair, cv.Padding]:
-    """Stride and padding of images x under weights w, once both are what they should be."""
-    _images(where, x)
+def _geometry(where: str, x: Any, w: Any, names: str, stride: Any, padding: Any, dilation: Any) -> tuple[Shape, cv.Padding, Shape]:
+    """Stride, padding and dilation of x under weights w, of axes ``names``, once all are what they should be."""
+    weights = names.split()
+    axes = sum(name[0] == "k" for name in weights)
+    _floats(where, x, axes)
     if common_dtype(where, [x, array_operand(where, w)]) != w.dtype:
         raise expected(where, f"weights of dtype {x.dtype}", shown(w), TypeError)
-    if len(w.shape) != rank or not w.size:
-        axes = "[kh, kw, in, out]" if rank == 4 else "[kh, kw, channels]"
-        raise expected(where, f"weights {axes}, none of them 0", w.shape)
-    steps = _pair(where, "stride", stride)
+    if len(w.shape) != len(weights) or not w.size:
+        raise expected(where, f"weights [{', '.join(weights)}], none of them 0", w.shape)
+    size, kernel = x.shape[1:-1], w.shape[:axes]
+    if w.shape[axes] != x.shape[-1]:
+        weights[axes] = str(x.shape[-1])
+        raise expected(where, f"weights [{', '.join(weights)}] for {KINDS[axes][0]} {x.shape}", w.shape)
+    steps = _numbers(where, "stride", stride, axes)
+    apart = _numbers(where, "dilation", dilation, axes)
+    apart = tuple([d if k > 1 else 1 for k, d in zip(kernel, apart, strict=True)])  # one element has no neighbour
+    reach = _reach(kernel, apart)
+    pads = _pads(where, padding, size, reach, steps)
+    padded = tuple([n + a + b for n, (a, b) in zip(size, pads, strict=True)])
+    if any(k > n for k, n in zip(reach, padded, strict=True)):
+        raise expected(where, f"a kernel that fits into the padded {KINDS[axes][0]} {padded}", reach)
+    return steps, pads, apart
+
+
+def _pads(where: str, padding: Any, size: Shape, reach: Shape, steps: Shape) -> cv.Padding:
+    """Zeros before and after each axis."""
     if padding == "same":
-        extra = [max(-(-n // s) * s - s + k - n, 0) for n, k, s in zip(x.shape[1:3], w.shape[:2], steps, strict=True)]
-        pads = tuple([(n // 2, n - n // 2) for n in extra])
-    elif padding == "valid":
-        pads = ((0, 0), (0, 0))
-    elif isinstance(padding, int | np.integer) and not isinstance(padding, bool) and padding >= 0:
-        pads = ((int(padding),) * 2,) * 2
-    else:
-        raise expected(where, "padding 'same', 'valid' or a whole number of at least 0", repr(padding))
-    padded = tuple(n + a + b for n, (a, b) in zip(x.shape[1:3], pads, strict=True))
-    if any(k > n for k, n in zip(w.shape[:2], padded, strict=True)):
-        raise expected(where, f"a kernel that fits into the padded images {padded}", w.shape[:2])
-    return steps, pads
+        extra = [max(-(-n // s) * s - s + k - n, 0) for n, k, s in zip(size, reach, steps, strict=True)]
+        return tuple([(n // 2, n - n // 2) for n in extra])
+    numbers = (0,) * len(size) if padding == "valid" else _whole(padding, len(size))
+    if numbers is None or min(numbers) < 0:
+        raise expected(where, f"padding 'same', 'valid' or {COUNTS[len(size)]} of at least 0", repr(padding))
+    return tuple([(n, n) for n in numbers])

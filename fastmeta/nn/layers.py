@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from fastmeta import array as fa
+from fastmeta.array.arguments import array_function, integer_operand
 from fastmeta.errors import expected
+from fastmeta.ops import shape as sh
+from fastmeta.ops.index import gather
+from fastmeta.program import Var
 from fastmeta.trace import Array, located
 
 
@@ -43,6 +49,8 @@ def like(where: str, name: str, x: Array, shape: tuple[int, ...]) -> None:
 def _labels(where: str, logits: Array, labels: Array) -> None:
     if len(np.shape(logits)) < 1:
         raise located(expected(where, "logits of at least one axis", logits))
+    if isinstance(labels, list | tuple):
+        raise located(expected(where, "labels as one array", type(labels).__name__, TypeError))
     like(where, "labels", labels, np.shape(logits)[:-1])
     if np.dtype(getattr(labels, "dtype", int)).kind not in "iu":
         raise located(expected(where, "integer labels", labels.dtype, TypeError))
@@ -65,8 +73,16 @@ def cross_entropy(logits: Array, labels: Array) -> Array:
     A label outside 0..classes-1 raises IndexError when the function runs.
     """
     _labels("cross_entropy", logits, labels)
-    at = fa.expand_dims(labels, axis=-1)
-    return fa.negative(fa.mean(fa.take_along_axis(fa.log_softmax(logits, axis=-1), at, axis=-1)))
+    return fa.negative(fa.mean(_at_labels(fa.log_softmax(logits, axis=-1), labels)))
+
+
+@array_function
+def _at_labels(x: Any, labels: Any) -> Var:
+    """The entries of x [.., classes] at labels [..]; the error of a bad one calls it what the user does."""
+    if x.graph.line:
+        x.graph.line = (*x.graph.line, "cross_entropy", "a label")
+    index = x.graph.const(labels, (), "i32") if type(labels) is int else integer_operand("cross_entropy", labels, "labels")
+    return gather(x, sh.reshape(index, (*index.shape, 1)), len(index.shape))
 
 
 def accuracy(logits: Array, labels: Array) -> Array:

@@ -44,14 +44,14 @@ def pooled(where: str, x: Shape, window: Pair, stride: Pair) -> Shape:
     return (x[0], *out, x[3])
 
 
-def slices(out: Shape, window: Pair, stride: Pair) -> Iterator[Callable[[Var], Var]]:
+def slices(out: Shape, window: Pair, stride: Pair, dilation: Pair = (1, 1)) -> Iterator[Callable[[Var], Var]]:
     """For each tap of the window, in order, the view of maps [N, H, W, C] that it sees: ``out`` [N, OH, OW, C]."""
-    (n, oh, ow, c), (sh, sw) = out, stride
+    (n, oh, ow, c), (sh, sw), (dh, dw) = out, stride, dilation
 
     def seen_by(i: int, j: int) -> Callable[[Var], Var]:
         return lambda x: cut(x, (0, i, j, 0), (n, i + (oh - 1) * sh + 1, j + (ow - 1) * sw + 1, c), (1, sh, sw, 1))
 
-    return (seen_by(i, j) for i in range(window[0]) for j in range(window[1]))
+    return (seen_by(i * dh, j * dw) for i in range(window[0]) for j in range(window[1]))
 
 
 # -- rules

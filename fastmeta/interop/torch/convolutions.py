@@ -31,31 +31,14 @@ def padded(x: Array, rows: Pair, columns: Pair, value: float = 0.0) -> Array:
 def conv2d(
     x: Any, w: Any, bias: Any = None, stride: Any = 1, padding: Any = 0, dilation: Any = 1, groups: int = 1
 ) -> Image:  # fmt: skip
-    x, stride, dilation = image(x), pair(stride), pair(dilation)
-    (top, bottom), (left, right) = _pads(padding, w.shape[2:], dilation)
-    if top == bottom == left == right and dilation == (1, 1):
-        inside = top
+    x, n = image(x), w.shape[0]
+    geometry: dict[str, Any] = {"stride": pair(stride), "padding": padding if isinstance(padding, str) else pair(padding), "dilation": pair(dilation)}
+    if 1 < groups == x.shape[3]:  # each channel has n // groups kernels of its own
+        kernels = fa.permute_dims(fa.reshape(w, (n, *w.shape[2:])), (1, 2, 0))
+        y = nn.depthwise_conv2d(fa.repeat(x, n // groups, axis=3) if n > groups else x, kernels, **geometry)
     else:
-        x, inside = padded(x, (top, bottom), (left, right)), 0
-    if 1 < groups == x.shape[3] and dilation == (1, 1):
-        # Each channel has w.shape[0] // groups kernels of its own.
-        kernels = fa.permute_dims(fa.reshape(w, (w.shape[0], *w.shape[2:])), (1, 2, 0))
-        each = fa.repeat(x, w.shape[0] // groups, axis=3) if w.shape[0] > groups else x
-        y = nn.depthwise_conv2d(each, kernels, stride=stride, padding=inside)
-    else:
-        y = _by_groups(lambda x, w: _convolved(x, fa.permute_dims(w, (2, 3, 1, 0)), stride, inside, dilation), x, w, groups)
+        y = _by_groups(lambda x, w: nn.conv2d(x, fa.permute_dims(w, (2, 3, 1, 0)), **geometry), x, w, groups)
     return Image(y if bias is None else fa.add(y, bias))
-
-
-def _pads(padding: Any, kernel: Sequence[int], dilation: Pair) -> tuple[Pair, Pair]:
-    """Zeros before and after rows and columns; of an odd number of them for "same", one more comes after."""
-    if padding == "valid":
-        return (0, 0), (0, 0)
-    if padding == "same":
-        (h, w) = (d * (k - 1) for d, k in zip(dilation, kernel, strict=True))
-        return (h // 2, h - h // 2), (w // 2, w - w // 2)
-    (h, w) = pair(padding)
-    return (h, h), (w, w)
 
 
 def _by_groups(f: Callable[[Array, Array], Array], x: Array, w: Array, groups: int) -> Array:
@@ -64,22 +47,6 @@ def _by_groups(f: Callable[[Array, Array], Array], x: Array, w: Array, groups: i
         return f(x, w)
     m, n = x.shape[3] // groups, w.shape[0] // groups
     return fa.concat([f(x[..., k * m : (k + 1) * m], w[k * n : (k + 1) * n]) for k in range(groups)], axis=3)
-
-
-def _convolved(x: Array, w: Array, stride: Pair, inside: int, dilation: Pair) -> Array:
-    """x [n, h, w, in] under w [kh, kw, in, out]; with dilation as one product of what all taps see, side by side."""
-    if dilation == (1, 1):
-        return nn.conv2d(x, w, stride=stride, padding=inside)
-    kernel = tuple(w.shape[:2])
-    (rows, columns) = ((n - d * (k - 1) - 1) // s + 1 for n, k, d, s in zip(x.shape[1:3], kernel, dilation, stride, strict=True))
-    if min(rows, columns) < 1:
-        raise refuse(f"a kernel {kernel} with dilation {dilation} larger than images {tuple(x.shape[1:3])}")
-    seen = [
-        x[:, i * dilation[0] :: stride[0], j * dilation[1] :: stride[1]][:, :rows, :columns]
-        for i in range(kernel[0])
-        for j in range(kernel[1])
-    ]
-    return nn.conv2d(fa.concat(seen, axis=3), fa.reshape(w, (1, 1, -1, w.shape[3])), padding=0)
 
 
 @on_images("conv_transpose2d.input")

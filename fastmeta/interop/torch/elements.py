@@ -16,7 +16,7 @@ from fastmeta.trace import Array
 ROWS: dict[str, Callable[..., Array]] = {
     "relu": nn.relu, "leaky_relu": nn.leaky_relu, "silu": nn.silu, "tanh": fa.tanh, "sigmoid": fa.sigmoid, "exp": fa.exp, "expm1": fa.expm1, "log": fa.log, "log1p": fa.log1p,
     "log2": fa.log2, "log10": fa.log10, "sqrt": fa.sqrt, "rsqrt": fa.rsqrt, "reciprocal": fa.reciprocal, "abs": fa.abs, "square": fa.square, "neg": fa.negative, "sign": fa.sign, "sgn": fa.sign,
-    "floor": fa.floor, "ceil": fa.ceil, "sin": fa.sin, "cos": fa.cos, "tan": fa.tan, "erf": fa.erf, "isnan": fa.isnan, "isinf": fa.isinf, "isfinite": fa.isfinite, "clone": lambda x, **_: x,
+    "floor": fa.floor, "ceil": fa.ceil, "round": fa.round, "sin": fa.sin, "cos": fa.cos, "tan": fa.tan, "erf": fa.erf, "isnan": fa.isnan, "isinf": fa.isinf, "isfinite": fa.isfinite, "clone": lambda x, **_: x,
     "contiguous": lambda x, **_: x, "detach": fa.stop_gradient, "alias": lambda x: x, "logical_not": fa.logical_not,
     "logical_and": fa.logical_and, "logical_or": fa.logical_or, "logical_xor": lambda x, y: fa.not_equal(fa.not_equal(x, 0), fa.not_equal(y, 0)),
 }  # fmt: skip

@@ -12,7 +12,7 @@ from fastmeta import array as fa
 from fastmeta import nn
 from fastmeta.interop.torch import recurrent
 from fastmeta.interop.torch.reductions import vector_norm
-from fastmeta.interop.torch.table import axes_of, refuse, row
+from fastmeta.interop.torch.table import refuse, row
 from fastmeta.kernels import pairwise_distance as distances
 from fastmeta.trace import Array
 
@@ -59,12 +59,7 @@ def bilinear(x: Array, y: Array, w: Array, b: Array | None = None) -> Array:
 
 @row("tensordot.default")
 def tensordot(x: Array, y: Array, of_x: Sequence[int], of_y: Sequence[int]) -> Array:
-    """Sums over axes of x and as many of y; the others stay in their order."""
-    summed, also = axes_of(x, of_x), axes_of(y, of_y)
-    left, right = ([a for a in range(len(v.shape)) if a not in axes] for v, axes in ((x, summed), (y, also)))
-    n = math.prod(x.shape[a] for a in summed)
-    product = fa.matmul(fa.reshape(fa.permute_dims(x, (*left, *summed)), (-1, n)), fa.reshape(fa.permute_dims(y, (*also, *right)), (n, -1)))
-    return fa.reshape(product, (*[x.shape[a] for a in left], *[y.shape[a] for a in right]))
+    return fa.tensordot(x, y, (of_x, of_y))
 
 
 # -- distances
