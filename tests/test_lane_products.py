@@ -9,7 +9,7 @@ import pytest
 from plan_tools import FLOATS, Builder, sample, view
 
 import fastmeta as fm
-from fastmeta.ops.product import LANE_PRODUCT, lane_product
+from fastmeta.ops.lanes import LANE_PRODUCT, lane_product
 from fastmeta.ops.structure import LOOP
 from fastmeta.oracle import evaluate
 from fastmeta.plan import make_plan, prepare

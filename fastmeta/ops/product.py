@@ -1,4 +1,4 @@
-"""Matrix products: the last two axes are matrices, all axes before them are batch axes and equal in both operands."""
+"""Matrix product: the last two axes are matrices, all axes before them are batch axes and equal in both operands."""
 
 from __future__ import annotations
 
@@ -37,20 +37,3 @@ MATMUL = Primitive(
         "f(2,3) f(3,4)", "f(5,2,3) f(5,3,4)", "f(4,1) f(1,3)", "f(1,6) f(6,1)", "f(5,1,3) f(5,3,1)", "f(5,2,1) f(5,1,1)", "f(5,1,1) f(5,1,4)",
     )]),
 )  # fmt: skip
-
-
-def lane_product(x: Var, y: Var) -> Var:
-    return x.graph.emit(LANE_PRODUCT, (x, y))
-
-
-def _lane_product(ins: tuple[Var, ...], at: tuple[Any, ...]) -> tuple[Shape, str]:
-    x, y = ins
-    *lead, m, k, lanes = x.shape
-    n = y.shape[-2]
-    if x.dtype != y.dtype or x.dtype not in FLOATS or y.shape != (*lead, k, n, lanes):
-        raise expected("lane_product", "[..., m, k, lanes] and [..., k, n, lanes] of one float dtype", f"{x.dtype}{list(x.shape)} and {y.dtype}{list(y.shape)}")
-    return (*lead, m, n, lanes), x.dtype
-
-
-# x [.., m, k, lanes], y [.., k, n, lanes] -> [.., m, n, lanes]: a product for each of many tasks side by side, what `lanes` makes of MATMUL.
-LANE_PRODUCT = Primitive("lane_product", _lane_product, lambda x, y: np.einsum("...mkl,...knl->...mnl", x, y))

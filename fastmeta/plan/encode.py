@@ -14,8 +14,9 @@ from fastmeta.ops import elementwise as ew
 from fastmeta.ops.distance import DISTANCE, DISTANCE_PULL, KERNEL_METRICS, PULL_METRICS
 from fastmeta.ops.elimination import ELIMINATION
 from fastmeta.ops.index import GATHER, SCATTER_ADD
+from fastmeta.ops.lanes import LANE_PRODUCT
 from fastmeta.ops.order import ARGSORT
-from fastmeta.ops.product import LANE_PRODUCT, MATMUL
+from fastmeta.ops.product import MATMUL
 from fastmeta.ops.proto import PARTS, PROTO
 from fastmeta.ops.reduce import ARGMAX, ARGMIN, CUMSUM
 from fastmeta.ops.shape import CONCAT, MOVE, PAD

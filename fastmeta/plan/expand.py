@@ -11,9 +11,10 @@ import numpy as np
 from fastmeta.ops import elementwise as ew
 from fastmeta.ops.convolution import Pair
 from fastmeta.ops.elimination import ELIMINATION, eliminate
+from fastmeta.ops.lanes import LANE_PRODUCT
 from fastmeta.ops.linalg import INVERSE, LOGDET
 from fastmeta.ops.pooling import POOL_INDEX, POOL_PUT, POOL_TAKE, slices
-from fastmeta.ops.product import LANE_PRODUCT, matmul
+from fastmeta.ops.product import matmul
 from fastmeta.ops.reduce import SUM, total
 from fastmeta.ops.shape import RESHAPE, broadcast, cast, pad, permute, reshape
 from fastmeta.ops.structure import LOOP, loop, rebuilt

@@ -15,7 +15,8 @@ from math import prod
 from fastmeta.ops import elementwise as ew
 from fastmeta.ops.distance import DISTANCE_PULL
 from fastmeta.ops.elimination import ELIMINATION
-from fastmeta.ops.product import LANE_PRODUCT, MATMUL, MAX_PRODUCTS
+from fastmeta.ops.lanes import LANE_PRODUCT
+from fastmeta.ops.product import MATMUL, MAX_PRODUCTS
 from fastmeta.ops.proto import PROTO
 from fastmeta.ops.reduce import MAX, MIN, SUM
 from fastmeta.ops.shape import PAD, RESHAPE, STOP_GRADIENT

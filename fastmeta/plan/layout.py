@@ -13,8 +13,9 @@ from typing import Any, NamedTuple
 from fastmeta.ops.convolution import CONV_WEIGHT, TRIO
 from fastmeta.ops.distance import DISTANCE, DISTANCE_PULL
 from fastmeta.ops.index import GATHER, SCATTER_ADD
+from fastmeta.ops.lanes import LANE_PRODUCT
 from fastmeta.ops.order import ARGSORT
-from fastmeta.ops.product import LANE_PRODUCT, MATMUL
+from fastmeta.ops.product import MATMUL
 from fastmeta.ops.proto import PROTO
 from fastmeta.ops.reduce import ARGMAX, ARGMIN, CUMSUM
 from fastmeta.ops.shape import BROADCAST, COPY, FLIP, PERMUTE, RESHAPE, SLICE, STOP_GRADIENT, broadcast_to

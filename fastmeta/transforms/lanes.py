@@ -15,9 +15,10 @@ import numpy as np
 
 from fastmeta.ops import elementwise as ew
 from fastmeta.ops.index import GATHER, SCATTER_ADD
+from fastmeta.ops.lanes import lane_product
 from fastmeta.ops.linalg import INVERSE, LOGDET
 from fastmeta.ops.order import ARGSORT
-from fastmeta.ops.product import MATMUL, lane_product, matmul
+from fastmeta.ops.product import MATMUL, matmul
 from fastmeta.ops.reduce import ARGMAX, ARGMIN, CUMSUM, MAX, MIN, SUM, total
 from fastmeta.ops.shape import (
     BROADCAST,
