@@ -13,12 +13,15 @@ import optree
 import pytest
 
 import fastmeta as fm
-from fastmeta import oracle
+from fastmeta import backends, oracle
+from fastmeta.ops.structure import Loop
 from fastmeta.plan import prepare
 from fastmeta.plan.layout import lay_out
 from fastmeta.program import Program, check
 from fastmeta.trace import close, trace
-from fastmeta.transforms import differentiate, unroll
+from fastmeta.transforms import differentiate, lanes, unroll
+from fastmeta.transforms.batch import slices
+from fastmeta.transforms.lanes import sizes_of, width
 from fastmeta.transforms.simplify import simplify
 from fastmeta.transforms.unroll import EQUATIONS
 
@@ -320,11 +323,18 @@ def test_second_order(first: int, engine: str, monkeypatch: pytest.MonkeyPatch) 
         equal(forward, reverse, f"seed {seed}, symmetry", 1e-8)
 
 
+def wide(s: Loop, tasks: int, inside: bool = False) -> int:
+    """Up to three tasks side by side wherever that can be, however little it pays."""
+    return 1 if s.carry or tasks < 2 or sizes_of(s.body, slices(s)).mean == np.inf else 3
+
+
 @SEEDS
 def test_tasks(first: int, monkeypatch: pytest.MonkeyPatch, threads: None) -> None:
-    """map_tasks with random in_axes and reductions against a loop over tasks, and the gradient of its mean."""
+    """map_tasks with random in_axes and reductions against a loop over tasks, and the gradient of its mean; by turns side by side."""
     for seed in range(first, first + BATCH):
         monkeypatch.setattr(unroll, "EQUATIONS", EQUATIONS if seed % 2 else 0)
+        for module in (lanes, backends.lanes):
+            monkeypatch.setattr(module, "width", wide if seed % 4 > 1 else width)
         fm.set_num_threads(1 + seed % 3)
         rng = np.random.default_rng(seed)
         xs, n = random_inputs(rng), int(rng.integers(1, 6))

@@ -63,7 +63,7 @@ def width(s: Loop, tasks: int, inside: bool = False) -> int:
         return 1
     sizes: Sizes | None = s.body.memo.get("sizes")
     if sizes is None:
-        sizes = s.body.memo["sizes"] = _sizes(s.body, slices(s))
+        sizes = s.body.memo["sizes"] = sizes_of(s.body, slices(s))
     if sizes.mean > FEW or tasks < sizes.mean and not inside:
         return 1
     most = 16 if tasks <= 48 else 32 if tasks < 512 else 64
@@ -72,7 +72,7 @@ def width(s: Loop, tasks: int, inside: bool = False) -> int:
     return most
 
 
-def _sizes(p: Program, differs: Sequence[bool]) -> Sizes:
+def sizes_of(p: Program, differs: Sequence[bool]) -> Sizes:
     """Of a body over tasks.  Where one factor of a product is the same in all tasks, that becomes one longer product, of which its elements count."""
     count = factor = 0
     elements = 0.0
