@@ -579,3 +579,20 @@ def test_losses_and_layers() -> None:
         scale, shift = normal((4,), dtype), normal((4,), dtype, "shift")
         want = torch.nn.functional.batch_norm(torch.tensor(z).permute(0, 2, 1), None, None, torch.tensor(scale), torch.tensor(shift), training=True)
         check(lambda z, s, t: fm.nn.batch_norm(z, s, t), want.permute(0, 2, 1).numpy(), z, scale, shift, tolerance=tolerance)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_numbers_of_numbers_have_no_dtype(dtype) -> None:
+    """In a traced function: as exact as float64 has them, and beside arrays of either float dtype."""
+
+    def f(x):
+        scale = fm.sqrt(x.shape[0]) * fm.exp(0.5) + fm.maximum(1, 2) - fm.cos(0.1) * fm.divide(1, 3)
+        assert type(scale) is float and type(fm.maximum(1, 2)) is int and fm.less(1, 2) is True
+        return x * scale * fm.log2(8)
+
+    x = np.arange(5, dtype=dtype)
+    want = x * (np.sqrt(5) * np.exp(0.5) + 2 - np.cos(0.1) / 3) * 3
+    got = fm.jit(f)(x)
+    assert got.dtype == dtype
+    np.testing.assert_allclose(got, want, 1e-6 if dtype is np.float32 else 1e-14)
+    assert np.isnan(fm.jit(lambda x: x * fm.log(-1))(x)).all() and fm.jit(lambda x: x + fm.divide(1.0, 0.0))(x)[0] == np.inf

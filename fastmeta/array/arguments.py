@@ -43,7 +43,8 @@ def array_function(f: Callable[..., Var]) -> Callable[..., Array]:
             if t is None:
                 return _eager(f, args, static)
             t.graph.line = user_line()
-            return Tracer(f(*[_lift(t, x) for x in args], **static), t)
+            out = f(*[_lift(t, x) for x in args], **static)
+            return Tracer(out, t) if isinstance(out, Var) else out  # a number of numbers
         except (ValueError, TypeError, IndexError, OverflowError, RuntimeError) as error:
             raise located(error) from error.__cause__
 

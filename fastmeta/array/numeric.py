@@ -6,6 +6,7 @@ import builtins
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import optree
 
 from fastmeta.array.arguments import (
@@ -26,9 +27,11 @@ from fastmeta.trace import Array
 
 
 def _elementwise(op: Primitive, doc: str, *, floats: bool = False, logical: bool = False) -> Callable[..., Array]:
-    def f(*xs: Any) -> Var:
+    def f(*xs: Any) -> Any:
         if op.micro is not None and len(xs) != op.micro.arity:
             raise expected(op.name, f"{op.micro.arity} operands", len(xs), TypeError)
+        if builtins.all(type(x) in (float, int, bool) for x in xs):
+            return _of_numbers(op, xs, floats)
         g = graph_of(op.name, xs)
         dtype = "bool" if logical else common_dtype(op.name, xs)
         if floats and dtype not in FLOATS:
@@ -40,6 +43,12 @@ def _elementwise(op: Primitive, doc: str, *, floats: bool = False, logical: bool
     f.__name__ = op.name
     f.__doc__ = doc
     return array_function(f)
+
+
+def _of_numbers(op: Primitive, xs: tuple[Any, ...], floats: bool) -> Any:
+    """A number of numbers: as they have no dtype in a traced function, it has none, and takes that of the arrays it meets."""
+    with np.errstate(all="ignore"):
+        return op.evaluate(*[np.asarray(x, np.float64 if floats else None) for x in xs]).item()
 
 
 add = _elementwise(ew.ADD, "x + y, broadcast.")
