@@ -201,7 +201,9 @@ _LAZY = {  # loaded at first use, so that importing the engine stays fast
 def __getattr__(name: str) -> _typing.Any:
     source = _LAZY.get(name)
     if source is None:
-        raise AttributeError(f"module 'fastmeta' has no attribute {name!r}")
+        from fastmeta.names import MODULE, missing
+
+        raise missing("module 'fastmeta'", name, MODULE)
     module = _import_module(source)
     value = module if source.endswith("." + name) else getattr(module, name)
     globals()[name] = value

@@ -19,6 +19,7 @@ import numpy as np
 import optree
 
 from fastmeta.errors import expected
+from fastmeta.names import TRACED, missing
 from fastmeta.program import DTYPES, NAMES, Graph, Program, Shape, Var
 
 PACKAGE, OPTREE = (str(Path(file).parent) + os.sep for file in (__file__, optree.__file__))
@@ -274,6 +275,9 @@ class Tracer:
         if function in (np.shape, np.ndim, np.size):
             return getattr(args[0], function.__name__)
         raise located(_refused("a NumPy function", self, NUMPY))
+
+    def __getattr__(self, name: str) -> Any:
+        raise missing("a traced value", name, TRACED)
 
     def __setitem__(self, key: Any, value: Any) -> None:
         raise located(_refused("assignment into it", self, "fm.where, fm.concat or fm.scatter_add, which make a new array"))

@@ -6,6 +6,7 @@ A message reads ``[where] expected ..., got ...``; errors of the engine end with
 from __future__ import annotations
 
 import math
+import operator
 import os
 import re
 import subprocess
@@ -19,6 +20,7 @@ import pytest
 from hosts import BACKENDS, PURE
 
 import fastmeta as fm
+from fastmeta.names import MODULE, TRACED
 
 HERE = re.escape(Path(__file__).name)
 WIDE = np.float64
@@ -560,3 +562,23 @@ def test_the_table_is_long_and_has_no_name_twice() -> None:
         names = [param.id for param in table]
         assert len(set(names)) == len(names)
     assert len(ARRAY_CASES) + len(ENGINE_CASES) >= 150
+
+
+@pytest.mark.parametrize("name", [*MODULE, *TRACED])
+def test_names_of_other_libraries_tell_what_to_use(name: str) -> None:
+    """They are not there, what they name instead is."""
+    where = MODULE if name in MODULE else TRACED
+    hint = where[name]
+    with pytest.raises(AttributeError, match=re.escape(f"no attribute {name!r}. Use {hint}")):
+        if where is MODULE:
+            getattr(fm, name)
+        else:
+            fm.jit(lambda x: getattr(x, name))(np.ones(3))
+    for path in re.findall(r"\bfm\.([\w.]+)", hint):
+        assert operator.attrgetter(path)(fm) is not None
+
+
+def test_other_names_are_just_not_there() -> None:
+    for read in (lambda: fm.nothing, lambda: fm.jit(lambda x: x.nothing)(np.ones(3))):
+        with pytest.raises(AttributeError, match="no attribute 'nothing'$"):
+            read()
