@@ -19,7 +19,7 @@ import numpy as np
 import optree
 
 from fastmeta.errors import expected
-from fastmeta.names import TRACED, missing
+from fastmeta.names import VALUE, missing
 from fastmeta.program import DTYPES, NAMES, Graph, Program, Shape, Var
 
 PACKAGE, OPTREE = (str(Path(file).parent) + os.sep for file in (__file__, optree.__file__))
@@ -277,7 +277,7 @@ class Tracer:
         raise located(_refused("a NumPy function", self, NUMPY))
 
     def __getattr__(self, name: str) -> Any:
-        raise missing("a traced value", name, TRACED)
+        raise missing("a traced value", name, VALUE)
 
     def __setitem__(self, key: Any, value: Any) -> None:
         raise located(_refused("assignment into it", self, "fm.where, fm.concat or fm.scatter_add, which make a new array"))

@@ -20,7 +20,7 @@ import pytest
 from hosts import BACKENDS, PURE
 
 import fastmeta as fm
-from fastmeta.names import MODULE, TRACED
+from fastmeta.names import MODULE, VALUE
 
 HERE = re.escape(Path(__file__).name)
 WIDE = np.float64
@@ -564,10 +564,10 @@ def test_the_table_is_long_and_has_no_name_twice() -> None:
     assert len(ARRAY_CASES) + len(ENGINE_CASES) >= 150
 
 
-@pytest.mark.parametrize("name", [*MODULE, *TRACED])
+@pytest.mark.parametrize("name", [*MODULE, *VALUE])
 def test_names_of_other_libraries_tell_what_to_use(name: str) -> None:
     """They are not there, what they name instead is."""
-    where = MODULE if name in MODULE else TRACED
+    where = MODULE if name in MODULE else VALUE
     hint = where[name]
     with pytest.raises(AttributeError, match=re.escape(f"no attribute {name!r}. Use {hint}")):
         if where is MODULE:

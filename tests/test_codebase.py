@@ -25,7 +25,7 @@ EXTRAS = {"matplotlib", "tensorboardX", "torch"}  # what a plain installation ne
 
 # Imports point left only: a group may import itself and the groups before it.
 LAYERS = [
-    ["errors", "config", "atomic"],
+    ["errors", "names", "config", "atomic"],
     ["program"],
     ["ops"],
     ["trace", "tree"],
