@@ -294,6 +294,47 @@ def test_gemm_products_cin_alpha_and_phases(isa, dtype, m, n, form_c):
 
 
 @pytest.mark.parametrize("dtype", FLOATS)
+@pytest.mark.parametrize("seed", range(30))
+def test_rows_of_small_products(isa, seed, dtype):
+    """Batch axes of any strides: dense, turned round, exchanged, repeated; with an addend, a gate, and a product that comes out turned."""
+    rng = np.random.default_rng(seed)
+    batch = tuple(int(n) for n in rng.choice([1, 2, 3, 5], rng.integers(1, 4)))
+    m, n, k = (int(n) for n in rng.integers(1, 9, 3))
+    rank = len(batch)
+
+    def matrices(rows, cols):
+        """The shape that is kept, and a view of it as matrices of the whole batch."""
+        order = rng.permutation(rank)
+        repeated = rng.random(rank) < 0.3
+        kept = [1 if repeated[d] else batch[d] for d in order]
+        turned, flipped = rng.random() < 0.3, rng.random() < 0.3
+        shape = (*kept, cols, rows) if turned else (*kept, rows, cols)
+
+        def make(a):
+            a = a.transpose(*np.argsort(order), rank, rank + 1)
+            a = a.swapaxes(-1, -2) if turned else a
+            a = a[::-1] if flipped else a
+            return np.broadcast_to(a, (*batch, rows, cols))
+
+        return shape, make
+
+    specs = [matrices(m, k), matrices(k, n), matrices(m, n), matrices(m, n)]
+    arrays = [sample(shape, dtype, seed + i) for i, (shape, _) in enumerate(specs)]
+    turned_c = rng.random() < 0.3
+    stored_c = (*batch, n, m) if turned_c else (*batch, m, n)
+    make_c = (lambda a: a.swapaxes(-1, -2)) if turned_c else (lambda a: a)
+    b = Builder([(dtype, a.shape) for a in arrays], [(dtype, stored_c)])
+    va, vb, cin, gate = (view(b.input(i), shape, dtype, make=make) for i, (shape, make) in enumerate(specs))
+    c = view(b.output(0), stored_c, dtype, make=make_c)
+    gated, added = rng.random() < 0.5, rng.random() < 0.5
+    after = phase((*batch, m, n), [c, gate], [("gate", dtype, -1, 0, 1)], [(2, STORE, c)], rowwise=1)
+    b.gemm(dtype, batch, m, n, [(k, va, vb)], c, alpha=0.5, cin=cin if added else None, phases=[after] if gated else [])
+    x, y, start, positive = (make(a).astype(np.float64) for a, (_, make) in zip(arrays, specs, strict=True))
+    want = 0.5 * (x @ y) + (start if added else 0)
+    close(make_c(b.run(*arrays)[0]), np.where(positive > 0, want, 0) if gated else want, dtype)
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
 @pytest.mark.parametrize("op", ["relu", "gate", "half_gate"])
 @pytest.mark.parametrize("batch, m, n, ks", [((), 10, 40, [1]), ((), 10, 37, [1, 1]), ((), 9, 5, [2]), ((2,), 10, 33, [12, 3]), ((), 300, 70, [40]), ((), 70, 20, [3000]), ((), 6, 1, [8]), ((), 1, 9, [4])])
 def test_relu_and_gates_of_a_product_in_its_kernel(isa, dtype, op, batch, m, n, ks):

@@ -12,6 +12,7 @@ constexpr int64_t kBlockBytes = 16 << 10;     // of C: what the phases after a p
 constexpr int64_t kBlockStep = 24;            // rows: a multiple of the kernels' tiles, and enough to read B for
 constexpr double kLongWork = 3e8;             // multiply-adds between two looks at the clock
 constexpr double kSplitWork = 2e6;            // multiply-adds, about 40 us: less is not worth a team
+constexpr double kSmallWork = 1e5;            // multiply-adds of a product that is small beside what surrounds it
 constexpr int64_t kMostParts = 16;
 constexpr int64_t kScratchBytes = 64 << 10;   // of C where it cannot be written in place
 
@@ -75,7 +76,25 @@ Gemm<T>::Gemm(int tag, const GemmSpec& spec, const Kernels& kernels)
     phase_scratch_ = std::max(phase_scratch_, phases_.back().phase.scratch_bytes());
   }
   phase_scratch_ = (phase_scratch_ + 63) / 64 * 64;
-  if (batches_ > 0) choose_blocks();
+  if (batches_ > 0) {
+    if (!any_rowwise_) merge_batches();  // phases of rows count batches as the plan does
+    choose_blocks();
+  }
+}
+
+// Batch axes that continue each other in every matrix are one; of length 1 none.
+template <class T>
+void Gemm<T>::merge_batches() {
+  int kept = 0;
+  for (int d = 0; d < batch_rank_; ++d) {
+    if (batch_[d] == 1) continue;
+    bool continues = kept > 0;
+    for (const auto& strides : batch_strides_) continues = continues && strides[kept - 1] == strides[d] * batch_[d];
+    if (continues) batch_[kept - 1] *= batch_[d];
+    else batch_[kept++] = batch_[d];
+    for (auto& strides : batch_strides_) strides[kept - 1] = strides[d];
+  }
+  batch_rank_ = kept;
 }
 
 // A phase that the kernels do themselves: what hidden layers with relu and their gradients come to.
@@ -153,6 +172,7 @@ void Gemm<T>::prepare() {
   if (shared_.count > 1) return;
   if constexpr (sizeof(T) == 4) tiles_ = kernels_->gemm_tiles_f32(args_);
   else tiles_ = kernels_->gemm_tiles_f64(args_);
+  row_ = batch_rank_ == 1 && tiles_.count > 0 && target_ != Target::Scratch && !any_rowwise_ && work_ < kSmallWork;
   if (tiles_.swapped && tiles_.count > 0) {
     std::swap(args_.c_m, args_.c_n);
     swap();
@@ -170,18 +190,24 @@ void Gemm<T>::swap() {
 }
 
 template <class T>
-void Gemm<T>::multiply(Worker& worker, const int64_t* batch, int64_t first, int64_t last) const {
+GemmData<T> Gemm<T>::data_at(const Worker& worker, const int64_t* batch, int64_t first) const {
   GemmData<T> data{};
   for (int p = 0; p < args_.n_products; ++p) {
     const int a = kFactors + 2 * p;
-    data.factors[2 * p] = at(worker, a, batch) + first * places_[a].row;
-    data.factors[2 * p + 1] = at(worker, a + 1, batch);
-    if (swapped_) std::swap(data.factors[2 * p], data.factors[2 * p + 1]);
+    data.factors[2 * p + swapped_] = at(worker, a, batch) + first * places_[a].row;
+    data.factors[2 * p + !swapped_] = at(worker, a + 1, batch);
   }
   if (has_cin_) data.cin = at(worker, kCin, batch) + first * places_[kCin].row;
   if (is_gate(args_.after)) data.gate = at(worker, kGate, batch) + first * places_[kGate].row;
+  data.c = at(worker, kC, batch) + first * places_[kC].row;
+  return data;
+}
+
+template <class T>
+void Gemm<T>::multiply(Worker& worker, const int64_t* batch, int64_t first, int64_t last) const {
+  GemmData<T> data = data_at(worker, batch, first);
   const Place& place = places_[kC];
-  T* const c = data.c = at(worker, kC, batch) + first * place.row;
+  T* const c = data.c;
   if (target_ == Target::Scratch) data.c = reinterpret_cast<T*>(worker.scratch + phase_scratch_);
   if (tiles_.count > 0) {
     for (int t = 0; t < tiles_.count; ++t) {
@@ -216,18 +242,42 @@ bool Gemm<T>::write(Tape& tape) const {
 // One block of rows of one batch element, and the phases on it.
 template <class T>
 void Gemm<T>::run_unit(Worker& worker, const Blocks& blocks, int64_t unit) const {
-  int64_t batch[kMaxRank] = {};
-  const int64_t first = unit % blocks.count * blocks.rows, last = std::min(m_, first + blocks.rows);
-  unit /= blocks.count;
-  for (int d = batch_rank_ - 1; d >= 0; --d) {
+  int64_t batch[kMaxRank], first = 0;
+  if (blocks.count > 1) {  // divisions take as long as a small product
+    first = unit % blocks.count * blocks.rows;
+    unit /= blocks.count;
+  }
+  const int64_t last = std::min(m_, first + blocks.rows);
+  for (int d = batch_rank_ - 1; d > 0; --d) {
     batch[d] = unit % batch_[d];
     unit /= batch_[d];
   }
+  batch[0] = unit;
   multiply(worker, batch, first, last);
   if (any_rowwise_)
     for (const Following& f : phases_)
       if (f.rowwise) f.phase.run_rows(worker, batch, first, last);
   if (work_ > kSplitWork) worker.poll();
+}
+
+// Many small products one after the other: what surrounds each would take longer than the product.
+template <class T>
+void Gemm<T>::run_row(Worker& worker) const {
+  constexpr int64_t kSome = 64;  // products between two questions whether to stop
+  const int64_t first[kMaxRank] = {};
+  GemmData<T> data = data_at(worker, first, 0);
+  auto advance = [&](auto*& pointer, int matrix) { pointer = reinterpret_cast<T*>(reinterpret_cast<int64_t>(pointer) + batch_strides_[matrix][0]); };
+  for (int64_t unit = 0; unit < batches_; ++unit) {
+    for (int t = 0; t < tiles_.count; ++t) {
+      const GemmTile<T>& tile = tiles_.tile[t];
+      tile.run(args_, data, tile.m0, tile.m1, tile.n0, tile.tail);
+    }
+    for (int p = 0; p < 2 * args_.n_products; ++p) advance(data.factors[p], kFactors + (swapped_ ? p ^ 1 : p));
+    if (data.cin) advance(data.cin, kCin);
+    if (data.gate) advance(data.gate, kGate);
+    advance(data.c, kC);
+    if (unit % kSome == kSome - 1 && worker.stopped()) return;
+  }
 }
 
 template <class T>
@@ -242,6 +292,8 @@ void Gemm<T>::run(Worker& worker) const {
       const Gemm& self = *static_cast<const Gemm*>(argument);
       self.run_unit(w, self.shared_, unit);
     }, this);
+  } else if (row_) {
+    run_row(worker);
   } else {
     for (int64_t unit = 0; unit < units; ++unit) {
       run_unit(worker, blocks, unit);

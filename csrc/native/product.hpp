@@ -39,15 +39,19 @@ class Gemm final : public Instruction {
   };
 
   bool absorb(const GemmSpec& spec, const Phase& phase);
+  void merge_batches();
   void choose_blocks();
   void prepare();
   void swap();
   void run_unit(Worker& worker, const Blocks& blocks, int64_t unit) const;
+  GemmData<T> data_at(const Worker& worker, const int64_t* batch, int64_t first) const;
+  void run_row(Worker& worker) const;
   void multiply(Worker& worker, const int64_t* batch, int64_t first, int64_t last) const;
 
   int batch_rank_;  // without the axis of tasks side by side, if there is one
   bool has_cin_, swapped_ = false, any_rowwise_ = false;
   bool team_ = false;  // blocks are independent, and enough work to share
+  bool row_ = false;   // small products, each as far from the last as that from the one before
   enum class Target { Direct, Transposed, Scratch } target_ = Target::Direct;
   int64_t batches_ = 1;
   Blocks blocks_, shared_;  // of rows: by one thread; by a team
