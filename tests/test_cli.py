@@ -218,10 +218,19 @@ BAD_VARIABLES = [("FASTMETA_DEBUG", "yes", "0 or 1"), ("FASTMETA_BACKEND", "tpu"
 def test_bad_variables_are_one_line_and_exit_code_1(name, value, message, monkeypatch):
     monkeypatch.setenv(name, value)
     monkeypatch.setattr(fm.backends, "state", fm.backends._State())
-    for args in (["info"], ["bench", "--seconds", 0.01, "--tasks", 2]):
-        result = run(*args)
-        assert (result.exit_code, result.stdout) == (1, "")
-        assert result.stderr.startswith(f"error: [{name}] expected {message}") and result.stderr.count("\n") == 1
+    result = run("bench", "--seconds", 0.01, "--tasks", 2)
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert result.stderr.startswith(f"error: [{name}] expected {message}") and result.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize(("name", "value", "message"), BAD_VARIABLES[1:])
+def test_info_tells_bad_variables_beside_the_rest(name, value, message, monkeypatch):
+    monkeypatch.setenv(name, value)
+    monkeypatch.setattr(fm.backends, "state", fm.backends._State())
+    result = run("info")
+    assert (result.exit_code, result.stderr) == (1, "")
+    assert f"[{name}] expected {message}" in result.stdout and "backend numpy" in result.stdout and "cache" in result.stdout
+    assert f"[{name}] expected {message}" in json.loads(run("info", "--json").stdout)["machine"]["error"]
 
 
 def test_info_of_a_backend_that_is_not_there_says_why_and_fails(monkeypatch):

@@ -8,7 +8,7 @@ import shlex
 import statistics
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
@@ -244,22 +244,28 @@ def bench(tasks: int, inner_steps: int, seconds: float, *, show: Show, threads: 
 
 
 def info(show: Show) -> None:
-    """Versions, backends, threads, instruction set, folders; exit code 1 if the backend that is asked for is not there."""
+    """Versions, backends, threads, instruction set, folders; exit code 1 if the backend or the threads asked for cannot be had."""
     import typer
 
-    there = backends.available()
+    wrong: list[str] = []
+
+    def told(what: Callable[[], Any]) -> Any:
+        """What it gives, or why it cannot: the table says it beside all that can."""
+        try:
+            return what()
+        except (RuntimeError, ValueError) as error:
+            wrong.append(str(error))
+            return {"error": str(error)}
+
     values: dict[str, Any] = {
         "versions": versions(),
-        "backends": there,
-        "threads": backends.num_threads(),
+        "backends": backends.available(),
+        "threads": told(backends.num_threads),
         "isa": isa(),
         "plots": "ok" if plots.available() else "matplotlib is missing; pip install fastmeta[plots]",
         "cache": cache_folder(),
+        "machine": told(machine),
     }
-    try:
-        values["machine"] = machine()
-    except RuntimeError as error:  # the backend asked for is not there; the table says why
-        values["machine"] = {"error": str(error)}
     flat: dict[str, Any] = {}
     for name, value in values.items():
         if isinstance(value, dict):
@@ -268,7 +274,7 @@ def info(show: Show) -> None:
             flat[name] = value
     show.console.print(display.facts_table(flat, "fastmeta"))
     show.result(values)
-    if "error" in values["machine"]:
+    if wrong:
         raise typer.Exit(1)
 
 
