@@ -244,13 +244,18 @@ def test_the_version_is_told():
     assert (run("--version").exit_code, run("--version").stdout) == (0, f"fastmeta {fm.__version__}\n")
 
 
-def test_a_run_that_will_be_replaced_is_named():
-    assert sinusoid("--steps", 3, "--out", "o").stderr == ""
-    line = "warning: the run in o will be replaced; to go on with it instead: fastmeta train sinusoid --resume o/checkpoint.safetensors\n"
-    again = sinusoid("--steps", 3, "--out", "o", "--json")
-    assert (again.exit_code, again.stderr) == (0, line) and json.loads(again.stdout)
-    assert run("train", "sinusoid", "--resume", "o", "--steps", 4).stderr == ""
-    assert sinusoid("--steps", 3, "--out", "o", "--quiet").output == ""
+def test_a_run_is_gone_on_with_but_never_replaced():
+    assert sinusoid("--steps", 3, "--out", "o", "--quiet").exit_code == 0
+    kept = Path("o/checkpoint.safetensors").read_bytes()
+    sinusoid("--steps", 3, "--out", "other", "--quiet")
+    for again in (sinusoid("--steps", 3, "--out", "o"), run("train", "sinusoid", "--resume", "other", "--steps", 4, "--out", "o")):
+        assert again.exit_code == 2
+        assert again.stderr == (
+            "error: [train] expected --out a folder without a run, got o, which has one. "
+            "Remove it, or go on with it: fastmeta train sinusoid --resume o/checkpoint.safetensors\n"
+        )
+    assert Path("o/checkpoint.safetensors").read_bytes() == kept
+    assert run("train", "sinusoid", "--resume", "o", "--steps", 4, "--out", "o").exit_code == 0
 
 
 def test_resume_refuses_other_settings():

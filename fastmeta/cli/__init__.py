@@ -113,7 +113,7 @@ META_LR, META_LR_END = "Learning rate of Adam.", "Learning rate at the end, appr
 EPISODES, TEST_STEPS = "New tasks in the final test.", "Inner steps in the final test."
 SEED = "Seed of parameters and tasks."
 
-Out = Annotated[str | None, typer.Option(help="Folder for results [default: runs/TASK-DATE-TIME].", show_default=False)]
+Out = Annotated[str | None, typer.Option(help="Folder for results, without those of another run [default: runs/TASK-DATE-TIME].", show_default=False)]
 Resume = Annotated[str | None, typer.Option(help="Go on from this checkpoint, with its settings.", show_default=False)]
 Data = Annotated[
     str | None,

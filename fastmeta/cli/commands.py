@@ -6,7 +6,6 @@ import json
 import math
 import shlex
 import statistics
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -47,11 +46,6 @@ class Show:
 
     def tell(self, text: str) -> None:
         self.console.print(text, soft_wrap=True)
-
-    def warn(self, text: str) -> None:
-        """One line on standard error, where JSON is not disturbed."""
-        if not self.quiet:
-            print(f"warning: {text}", file=sys.stderr)
 
     def result(self, values: dict[str, Any]) -> None:
         if self.as_json:
@@ -102,7 +96,7 @@ def train(
     there = folder / CHECKPOINT
     if there.exists() and (resume is None or not there.samefile(resume)):
         again = _command("train", settings["task"], "--resume", str(there), data=data)
-        show.warn(f"the run in {folder} will be replaced; to go on with it instead: {again}")
+        raise Usage(str(expected("train", "--out a folder without a run", f"{folder}, which has one", ValueError, f"Remove it, or go on with it: {again}")))
     show.tell(
         f"{settings['task']}: {r.protocol}\n{r.learner!r}\n{settings['tasks']} tasks a meta-step, results in {folder}"
     )
