@@ -316,6 +316,7 @@ PYBIND11_MODULE(_core, m) {
       .def_property_readonly("shared_bytes", [](const Plan& p) { return p.spec().shared_bytes; });
   m.def("isa", [] { return current_kernels->name; }, "The instruction set in use.");
   m.def("set_isa", &set_isa, py::arg("name"), "Chooses baseline, avx2, avx512 or avx512-halves for all later runs.");
+  m.def("kernels", [] { return reinterpret_cast<uintptr_t>(current_kernels); }, "Where the table of kernels in use lies, for tests of single ones.");
   m.def("default_threads", &default_threads, "Threads that the affinity and the cgroup quota allow.");
   // Joined while the interpreter still stands; later calls would only start them again.
   py::module_::import("atexit").attr("register")(py::cpp_function([] { Pool::join_all(); }));
