@@ -95,17 +95,18 @@ def test_without_out_each_run_has_its_own_folder(tmp_path):
     assert len(list((tmp_path / "runs").glob("sinusoid-*/result.json"))) == 2
 
 
-def test_ctrl_c_saves_and_says_how_to_go_on(tmp_path, monkeypatch):
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_saves_and_says_how_to_go_on(number, code, tmp_path, monkeypatch):
     batch = recipes.Sinusoid.batch
 
     def pressed(self, step):
         if step == 5:
-            signal.raise_signal(signal.SIGINT)
+            signal.raise_signal(number)
         return batch(self, step)
 
     monkeypatch.setattr(recipes.Sinusoid, "batch", pressed)
     result = sinusoid("--steps", 2000, "--out", "o")
-    assert result.exit_code == 130
+    assert result.exit_code == code
     assert "fastmeta train sinusoid --resume o/checkpoint.safetensors" in result.stdout
     monkeypatch.setattr(recipes.Sinusoid, "batch", batch)
     again = run("train", "sinusoid", "--resume", "o/checkpoint.safetensors", "--steps", 40, "--json")

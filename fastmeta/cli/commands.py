@@ -106,11 +106,11 @@ def train(
     trainer.report = live
     with live:
         trained = trainer.run(settings["steps"], resume)
-    if trained.interrupted:
+    if trained.signal is not None:
         again = _command("train", settings["task"], "--resume", str(trained.checkpoint), data=data)
         show.tell(f"interrupted at meta-step {trained.step:,}; saved. Go on with:\n  {again}")
         show.result({"interrupted": True, "step": trained.step, "checkpoint": str(trained.checkpoint), "resume": again})
-        raise typer.Exit(130)
+        raise typer.Exit(128 + trained.signal)
     try:
         metrics = evaluate(
             r.learner,
