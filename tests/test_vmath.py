@@ -98,13 +98,13 @@ def kernels(request, library):
 
 def erf(x):
     """erf in extended precision, from the series whose terms are all positive."""
-    a = np.minimum(np.abs(x), np.longdouble(6.5))
+    a, where = np.unique(np.minimum(np.abs(x), np.longdouble(6.5)), return_inverse=True)
     term = total = a.copy()
     for n in range(1, 220):
         term = term * (2 * a * a / (2 * n + 1))
         total = total + term
     root_pi = np.sqrt(np.longdouble(4) * np.arctan(np.longdouble(1)))
-    return np.copysign(2 / root_pi * np.exp(-a * a) * total, x)
+    return np.copysign((2 / root_pi * np.exp(-a * a) * total)[where], x)
 
 
 def sigmoid(x):
