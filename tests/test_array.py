@@ -512,7 +512,8 @@ def test_shapes() -> None:
     x = normal((3, 1))
     for shape in ((3, 4), (2, 3, 4), (3, 1), (5, 3, 1)):
         check(lambda v, shape=shape: fm.broadcast_to(v, shape), np.broadcast_to(x, shape), x)
-    check(lambda v: fm.pad(v, ((1, 1), (0, 1)), value=-2.5), np.pad(x, ((1, 1), (0, 1)), constant_values=-2.5), x)
+    for padded in (lambda v: fm.pad(v, ((1, 1), (0, 1)), value=-2.5), lambda v: fm.pad(v, ((1, 1), (0, 1)), np.float32(-2.5))):
+        check(padded, np.pad(x, ((1, 1), (0, 1)), constant_values=-2.5), x)
     check(lambda v: fm.broadcast_to(v, (0, 3, 2)), np.broadcast_to(x, (0, 3, 2)), x)
     check(lambda a, b: fm.concat([a, b]), np.array([1.0, 2, 3], np.float32), np.array([1], np.float32), np.array([2, 3]))
 
