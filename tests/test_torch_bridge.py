@@ -458,7 +458,9 @@ class Projected(nn.Module):
         (Uses(lambda x: x.div(2, rounding_mode="trunc")), torch.zeros(2, 3), NotImplementedError, "rounding_mode='trunc'"),
         (Uses(lambda x: x + torch.full((3,), 2**40)), torch.zeros(2, 3), NotImplementedError, "beyond int32"),
         (Uses(lambda x: torch.diag_embed(x, 1)), torch.zeros(2, 3), NotImplementedError, "main diagonal"),
-        (nn.Linear(3, 3).half(), torch.zeros(2, 3).half(), TypeError, "float32 or float64, got weight of torch.float16"),
+        (nn.Linear(3, 3).half(), torch.zeros(2, 3).half(), TypeError, r"float32 or float64, got weight of float16\. Convert them with module\.float\(\)"),
+        (nn.Sequential(nn.Flatten(), nn.Linear(3, 3)).bfloat16(), torch.zeros(2, 3), TypeError, r"float32 or float64, got 1\.weight of bfloat16"),
+        (nn.Linear(3, 3), torch.zeros(2, 3).half(), TypeError, r"examples of .*, got 0 of float16\. Convert it with its float\(\)"),
         (nn.Identity, torch.zeros(2), TypeError, "an nn.Module, got type"),
         (nn.Linear(3, 3), np.zeros((2, 3)), TypeError, "an example of tensors, got .*ndarray"),
         (Uses(lambda x: (x, x + 1)), torch.zeros(2, 3), ValueError, "one output, got 2 outputs"),
@@ -599,7 +601,7 @@ def test_examples_of_many_forms() -> None:
 
     f, params = from_torch(Summed(), (torch.ones(4, 3), torch.ones(4, 3), torch.ones(1, 3)))
     assert f(params, np.ones((7, 3), np.float32), np.ones((7, 3), np.float32), np.ones((1, 3), np.float32)).shape == (7, 3)
-    with pytest.raises(TypeError, match="expected examples of float32 or .*, got 1 of torch.uint8"):
+    with pytest.raises(TypeError, match="expected examples of float32 or .*, got 1 of uint8"):
         from_torch(Summed(), (torch.ones(4, 3), torch.ones(4, 3, dtype=torch.uint8)))
 
 
