@@ -123,7 +123,7 @@ py::object new_output(const ArraySpec& spec, const NumpyTypes& types, int64_t le
   for (int d = 0; d < spec.rank; ++d) dims[d] = spec.dims[d];
   if (spec.per_task) dims[0] = length;
   const Checked bytes = Checked(spec.bytes) * (spec.per_task ? length : 1);
-  if (!bytes.within(0, int64_t{1} << 48)) throw std::bad_alloc();
+  if (!bytes.within(0, int64_t{1} << 48)) throw NoMemory(bytes.ok() ? bytes.value() : INT64_MAX);
   char* data = bytes.value() >= OutputPool::kSmallest ? OutputPool::get().take(bytes.value()) : nullptr;
   Py_INCREF(types.descr[spec.dtype]);  // NewFromDescr steals one
   constexpr int flags = py::detail::npy_api::NPY_ARRAY_C_CONTIGUOUS_ | py::detail::npy_api::NPY_ARRAY_ALIGNED_ | py::detail::npy_api::NPY_ARRAY_WRITEABLE_;
