@@ -123,7 +123,7 @@ py::object new_output(const ArraySpec& spec, const NumpyTypes& types, int64_t le
   for (int d = 0; d < spec.rank; ++d) dims[d] = spec.dims[d];
   if (spec.per_task) dims[0] = length;
   const Checked bytes = Checked(spec.bytes) * (spec.per_task ? length : 1);
-  if (!bytes.within(0, int64_t{1} << 48)) throw std::bad_alloc();
+  if (!bytes.within(0, int64_t{1} << 48)) throw NoMemory(bytes.ok() ? bytes.value() : INT64_MAX);
   char* data = bytes.value() >= OutputPool::kSmallest ? OutputPool::get().take(bytes.value()) : nullptr;
   Py_INCREF(types.descr[spec.dtype]);  // NewFromDescr steals one
   constexpr int flags = py::detail::npy_api::NPY_ARRAY_C_CONTIGUOUS_ | py::detail::npy_api::NPY_ARRAY_ALIGNED_ | py::detail::npy_api::NPY_ARRAY_WRITEABLE_;
@@ -316,6 +316,7 @@ PYBIND11_MODULE(_core, m) {
       .def_property_readonly("shared_bytes", [](const Plan& p) { return p.spec().shared_bytes; });
   m.def("isa", [] { return current_kernels->name; }, "The instruction set in use.");
   m.def("set_isa", &set_isa, py::arg("name"), "Chooses baseline, avx2, avx512 or avx512-halves for all later runs.");
+  m.def("kernels", [] { return reinterpret_cast<uintptr_t>(current_kernels); }, "Where the table of kernels in use lies, for tests of single ones.");
   m.def("default_threads", &default_threads, "Threads that the affinity and the cgroup quota allow.");
   // Joined while the interpreter still stands; later calls would only start them again.
   py::module_::import("atexit").attr("register")(py::cpp_function([] { Pool::join_all(); }));

@@ -31,3 +31,6 @@ def isa() -> str:
 
 def set_isa(name: str) -> None:
     """Chooses the instruction set; ValueError where the machine lacks it."""
+
+def kernels() -> int:
+    """The address of the table of kernels in use (csrc/native/kernels.hpp), for tests of single ones."""

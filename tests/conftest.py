@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from hosts import BACKENDS, ENGINES, OF_THE_CORE, PURE
+from hosts import BACKENDS, ENGINES, ISAS, OF_THE_CORE, PURE
 from omniglot_archive import write_archives
 
 import fastmeta as fm
@@ -126,24 +126,6 @@ def empty_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A small data set in Omniglot's format: 8 characters of 3 alphabets, 20 images each."""
     return write_archives(tmp_path_factory.mktemp("small"))
-
-
-def targets() -> list[str]:
-    """The instruction sets of this build that this processor has."""
-    if PURE:
-        return []
-    before, found = _core.isa(), []
-    for name in ("baseline", "avx2", "avx512", "avx512-halves"):
-        try:
-            _core.set_isa(name)
-            found.append(name)
-        except ValueError as error:
-            assert "[set_isa]" in str(error)
-    _core.set_isa(before)
-    return found
-
-
-ISAS = targets()
 
 
 @pytest.fixture(params=ISAS)

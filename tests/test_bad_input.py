@@ -164,6 +164,7 @@ ARRAY_CASES = [
     case("stack-shapes", lambda x, y: fm.stack([x, y]), ones(2), ones(3), message=r"\[stack\] expected arrays of one shape, \(2,\), got \(3,\)"),
     case("stack-axis", lambda x: fm.stack([x], axis=2), ones(2), message=r"\[stack\] expected an axis in -2\.\.1, got 2"),
     case("pad-count", lambda x: fm.pad(x, widths=((1, 1),)), ones(2, 2), message=r"\[pad\] expected 2 pairs \(before, after\) of lengths of at least 0, got \(\(1, 1\),\)"),
+    case("pad-mode", lambda x: fm.pad(x, ((1, 1),), "constant"), ones(2), error=TypeError, message=r"\[pad\] expected value a number, got 'constant'"),
     case("pad-negative", lambda x: fm.pad(x, widths=((-1, 1),)), ones(2), message=r"\[pad\] expected 1 pairs .* of at least 0, got \(\(-1, 1\),\)"),
     # indices
     case("take-axis", lambda x, k: fm.take(x, k), ones(3, 3), ints(0), message=r"\[take\] expected axis to be given for more than one axis, got \(3, 3\)"),

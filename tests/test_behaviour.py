@@ -254,6 +254,17 @@ def test_more_threads_than_the_machine_has(threads: None) -> None:
     assert bits(f(*args)) == want
 
 
+@pytest.mark.native
+def test_threads_that_are_no_longer_wanted_end(threads: None) -> None:
+    f, args = meta_step(), arguments(200)
+    alive = []
+    for count in (2, 50, 2):
+        fm.set_num_threads(count)
+        f(*args)
+        alive.append(len(os.listdir("/proc/self/task")))
+    assert alive[1] == alive[0] + 48 and alive[2] < alive[0] + 24  # one that has ended may stay listed for a moment
+
+
 def test_same_bits_in_another_process() -> None:
     script = "import hashlib; print(hashlib.sha256(b''.join(behaviour.bits(behaviour.meta_step()(*behaviour.arguments())))).hexdigest())"
     assert len({in_subprocess(script, FASTMETA_NUM_THREADS=n, PYTHONHASHSEED=n) for n in ("1", "2", "5")}) == 1

@@ -151,6 +151,16 @@ def test_a_run_resumed_equals_one_not_interrupted(path):
     assert_same_bits(run(half.params, half.optimizer, half.sampler_step, 20), whole)
 
 
+def test_a_folder_that_is_missing_is_named(tmp_path, monkeypatch):
+    (tmp_path / "file").touch()
+    for folder in (tmp_path / "nowhere", tmp_path / "file"):
+        with pytest.raises(FileNotFoundError) as info:
+            save(folder / "run.safetensors")
+        assert str(info.value) == f"[save_checkpoint] expected a path in a folder that exists, got {folder}/run.safetensors: there is no folder {folder}"
+    monkeypatch.chdir(tmp_path)
+    save("run.safetensors")
+
+
 def test_a_failed_write_keeps_the_old_file(path, monkeypatch):
     save(path)
     before = path.read_bytes()

@@ -125,6 +125,15 @@ def test_overflow_is_refused(method, dtype, large):
     assert np.isfinite(tame.predict_proba(x * dtype(large))).all()
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_a_singular_covariance_asks_for_a_larger_ridge(dtype):
+    x = np.repeat(X.astype(dtype), 2, axis=1)  # each feature twice
+    classifier = fm.FewShotClassifier("covariance", ridge=1e-20)
+    with pytest.raises(ValueError, match=f"an inverse in {dtype.__name__}, got a singular one. Take a ridge above 1e-20"):
+        classifier.fit(x, Y)
+    assert classifier.set_params(ridge=1e-3).fit(x, Y).score(x, Y) > 0.9
+
+
 def test_covariance_takes_a_ridge():
     classifier = fm.FewShotClassifier("covariance", ridge=0.3).fit(X, Y)
     total, want = np.cov(X.T), []

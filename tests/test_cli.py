@@ -95,17 +95,18 @@ def test_without_out_each_run_has_its_own_folder(tmp_path):
     assert len(list((tmp_path / "runs").glob("sinusoid-*/result.json"))) == 2
 
 
-def test_ctrl_c_saves_and_says_how_to_go_on(tmp_path, monkeypatch):
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_saves_and_says_how_to_go_on(number, code, tmp_path, monkeypatch):
     batch = recipes.Sinusoid.batch
 
     def pressed(self, step):
         if step == 5:
-            signal.raise_signal(signal.SIGINT)
+            signal.raise_signal(number)
         return batch(self, step)
 
     monkeypatch.setattr(recipes.Sinusoid, "batch", pressed)
     result = sinusoid("--steps", 2000, "--out", "o")
-    assert result.exit_code == 130
+    assert result.exit_code == code
     assert "fastmeta train sinusoid --resume o/checkpoint.safetensors" in result.stdout
     monkeypatch.setattr(recipes.Sinusoid, "batch", batch)
     again = run("train", "sinusoid", "--resume", "o/checkpoint.safetensors", "--steps", 40, "--json")
@@ -218,10 +219,19 @@ BAD_VARIABLES = [("FASTMETA_DEBUG", "yes", "0 or 1"), ("FASTMETA_BACKEND", "tpu"
 def test_bad_variables_are_one_line_and_exit_code_1(name, value, message, monkeypatch):
     monkeypatch.setenv(name, value)
     monkeypatch.setattr(fm.backends, "state", fm.backends._State())
-    for args in (["info"], ["bench", "--seconds", 0.01, "--tasks", 2]):
-        result = run(*args)
-        assert (result.exit_code, result.stdout) == (1, "")
-        assert result.stderr.startswith(f"error: [{name}] expected {message}") and result.stderr.count("\n") == 1
+    result = run("bench", "--seconds", 0.01, "--tasks", 2)
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert result.stderr.startswith(f"error: [{name}] expected {message}") and result.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize(("name", "value", "message"), BAD_VARIABLES[1:])
+def test_info_tells_bad_variables_beside_the_rest(name, value, message, monkeypatch):
+    monkeypatch.setenv(name, value)
+    monkeypatch.setattr(fm.backends, "state", fm.backends._State())
+    result = run("info")
+    assert (result.exit_code, result.stderr) == (1, "")
+    assert f"[{name}] expected {message}" in result.stdout and "backend numpy" in result.stdout and "cache" in result.stdout
+    assert f"[{name}] expected {message}" in json.loads(run("info", "--json").stdout)["machine"]["error"]
 
 
 def test_info_of_a_backend_that_is_not_there_says_why_and_fails(monkeypatch):
@@ -235,13 +245,18 @@ def test_the_version_is_told():
     assert (run("--version").exit_code, run("--version").stdout) == (0, f"fastmeta {fm.__version__}\n")
 
 
-def test_a_run_that_will_be_replaced_is_named():
-    assert sinusoid("--steps", 3, "--out", "o").stderr == ""
-    line = "warning: the run in o will be replaced; to go on with it instead: fastmeta train sinusoid --resume o/checkpoint.safetensors\n"
-    again = sinusoid("--steps", 3, "--out", "o", "--json")
-    assert (again.exit_code, again.stderr) == (0, line) and json.loads(again.stdout)
-    assert run("train", "sinusoid", "--resume", "o", "--steps", 4).stderr == ""
-    assert sinusoid("--steps", 3, "--out", "o", "--quiet").output == ""
+def test_a_run_is_gone_on_with_but_never_replaced():
+    assert sinusoid("--steps", 3, "--out", "o", "--quiet").exit_code == 0
+    kept = Path("o/checkpoint.safetensors").read_bytes()
+    sinusoid("--steps", 3, "--out", "other", "--quiet")
+    for again in (sinusoid("--steps", 3, "--out", "o"), run("train", "sinusoid", "--resume", "other", "--steps", 4, "--out", "o")):
+        assert again.exit_code == 2
+        assert again.stderr == (
+            "error: [train] expected --out a folder without a run, got o, which has one. "
+            "Remove it, or go on with it: fastmeta train sinusoid --resume o/checkpoint.safetensors\n"
+        )
+    assert Path("o/checkpoint.safetensors").read_bytes() == kept
+    assert run("train", "sinusoid", "--resume", "o", "--steps", 4, "--out", "o").exit_code == 0
 
 
 def test_resume_refuses_other_settings():

@@ -85,6 +85,11 @@ def test_whole_quotients_and_what_is_left() -> None:
         many = normal((10_000,), dtype) * 1e5
         left = np.asarray(fm.remainder(many, dtype(0.1)))
         assert (left >= 0).all() and (left <= dtype(0.1)).all()
+        edge = np.array([0, 1, -1, 1e-30, -1e-30, 3.5, -3.5, np.inf, -np.inf, np.nan], dtype)
+        a, b = (part.ravel() for part in np.meshgrid(edge, np.delete(edge, [3, 4])))
+        with np.errstate(divide="ignore", invalid="ignore"):
+            check(fm.floor_divide, np.floor_divide(a, b), a, b)
+            check(fm.remainder, np.remainder(a, b), a, b)
     check(fm.remainder, np.array([np.nan, np.nan]), np.array([np.inf, 1.0]), np.array([np.inf, 0.0]))
     fm.testing.check_grads(fm.remainder, (normal((4, 5), np.float64), np.full(5, 0.37)))
 

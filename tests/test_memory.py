@@ -40,6 +40,29 @@ def resident(field="VmRSS"):
 """
 
 
+@pytest.mark.native
+def test_memory_that_is_not_there_is_told() -> None:
+    """Of outputs of 4 GiB a task, in a process that may have 2 more; those of a million tasks no address could reach."""
+    output = in_subprocess(
+        """
+import resource
+import numpy as np
+import fastmeta as fm
+
+f = fm.map_tasks(lambda x: fm.broadcast_to(x, (1 << 15, 1 << 15)))
+used = 4096 * int(open("/proc/self/statm").read().split()[0])
+resource.setrlimit(resource.RLIMIT_AS, (used + (2 << 30), resource.RLIM_INFINITY))
+for tasks in (1, 1 << 20):
+    try:
+        f(np.ones(tasks, np.float32))
+    except MemoryError as error:
+        print(error)
+"""
+    )
+    hint = "MB of memory more, got none. fm.memory_estimate tells what a call takes"
+    assert output.splitlines() == [f"[native] expected {size} {hint}" for size in ("4096.0", "4294967296.0")]
+
+
 def test_resident_memory_is_flat_over_1000_meta_steps() -> None:
     output = in_subprocess(
         MAML

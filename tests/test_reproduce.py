@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import re
+import signal
 from dataclasses import replace
 from pathlib import Path
 
@@ -96,13 +97,13 @@ def test_an_interrupted_run_goes_on_and_ends_the_same(tmp_path, monkeypatch):
     class Stopped(trainer.Trainer):
         def run(self, steps, resume=None):
             trained = super().run(3, resume)
-            trained.ended = "interrupted"
+            trained.ended, trained.signal = "interrupted", signal.SIGTERM
             return trained
 
     with monkeypatch.context() as patch:
         patch.setattr(reproduce, "Trainer", Stopped)
         stopped = run("tiny", "other")
-    assert stopped.exit_code == 130 and "goes on from there" in stopped.stdout
+    assert stopped.exit_code == 143 and "goes on from there" in stopped.stdout
     assert not list((tmp_path / "o").glob("*.json"))
     assert "from meta-step 3" in run("tiny").stdout
     assert result()["metrics"] == whole["metrics"]

@@ -125,14 +125,14 @@ def test_a_signal_finishes_the_step_saves_and_resumes(tmp_path, number):
     before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
     stopped = trainer(Wrapped(Sinusoid(tasks=4), press), out=tmp_path).run(20)
     assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before
-    assert stopped.interrupted
+    assert stopped.interrupted and stopped.signal == number
     assert 8 <= stopped.step < 20
     assert (
         load_checkpoint(stopped.checkpoint, params=stopped.params, optimizer=stopped.optimizer).sampler_step
         == stopped.step
     )
     resumed = trainer(out=tmp_path).run(20, stopped.checkpoint)
-    assert not resumed.interrupted
+    assert not resumed.interrupted and resumed.signal is None
     assert_same_bits(resumed.params, trainer().run(20).params)
 
 

@@ -2,8 +2,8 @@
 
 #include <algorithm>
 #include <atomic>
+#include <cstdio>
 #include <cstdlib>
-#include <new>
 #ifdef __linux__
 #include <sys/mman.h>
 #include <unistd.h>
@@ -30,6 +30,10 @@ int64_t alignment(int64_t bytes) { return bytes >= kHugePage ? kHugePage : 64; }
 
 }  // namespace
 
+NoMemory::NoMemory(int64_t bytes) {
+  std::snprintf(text_, sizeof text_, "[native] expected %.1f MB of memory more, got none. fm.memory_estimate tells what a call takes", double(bytes) / (1 << 20));
+}
+
 int64_t allocated_bytes(int64_t bytes) {
   const int64_t align = alignment(bytes);
   return (bytes + align - 1) / align * align;
@@ -38,7 +42,7 @@ int64_t allocated_bytes(int64_t bytes) {
 char* allocate_aligned(int64_t bytes) {
   const int64_t align = alignment(bytes), rounded = allocated_bytes(bytes);
   void* data = std::aligned_alloc(size_t(align), size_t(rounded > 0 ? rounded : align));
-  if (!data) throw std::bad_alloc();
+  if (!data) throw NoMemory(bytes);
 #ifdef __linux__
   if (align == kHugePage) madvise(data, size_t(rounded), MADV_HUGEPAGE);  // a wish: failure changes nothing
 #endif

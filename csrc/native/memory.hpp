@@ -2,9 +2,20 @@
 #pragma once
 #include <cstddef>
 #include <cstdint>
+#include <new>
 #include <vector>
 
 namespace fastmeta {
+
+// There is not so much memory: a MemoryError in Python.
+class NoMemory : public std::bad_alloc {
+ public:
+  explicit NoMemory(int64_t bytes);
+  const char* what() const noexcept override { return text_; }
+
+ private:
+  char text_[128];
+};
 
 // 64-byte aligned, not initialised, contents lost when it grows. Pages are first touched by whoever writes them, and are
 // huge where the size is worth it: an arena is walked through again and again, and TLB misses would cost a few percent.
@@ -14,7 +25,7 @@ class Buffer {
   Buffer(const Buffer&) = delete;
   Buffer& operator=(const Buffer&) = delete;
   ~Buffer() { release(); }
-  char* reserve(int64_t bytes);  // throws std::bad_alloc
+  char* reserve(int64_t bytes);  // throws NoMemory
   void release();
   char* data() const { return data_; }
   int64_t size() const { return size_; }
@@ -24,7 +35,7 @@ class Buffer {
   int64_t size_ = 0;
 };
 
-char* allocate_aligned(int64_t bytes);  // throws std::bad_alloc; freed by std::free
+char* allocate_aligned(int64_t bytes);  // throws NoMemory; freed by std::free
 int64_t allocated_bytes(int64_t bytes);  // what that takes: large blocks are whole huge pages
 
 // What one thread needs to run tasks. Kept by the thread, since fresh pages cost more than they hold, unless all threads

@@ -67,6 +67,8 @@ Pool& Pool::get() {
 
 int Pool::claim(int threads) {
   const int wanted = std::min(threads, kMaxThreads) - 1;
+  if (int(threads_.size()) > wanted) retire(wanted);  // each would wake and spin at every piece of work
+  kept_.store(wanted);
   if (int(threads_.size()) < wanted) {
     sigset_t all, before;
     sigfillset(&all);
@@ -114,14 +116,14 @@ void Pool::post(int helpers, Body body, void* argument) {
 void Pool::help(int number, uint64_t seen) {
   const SubnormalsAsZero here;
   for (;;) {
-    auto changed = [&] { return state_.load() != seen || quit_.load(std::memory_order_relaxed); };
+    auto changed = [&] { return state_.load() != seen || number >= kept_.load(std::memory_order_relaxed); };
     if (!spin(changed)) {
       std::unique_lock<std::mutex> lock(sleep_);
       sleepers_.fetch_add(1);
       wake_.wait(lock, changed);
       sleepers_.fetch_sub(1);
     }
-    if (quit_.load()) return;
+    if (number >= kept_.load()) return;
     seen = state_.load();
     if (number >= int(seen % 256)) continue;
     body_(argument_);
@@ -132,17 +134,19 @@ void Pool::help(int number, uint64_t seen) {
   }
 }
 
+void Pool::retire(int kept) {
+  {
+    std::lock_guard<std::mutex> lock(sleep_);
+    kept_.store(kept);
+  }
+  wake_.notify_all();
+  for (; int(threads_.size()) > kept; threads_.pop_back()) threads_.back().join();
+}
+
 void Pool::join_all() {
   Pool& pool = get();
   if (pool.taken_.exchange(true)) return;  // a daemon thread is inside a call; the process ends under it
-  {
-    std::lock_guard<std::mutex> lock(pool.sleep_);
-    pool.quit_.store(true);
-  }
-  pool.wake_.notify_all();
-  for (auto& thread : pool.threads_) thread.join();
-  pool.threads_.clear();
-  pool.quit_.store(false);
+  pool.retire(0);
   pool.taken_.store(false);
 }
 

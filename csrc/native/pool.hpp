@@ -22,6 +22,7 @@ class Pool {
  private:
   friend class PoolLease;
   int claim(int threads);  // helpers that are there, at most threads - 1
+  void retire(int kept);  // ends all helpers but so many
   void spread(int helpers);  // keeps them off the caller's core
   void post(int helpers, Body body, void* argument);
   void help(int number, uint64_t seen);
@@ -38,7 +39,7 @@ class Pool {
   Body body_ = nullptr;
   void* argument_ = nullptr;
   std::atomic<int> busy_{0};
-  std::atomic<bool> quit_{false};
+  std::atomic<int> kept_{0};  // helpers whose number is not below it end
 
   std::mutex sleep_;
   std::condition_variable wake_, done_;

@@ -55,7 +55,7 @@ class FewShotClassifier:
 
     After `fit`: ``classes_`` sorted, ``n_features_in_``.
     Errors: at `fit`, naming the parameter, as scikit-learn asks of estimators; ValueError for features or labels that cannot be
-    used, saying which, and for features so large that no score of an example is finite.
+    used, saying which, for features so large that no score of an example is finite, and for a ``ridge`` too small to invert a covariance.
     Source: of each method, see its learner; SimpleShot: Wang et al. 2019.
 
     >>> features = np.array([[0.0, 0.1], [0.2, 0.0], [5.0, 5.1], [5.2, 4.9]])
@@ -83,8 +83,14 @@ class FewShotClassifier:
                 raise expected(NAME, "method 'soft-k-means' for unlabelled examples", repr(self.method))
             more = _features(unlabelled, x.shape[1], x.dtype)
             x, labels = np.concatenate([x, more]), np.concatenate([labels, np.full(len(more), -1, labels.dtype)])
-        task = _compiled(*head).adapt((), transform((), x), labels)[1]
+        z = np.asarray(transform((), x))
+        task = _compiled(*head).adapt((), z, labels)[1]
         if not all(np.isfinite(part).all() for part in optree.tree_leaves(task)):
+            with np.errstate(over="ignore"):
+                squares = np.square(z).sum()
+            if self.method == "covariance" and np.isfinite(squares):  # so are covariances: their inverses are not
+                hint = f"Take a ridge above {self.ridge}, or smaller features: normalize=True, or all divided by a number"
+                raise expected(NAME, f"covariances that have an inverse in {x.dtype}", "a singular one", ValueError, hint)
             raise _overflow("finite statistics of the classes", x.dtype)
         # By name, not as the learner itself: what that has compiled cannot be pickled.
         self._head, self._transform, self._task = head, transform, task

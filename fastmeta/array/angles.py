@@ -10,7 +10,6 @@ from fastmeta.array.numeric import (
     add,
     divide,
     equal,
-    exp,
     expm1,
     full_like,
     greater,
@@ -85,10 +84,18 @@ def _negative(x: Array) -> Array:
 
 
 def sinh(x: Array) -> Array:
-    """The hyperbolic sine, (e ** x - e ** -x) / 2, exact for small x; infinite where e ** abs(x) is."""
-    return multiply(subtract(expm1(x), expm1(negative(x))), 0.5)
+    """The hyperbolic sine, (e ** x - e ** -x) / 2, exact for small x."""
+    up, down = _of_half(x)
+    return multiply(subtract(up, down), add(multiply(add(up, down), 0.5), 1.0))  # 2 sinh(x / 2) cosh(x / 2)
 
 
 def cosh(x: Array) -> Array:
-    """The hyperbolic cosine, (e ** x + e ** -x) / 2; infinite where e ** abs(x) is."""
-    return multiply(add(exp(x), exp(negative(x))), 0.5)
+    """The hyperbolic cosine, (e ** x + e ** -x) / 2."""
+    both = add(*_of_half(x))
+    return subtract(multiply(add(both, 2.0), add(multiply(both, 0.5), 1.0)), 1.0)  # 2 cosh(x / 2) ** 2 - 1
+
+
+def _of_half(x: Array) -> tuple[Array, Array]:
+    """e ** (x / 2) - 1 and e ** (-x / 2) - 1: finite where sinh and cosh of x are."""
+    half = multiply(x, 0.5)
+    return expm1(half), expm1(negative(half))

@@ -49,11 +49,12 @@ def _quotient(x: Var, y: Var, dtype: str) -> Var:
         zero = ew.apply(ew.EQUAL, y, 0.0)
         return ew.where(zero, 0.0, ew.apply(ew.FLOOR, ew.divide(x, ew.where(zero, 1.0, y))))
     q = ew.apply(ew.FLOOR, ew.divide(x, y))
-    left = _left(x, q, y)  # x / y may have been rounded to the next whole number
-    q = ew.where(ew.apply(ew.LESS, ew.multiply(left, y), 0.0), ew.subtract(q, 1.0), q)
-    q = ew.where(ew.apply(ew.GREATER_EQUAL, ew.apply(ew.ABS, left), ew.apply(ew.ABS, y)), ew.add(q, 1.0), q)
-    apart = ew.apply(ew.LESS, ew.multiply(x, ew.apply(ew.SIGN, y)), 0.0)
-    return ew.where(_infinite(y), ew.where(apart, -1.0, ew.multiply(x, 0.0)), q)
+    sign = ew.apply(ew.SIGN, y)
+    beyond = ew.apply(ew.LESS, ew.multiply(_left(x, q, y), sign), 0.0)  # x / y was rounded up to the next whole number
+    q = ew.where(beyond, ew.subtract(q, 1.0), q)
+    apart = ew.apply(ew.LESS, ew.multiply(x, sign), 0.0)
+    q = ew.where(_infinite(y), ew.where(apart, -1.0, ew.multiply(x, 0.0)), q)
+    return ew.where(_infinite(x), ew.where(ew.apply(ew.EQUAL, y, 0.0), q, float("nan")), q)
 
 
 def _left(x: Var, q: Var, y: Var) -> Var:

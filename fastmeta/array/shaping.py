@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from math import prod as product
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -117,7 +118,7 @@ def flip(x: Any, *, axis: Axis = None) -> Var:
     return array_operand("flip", x).graph.emit(sh.FLIP, (x,), (axes_of("flip", x, axis),))
 
 
-def pad(x: Array, widths: Sequence[tuple[int, int]], *, value: float = 0.0) -> Array:
+def pad(x: Array, widths: Sequence[tuple[int, int]], value: float = 0.0) -> Array:
     """x with ``widths[a] = (before, after)`` more elements along each axis, all equal to ``value``."""
     return _pad(x, widths=widths, value=value)
 
@@ -129,6 +130,8 @@ def _pad(x: Any, *, widths: Sequence[tuple[int, int]], value: float) -> Var:
         len(p) != 2 or not all(isinstance(n, int | np.integer) and n >= 0 for n in p) for p in pairs
     ):  # fmt: skip
         raise expected("pad", f"{len(x.shape)} pairs (before, after) of lengths of at least 0", widths)
+    if not isinstance(value, Real):
+        raise expected("pad", "value a number", repr(value), TypeError)
     low, high = tuple(int(a) for a, _ in pairs), tuple(int(b) for _, b in pairs)
     zero = (0,) * len(low)
     y = sh.pad(x, low, high, zero)

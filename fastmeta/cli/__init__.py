@@ -1,6 +1,6 @@
 """The command line: ``fastmeta train sinusoid|omniglot``, ``eval``, ``reproduce``, ``bench``, ``info``.
 
-Exit codes: 0 done, 1 failed, 2 wrong usage, 130 interrupted.  An error is one line on standard error.
+Exit codes: 0 done, 1 failed, 2 wrong usage, 130 interrupted, 143 terminated by SIGTERM.  An error is one line on standard error.
 """
 
 from __future__ import annotations
@@ -113,7 +113,7 @@ META_LR, META_LR_END = "Learning rate of Adam.", "Learning rate at the end, appr
 EPISODES, TEST_STEPS = "New tasks in the final test.", "Inner steps in the final test."
 SEED = "Seed of parameters and tasks."
 
-Out = Annotated[str | None, typer.Option(help="Folder for results [default: runs/TASK-DATE-TIME].", show_default=False)]
+Out = Annotated[str | None, typer.Option(help="Folder for results, without those of another run [default: runs/TASK-DATE-TIME].", show_default=False)]
 Resume = Annotated[str | None, typer.Option(help="Go on from this checkpoint, with its settings.", show_default=False)]
 Data = Annotated[
     str | None,
@@ -235,8 +235,7 @@ def _reproduce(
         return
     if not names:
         raise Usage("reproduce: expected a name (see --list), got none.")
-    if not reproduce.queue(names, data, out, minutes, commands.Show(quiet, json), threads):
-        raise typer.Exit(130)
+    reproduce.queue(names, data, out, minutes, commands.Show(quiet, json), threads)
 
 
 @app.command("bench")

@@ -6,9 +6,8 @@ import json
 import math
 import shlex
 import statistics
-import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
@@ -47,11 +46,6 @@ class Show:
 
     def tell(self, text: str) -> None:
         self.console.print(text, soft_wrap=True)
-
-    def warn(self, text: str) -> None:
-        """One line on standard error, where JSON is not disturbed."""
-        if not self.quiet:
-            print(f"warning: {text}", file=sys.stderr)
 
     def result(self, values: dict[str, Any]) -> None:
         if self.as_json:
@@ -102,7 +96,7 @@ def train(
     there = folder / CHECKPOINT
     if there.exists() and (resume is None or not there.samefile(resume)):
         again = _command("train", settings["task"], "--resume", str(there), data=data)
-        show.warn(f"the run in {folder} will be replaced; to go on with it instead: {again}")
+        raise Usage(str(expected("train", "--out a folder without a run", f"{folder}, which has one", ValueError, f"Remove it, or go on with it: {again}")))
     show.tell(
         f"{settings['task']}: {r.protocol}\n{r.learner!r}\n{settings['tasks']} tasks a meta-step, results in {folder}"
     )
@@ -112,11 +106,11 @@ def train(
     trainer.report = live
     with live:
         trained = trainer.run(settings["steps"], resume)
-    if trained.interrupted:
+    if trained.signal is not None:
         again = _command("train", settings["task"], "--resume", str(trained.checkpoint), data=data)
         show.tell(f"interrupted at meta-step {trained.step:,}; saved. Go on with:\n  {again}")
         show.result({"interrupted": True, "step": trained.step, "checkpoint": str(trained.checkpoint), "resume": again})
-        raise typer.Exit(130)
+        raise typer.Exit(128 + trained.signal)
     try:
         metrics = evaluate(
             r.learner,
@@ -244,22 +238,28 @@ def bench(tasks: int, inner_steps: int, seconds: float, *, show: Show, threads: 
 
 
 def info(show: Show) -> None:
-    """Versions, backends, threads, instruction set, folders; exit code 1 if the backend that is asked for is not there."""
+    """Versions, backends, threads, instruction set, folders; exit code 1 if the backend or the threads asked for cannot be had."""
     import typer
 
-    there = backends.available()
+    wrong: list[str] = []
+
+    def told(what: Callable[[], Any]) -> Any:
+        """What it gives, or why it cannot: the table says it beside all that can."""
+        try:
+            return what()
+        except (RuntimeError, ValueError) as error:
+            wrong.append(str(error))
+            return {"error": str(error)}
+
     values: dict[str, Any] = {
         "versions": versions(),
-        "backends": there,
-        "threads": backends.num_threads(),
+        "backends": backends.available(),
+        "threads": told(backends.num_threads),
         "isa": isa(),
         "plots": "ok" if plots.available() else "matplotlib is missing; pip install fastmeta[plots]",
         "cache": cache_folder(),
+        "machine": told(machine),
     }
-    try:
-        values["machine"] = machine()
-    except RuntimeError as error:  # the backend asked for is not there; the table says why
-        values["machine"] = {"error": str(error)}
     flat: dict[str, Any] = {}
     for name, value in values.items():
         if isinstance(value, dict):
@@ -268,7 +268,7 @@ def info(show: Show) -> None:
             flat[name] = value
     show.console.print(display.facts_table(flat, "fastmeta"))
     show.result(values)
-    if "error" in values["machine"]:
+    if wrong:
         raise typer.Exit(1)
 
 

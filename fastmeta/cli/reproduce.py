@@ -35,8 +35,8 @@ def names() -> str:
 
 def queue(
     wanted: Sequence[str], data: str | None, out: str, minutes: float | None, show: Show, threads: int | None = None
-) -> bool:
-    """Trains and tests one after another into OUT/NAME.json; False if Ctrl-C ended it.  What has a result is left alone.
+) -> None:
+    """Trains and tests one after another into OUT/NAME.json; an interrupt ends it.  What has a result is left alone.
 
     OUT/NAME/ keeps checkpoint and log; a run that was interrupted goes on from there.  Configurations that differ in their
     tests only share the folder of the first, and its training.
@@ -54,16 +54,15 @@ def queue(
             show.tell(f"{name}: {path} is there")
         else:
             r = REPLICATIONS[name]
-            result = _one(name, r if minutes is None else replace(r, minutes=minutes), data, path, show)
-            if result is None:
-                return False
+            _one(name, r if minutes is None else replace(r, minutes=minutes), data, path, show)
         results[name] = json.loads(path.read_text())["metrics"]
     show.result(results)
-    return True
 
 
-def _one(name: str, r: Replication, data: str | None, path: Path, show: Show) -> dict[str, Any] | None:
-    """Trains and tests one configuration and writes its result; None if Ctrl-C ended it."""
+def _one(name: str, r: Replication, data: str | None, path: Path, show: Show) -> None:
+    """Trains and tests one configuration and writes its result."""
+    import typer
+
     training, settings = r.training(name)
     folder = path.parent / training
     folder.mkdir(parents=True, exist_ok=True)
@@ -104,9 +103,9 @@ def _one(name: str, r: Replication, data: str | None, path: Path, show: Show) ->
         tell(display.memory(trainer))
         with lines[0]:
             trained = trainer.run(r.steps, resume)
-        if trained.interrupted:
+        if trained.signal is not None:
             tell(f"interrupted at meta-step {trained.step:,}; saved. The same command goes on from there")
-            return None
+            raise typer.Exit(128 + trained.signal)
         began = time.perf_counter()
         tests = r.sampler("test", data)
         metrics = evaluate(
@@ -119,7 +118,6 @@ def _one(name: str, r: Replication, data: str | None, path: Path, show: Show) ->
             f"{100 * metrics['accuracy']:.2f} ± {100 * metrics['accuracy_interval']:.2f} % on {metrics['tasks']} test tasks (batch norm: {mode}); "
             f"{trained.step:,} meta-steps in {display.duration(trained.seconds)}, ended by {trained.ended}; {path}"
         )
-    return result
 
 
 def _resumable(checkpoint: Path, settings: dict[str, Any]) -> Path | None:

@@ -56,7 +56,7 @@ def save_checkpoint(
     named by its path, "params/layer0/w". `sampler_step` is the next step to sample; `config` must survive JSON.
 
     Errors: TypeError for a leaf or a configuration that cannot be stored, naming it; OSError if the file cannot be
-    written. In either case a file that was there before is still whole.
+    written, FileNotFoundError if its folder is missing. In either case a file that was there before is still whole.
 
     >>> import tempfile
     >>> path = Path(tempfile.mkdtemp()) / "run.safetensors"
@@ -73,6 +73,8 @@ def save_checkpoint(
         raise expected("save_checkpoint", "sampler_step a whole number", repr(sampler_step), TypeError)
     if sampler_step < 0:
         raise expected("save_checkpoint", "sampler_step at least 0", sampler_step)
+    if not (folder := Path(path).parent).is_dir():
+        raise expected("save_checkpoint", "a path in a folder that exists", f"{os.fspath(path)}: there is no folder {folder}", FileNotFoundError)
     tensors: dict[str, NDArray[Any]] = {}
     for name, tree in (("params", params), ("optimizer", optimizer), ("extra", dict(extra or {}))):
         for key, leaf in _leaves(name, tree).items():

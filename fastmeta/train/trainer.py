@@ -59,7 +59,7 @@ class Trained:
     (averaged statistics of batch norm) that goes with them; ``last_params``, ``last_state`` and ``optimizer`` are those after
     ``step`` steps.  ``history``: rows [step, loss, accuracy or None], means since the row before;
     ``validations``: rows [step, loss, accuracy or None, its interval].  ``ended`` says why training stopped: "steps" (all
-    done), "patience", "time limit" or "interrupted".
+    done), "patience", "time limit" or "interrupted", and then ``signal`` by which.
     """
 
     params: Any
@@ -74,6 +74,7 @@ class Trained:
     validations: list[list[Any]]
     best_step: int | None
     checkpoint: Path | None
+    signal: int | None = None
 
     @property
     def interrupted(self) -> bool:
@@ -192,9 +193,9 @@ class Trainer:
         if self.out is not None:
             _try_out(self.out)
         run = _Run(self, total, (step, params, state, moments), best, log)
-        with _interruptible() as stop:
-            run.loop(stop)
-        return run.end()
+        with _interruptible() as signals:
+            run.loop(signals)
+        return run.end(signals)
 
     def memory_estimate(self) -> MemoryEstimate:
         """The memory that a meta-step will take beside data, parameters and the optimiser's state (native backend only)."""
@@ -268,7 +269,7 @@ class _Run:
         self.begun = time.perf_counter() - log.seconds
         self.row_every = max(1, total // POINTS)
 
-    def loop(self, stop: Callable[[], bool]) -> None:
+    def loop(self, signals: list[int]) -> None:
         t = self.trainer
         batches: Any = Prefetch(t.sampler, t.prefetch, start=self.now[0]) if t.prefetch else t.sampler
         batch, phase, meta_step, isfinite = batches.batch, t.learner.phase, t._meta_step, math.isfinite
@@ -276,7 +277,7 @@ class _Run:
         told = time.perf_counter()
         step, params, state, moments = self.now
         try:
-            while not self._over() and not stop():
+            while not self._over() and not signals:
                 end = min(step + chunk, *(self._next(step, n) for n in self._periods()), self.total)
                 began, loss_sum, share_sum, count = time.perf_counter(), 0.0, 0.0, 0
                 share: list[float] = []
@@ -402,8 +403,8 @@ class _Run:
         except OSError as failed:
             error.add_note(f"No checkpoint of meta-step {self.now[0]} could be written: {failed}")
 
-    def end(self) -> Trained:
-        path = self.save()
+    def end(self, signals: list[int]) -> Trained:
+        path, over = self.save(), self._over()
         step, params, state, moments = self.now
         log = self.log
         best, best_state = (params, state) if log.best_step is None else self.best
@@ -414,12 +415,13 @@ class _Run:
             last_state=state,
             optimizer=moments,
             step=step,
-            ended=self._over() or "interrupted",
+            ended=over or "interrupted",
             seconds=time.perf_counter() - self.begun,
             history=log.history,
             validations=log.validations,
             best_step=log.best_step,
             checkpoint=path,
+            signal=None if over else (signals or [signal.SIGINT])[0],  # a sampler may raise KeyboardInterrupt
         )
 
     def _tell(self, mean: _Mean, seconds: float, tasks: int) -> None:
@@ -465,21 +467,21 @@ def _try_out(folder: Path) -> None:
 
 
 @contextmanager
-def _interruptible() -> Iterator[Callable[[], bool]]:
-    """The first Ctrl-C or SIGTERM is noted and asked for by the loop; the second acts at once."""
-    asked = threading.Event()
+def _interruptible() -> Iterator[list[int]]:
+    """A list that gets the first Ctrl-C or SIGTERM, for the loop to look at; the second acts at once."""
+    noted: list[int] = []
     if threading.current_thread() is not threading.main_thread():
-        yield asked.is_set
+        yield noted
         return
 
     def note(number: int, frame: Any) -> None:
-        if asked.is_set():
+        if noted:
             raise KeyboardInterrupt
-        asked.set()
+        noted.append(number)
 
     before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        yield asked.is_set
+        yield noted
     finally:
         for number, handler in before.items():  # None is a handler that Python cannot set
             signal.signal(number, signal.SIG_DFL if handler is None else handler)

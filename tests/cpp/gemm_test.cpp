@@ -1,31 +1,38 @@
-// Compares gemm with a triple loop in long double, over shapes, strides, sums of products, forms of CIN and what becomes
-// of C, and checks that the bits of a row do not depend on how M is split.
-//   g++ -std=c++17 -O2 -ffp-contract=fast -I csrc/native [-mavx2 -mfma | -march=...] tests/cpp/gemm_test.cpp
+// Compares the products of a table of kernels with a triple loop in long double, over shapes, strides, sums of products,
+// forms of CIN and what becomes of C, and checks that the bits of a row do not depend on how M is split; for tests/test_gemm.py.
 #include <cmath>
 #include <cstdint>
 #include <cstdio>
-#include <cstdlib>
 #include <cstring>
+#include <utility>
 #include <vector>
-#if defined(__x86_64__)
-#include <immintrin.h>
-#endif
-#include "kernels.hpp"
 
-namespace fastmeta {
-namespace target {
-#include "simd.hpp"
-#include "vmath.hpp"
-#include "gemm.hpp"
-}  // namespace target
-}  // namespace fastmeta
+#include "../../csrc/native/kernels.hpp"
 
-using fastmeta::After;
-using fastmeta::GemmArgs;
-using fastmeta::GemmData;
+using namespace fastmeta;
 
-static int64_t tiled_cases = 0;
-static uint64_t state = 1;
+static const Kernels* kernels;
+static uint64_t state;
+static int64_t cases, tiled_cases, failures;
+static void gemm(const GemmArgs<float>& g, const GemmData<float>& d) { kernels->gemm_f32(g, d); }
+static void gemm(const GemmArgs<double>& g, const GemmData<double>& d) { kernels->gemm_f64(g, d); }
+static GemmTiles<float> gemm_tiles(const GemmArgs<float>& g) { return kernels->gemm_tiles_f32(g); }
+static GemmTiles<double> gemm_tiles(const GemmArgs<double>& g) { return kernels->gemm_tiles_f64(g); }
+
+// C^T = B^T A^T
+template <class T>
+static void swap_roles(GemmArgs<T>& g, GemmData<T>& d) {
+  std::swap(g.m, g.n);
+  std::swap(g.cin_m, g.cin_n);
+  std::swap(g.c_m, g.c_n);
+  std::swap(g.gate_m, g.gate_n);
+  for (int64_t p = 0; p < g.n_products; p++) {
+    Product& f = g.products[p];
+    f = {f.k, f.b_n, f.b_k, f.a_k, f.a_m};
+    std::swap(d.factors[2 * p], d.factors[2 * p + 1]);
+  }
+}
+
 static uint32_t next(uint32_t n) {
   state = state * 6364136223846793005u + 1442695040888963407u;
   return uint32_t(state >> 33) % n;
@@ -88,7 +95,7 @@ static bool check(int64_t M, int64_t N, const std::vector<int64_t>& Ks, const st
   }
   d.c = c.data();
   g.c_m = c_m;
-  fastmeta::target::gemm(g, d);
+  gemm(g, d);
 
   const double eps = sizeof(T) == 4 ? 6e-8 : 1.2e-16;
   for (int64_t m = 0; m < M; m++) {
@@ -119,11 +126,12 @@ static bool check(int64_t M, int64_t N, const std::vector<int64_t>& Ks, const st
   }
 
   // The same by its tiles.
-  const fastmeta::GemmTiles<T> tiles = fastmeta::target::gemm_tiles(g);
+  const GemmTiles<T> tiles = gemm_tiles(g);
   if (tiles.count) {
     std::vector<T> tiled = before;
-    GemmArgs<T> h = tiles.swapped ? fastmeta::target::swap_roles(g) : g;
-    GemmData<T> there = tiles.swapped ? fastmeta::target::swap_roles(d) : d;
+    GemmArgs<T> h = g;
+    GemmData<T> there = d;
+    if (tiles.swapped) swap_roles(h, there);
     there.c = tiled.data();
     if (cin_form == 4) there.cin = there.c;
     for (int t = 0; t < tiles.count; t++) tiles.tile[t].run(h, there, tiles.tile[t].m0, tiles.tile[t].m1, tiles.tile[t].n0, tiles.tile[t].tail);
@@ -142,16 +150,16 @@ static bool check(int64_t M, int64_t N, const std::vector<int64_t>& Ks, const st
     part.c = split.data() + m * c_m;
     if (cin_form) part.cin = (cin_form == 4 ? split.data() : d.cin) + m * g.cin_m;
     part.gate += m * g.gate_m;
-    fastmeta::target::gemm(h, part);
+    gemm(h, part);
     m += rows;
   }
   if (memcmp(split.data(), c.data(), c.size() * sizeof(T))) return printf("bits depend on the split of M\n"), false;
   return true;
 }
 
-static int64_t failures = 0, cases = 0;
 template <class T>
 static void run(int64_t M, int64_t N, const std::vector<int64_t>& Ks, const std::vector<int>& forms, int cin_form) {
+  if (failures > 20) return;
   static const T alphas[] = {1, T(-.01), T(.5)};
   const T alpha = alphas[next(3)];
   const int64_t gap = next(3) ? 0 : 5;
@@ -162,7 +170,6 @@ static void run(int64_t M, int64_t N, const std::vector<int64_t>& Ks, const std:
   printf("  %s m %d n %d cin %d c gap %d after %d", sizeof(T) == 4 ? "float" : "double", int(M), int(N), cin_form, int(gap), int(after));
   for (size_t p = 0; p < Ks.size(); p++) printf(" [k %d a %d b %d]", int(Ks[p]), forms[2 * p], forms[2 * p + 1]);
   printf("\n");
-  if (failures > 20) exit(1);
 }
 
 template <class T>
@@ -191,10 +198,14 @@ static void all() {
   }
 }
 
-int main() {
+// How many cases fail; the first are told.
+extern "C" int64_t compare_products(const Kernels* table) {
+  kernels = table;
+  state = 1;
+  cases = tiled_cases = failures = 0;
   all<float>();
   all<double>();
-  printf("%s: %d of %d cases failed, %d of them by tiles, %d-byte vectors\n", failures ? "FAIL" : "ok", int(failures), int(cases),
-         int(tiled_cases), FASTMETA_LANES_BYTES);
-  return failures != 0;
+  printf("%s: %d of %d cases failed, %d of them by tiles\n", table->name, int(failures), int(cases), int(tiled_cases));
+  fflush(stdout);
+  return failures;
 }

@@ -52,10 +52,14 @@ def from_torch(module: Any, example: Any) -> tuple[ImportedModule, dict[str, Any
         raise expected("from_torch", "an nn.Module", type(module).__name__, TypeError)
     if not examples or not all(isinstance(x, torch.Tensor) for x in examples):
         raise expected("from_torch", "an example of tensors", repr([type(x).__name__ for x in examples]), TypeError)
-    for kind, tensors, dtypes in (("parameters", dict(module.named_parameters()), FLOATS), ("examples", dict(enumerate(examples)), DTYPES)):
+    for kind, tensors, dtypes, hint in (
+        ("parameters", dict(module.named_parameters()), FLOATS, "Convert them with module.float()"),
+        ("examples", dict(enumerate(examples)), DTYPES, "Convert it with its float()"),
+    ):
         for name, x in tensors.items():
             if x.dtype not in dtypes:
-                raise expected("from_torch", f"{kind} of {' or '.join(str(d)[6:] for d in dtypes)}", f"{name} of {x.dtype}", TypeError)
+                got = f"{name} of {str(x.dtype)[6:]}"
+                raise expected("from_torch", f"{kind} of {' or '.join(str(d)[6:] for d in dtypes)}", got, TypeError, hint)
     if all(len(x) == 1 for x in examples if x.dim()):  # a first length of 1 would be taken for a constant
         examples = tuple(torch.cat([x, x]) if x.dim() else x for x in examples)
     free = tuple({0: torch.export.Dim.AUTO} if x.dim() and len(x) > 1 else None for x in examples)
