@@ -23,7 +23,8 @@ class Reptile(InnerLoop):
     """Reptile: moves the parameters towards where inner training on each task ends.
 
     Its meta-gradient is the mean over tasks of ``params - adapted``, not the gradient of `loss`: with ``optim.sgd`` the
-    outer rate is Reptile's interpolation step.  The inner rule starts anew for every task, and the query set only measures.
+    outer rate is Reptile's interpolation step.  The inner rule starts anew for every task (the paper's code keeps Adam's
+    second moments from task to task), and the query set only measures.
 
     Args:
         model: ``model(params, x) -> outputs`` with ``model.init(seed)``, or any such function.
@@ -35,10 +36,10 @@ class Reptile(InnerLoop):
             more.  See below.
         batch_norm: whose statistics normalise query sets in tests, "batch", "running" or "per_step"; see `InnerLoop`.
 
-    A batch of b of n support rows takes every (n / b)-th, rounded up; the next starts one further on.  All rows have had
-    their turn before the first comes again, and where b does not divide n a batch holds the last ones and the first.  There
-    is no chance in it: rows that come class by class, as from `fastmeta.data`, make batches with every class, as evenly as
-    b allows; rows in random order make random ones; but classes that alternate may make batches of one class.
+    A batch of b of n support rows takes every (n / b)-th, rounded up, and the next starts one row further on: no row comes
+    again before all have come, and where b does not divide n a batch may hold the last rows and the first.  Nothing is
+    drawn.  Rows that come class by class, as from `fastmeta.data`, make batches with every class, as evenly as b allows;
+    rows in random order make random ones; classes that alternate may make batches of one class.
 
     Errors: TypeError or ValueError naming the argument.
     Source: Nichol, Achiam, Schulman 2018, algorithm 2 (batched).
