@@ -17,7 +17,7 @@ PUBLISHED = {
     "omniglot-maml-5w1s": "98.7 ± 0.4 (Finn et al. 2017)",
     "omniglot-fomaml-5w1s": "98.3 (Nichol et al. 2018)",
     "omniglot-meta-sgd-5w1s": "99.53 ± 0.26 (Li et al. 2017)",
-    "omniglot-reptile-5w1s": "97.68 (Nichol et al. 2018)",
+    "omniglot-reptile-5w1s": "97.68 (Nichol et al. 2018, transductive)",
     "omniglot-maml-plus-plus-5w1s": "99.47 (Antoniou et al. 2019)",
     "omniglot-imaml-5w1s": "99.16 (Rajeswaran et al. 2019)",
     "omniglot-maml-5w5s": "99.9 ± 0.1 (Finn et al. 2017)",
@@ -46,8 +46,10 @@ files by `python -m bench.replications`; a test holds it to them.
 
 Training ends after the configured meta-steps, after a number of validations without a new best, or at the time limit, whichever comes first; the parameters
 of the best validation are tested once. The rates of MAML were picked from probes of 25 to 30 seconds scored on validation characters, those of the others are their
-papers' or MAML's. The papers train MAML and its relatives for 50,000 to 100,000 meta-steps; these configurations fit into minutes on two cores, so a difference from a published
-figure is not, by itself, one between methods. Intervals are 1.96 s / sqrt(n) over n test tasks.
+papers' or MAML's. Reptile departs from its paper's inner Adam: of eight probes of 3,000 meta-steps with the mean head, scored on 200 validation tasks, plain steps of 0.2 were
+right on 92 % (0.05: 89, 0.4: 91), Adam at the paper's 0.001 on 81 (at 0.008, the best of four rates: 87), and on 88 with its second moments kept from task to task, as the
+paper's code does and `fm.Reptile` does not. The papers train MAML and its relatives for 50,000 to 100,000 meta-steps; these configurations fit into minutes on two cores, so a
+difference from a published figure is not, by itself, one between methods. Intervals are 1.96 s / sqrt(n) over n test tasks.
 """
 
 

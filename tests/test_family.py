@@ -146,9 +146,10 @@ LEARNERS = [
     fm.MAMLPlusPlus(MODEL, loss=fm.nn.mse, inner_lr=0.05, inner_steps=3, multi_loss=100, first_order=50),
     fm.Reptile(MODEL, loss=fm.nn.mse, inner_lr=0.05, inner_steps=5),
     fm.Reptile(MODEL, loss=fm.nn.mse, inner_lr=0.02, inner_steps=5, inner_rule="adam"),
+    fm.Reptile(MODEL, loss=fm.nn.mse, inner_lr=0.05, inner_steps=5, inner_batch=4),
     fm.IMAML(MODEL, loss=fm.nn.mse, inner_lr=0.01, inner_steps=20, damping=2.0),
 ]
-NAMES = ["FOMAML", "ANIL", "MetaSGD", "MAMLPlusPlus", "Reptile", "Reptile-adam", "IMAML"]
+NAMES = ["FOMAML", "ANIL", "MetaSGD", "MAMLPlusPlus", "Reptile", "Reptile-adam", "Reptile-batches", "IMAML"]
 every_learner = pytest.mark.parametrize("learner", LEARNERS, ids=NAMES)
 
 
@@ -280,6 +281,8 @@ BAD = [
     (lambda: make(fm.Reptile, inner_rule=["sgd"]), ValueError, "inner_rule 'sgd' or 'adam'"),
     (lambda: make(fm.Reptile, inner_lr=0), ValueError, "inner_lr above 0"),
     (lambda: make(fm.Reptile, inner_steps=0), ValueError, "inner steps at least 1"),
+    (lambda: make(fm.Reptile, inner_batch=0), ValueError, r"\[Reptile\] expected inner_batch at least 1, got 0"),
+    (lambda: make(fm.Reptile, inner_batch=2.5), TypeError, "inner_batch a whole number, got 2.5"),
     (lambda: make(fm.IMAML, damping=0.0), ValueError, r"\[IMAML\] expected damping above 0, got 0.0"),
     (lambda: make(fm.IMAML, damping=-1), ValueError, "damping above 0"),
     (lambda: make(fm.IMAML, damping="2"), TypeError, "damping a number, got '2'"),

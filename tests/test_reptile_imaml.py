@@ -38,6 +38,51 @@ def test_reptile_is_the_way_back_from_the_adapted_weights(steps, rule, backend):
     check(vector(fm.optim.apply_updates(W, rule.update(g, rule.init(W), W)[0])), np.mean(ends, axis=0))
 
 
+BATCHES = {  # rows of each inner step, of 6
+    1: [[0], [1], [2], [3], [4]],
+    2: [[0, 3], [1, 4], [2, 5], [0, 3], [1, 4]],
+    4: [[0, 2, 4, 1], [3, 5, 0, 2], [4, 1, 3, 5], [0, 2, 4, 1], [3, 5, 0, 2]],
+    6: [range(6)] * 5,
+    10: [range(6)] * 5,
+}
+
+
+@pytest.mark.parametrize("size", BATCHES)
+@pytest.mark.parametrize("steps", [1, 5])
+def test_reptile_goes_through_the_support_set_in_batches(steps, size, backend):
+    e = regression()
+    learner = fm.Reptile(linear, loss=fm.nn.mse, inner_lr=0.05, inner_steps=2, inner_batch=size)
+    ends, losses = [], []
+    for x, y in zip(*e[:2], strict=True):
+        path = [vector(W)]
+        for rows in BATCHES[size][:steps]:
+            losses.append(np.mean((x[rows] @ path[-1] - y[rows]) ** 2))
+            path.append(path[-1] - 0.05 * slope(path[-1], x[rows], y[rows]))
+        ends.append(path)
+        check(vector(learner.adapt(W, x, y, steps=steps)), path[-1])
+    measured = learner.measure(W, e, steps)
+    check(measured["inner_losses"], np.reshape(losses, (TASKS, steps)))
+    check(measured["losses"], [[np.mean((xq @ w - yq) ** 2) for w in path] for path, xq, yq in zip(ends, *e[2:], strict=True)])
+    if steps > 1:
+        check(vector(learner.value_and_grad(W, e)[1]), vector(W) - np.mean([path[2] for path in ends], axis=0))
+
+
+def test_batches_of_rows_that_come_class_by_class_have_every_class():
+    """A net of biases alone has no slope where every class is there as often."""
+    learner = fm.Reptile(lambda bias, x: x + bias, inner_lr=1.0, inner_batch=10)
+    x, y = np.zeros((50, 5)), np.repeat(np.arange(5, dtype=np.int32), 10)
+    check(learner.adapt(np.zeros(5), x, y, steps=7), np.zeros(5))
+    assert np.abs(learner.adapt(np.zeros(5), x, y[::-1] // 2, steps=7)).max() > 0.1
+
+
+def test_reptile_needs_no_memory_for_inner_steps_on_batches():
+    def arena(steps):
+        learner = fm.Reptile(MLP((1, 40, 40, 1)), loss=fm.nn.mse, inner_steps=steps, inner_batch=4)
+        return make_plan(fm.jit(learner.value_and_grad).program(learner.init(0), Sinusoid(tasks=2).batch(0))).arena
+
+    assert arena(1024) < 1.2 * arena(64)  # their losses are 4 bytes a step, their batches would be 32
+
+
 def hessian(x):
     return 2 * x.T @ x / len(x)
 

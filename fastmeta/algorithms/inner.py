@@ -51,6 +51,7 @@ class InnerLoop(Learner):
     """
 
     order = 2  # 1 treats inner gradients as constants
+    inner_batch: int | None = None  # support examples in an inner step; None: all of them
 
     def __init__(
         self,
@@ -152,9 +153,10 @@ class InnerLoop(Learner):
         rule, first = self._rule(params), (order or self.order) == 1
         counted = self.batch_norm == "per_step"  # else nobody asks for the steps taken
 
-        def step(carry: Any, taken: Any) -> tuple[Any, Any]:
-            weights, state = carry
-            (value, statistics), grads = self._support_gradient(weights, x, y, taken)
+        def step(carry: Any, at: Any) -> tuple[Any, Any]:
+            (weights, state), (taken, rows) = carry, at
+            batch = (x, y) if rows is None else (fa.take(x, rows, axis=0), fa.take(y, rows, axis=0))
+            (value, statistics), grads = self._support_gradient(weights, *batch, taken)
             updates, state = rule.update(fa.stop_gradient(grads) if first else grads, state, weights)
             weights = apply_updates(weights, updates)
             seen = {"inner_losses": value} | ({"statistics": statistics} if counted else {})
@@ -162,12 +164,13 @@ class InnerLoop(Learner):
 
         start = self._weights(params)
         carry = (start, rule.init(start))
+        rows = _batches(x.shape[0], self.inner_batch, steps)
         if steps == 1:
-            (weights, _), (seen, watched) = step(carry, 0)
+            (weights, _), (seen, watched) = step(carry, (0, None if rows is None else rows[0]))
             seen, watched = tree_map(_first_axis, (seen, watched))
         else:
             count = np.arange(steps, dtype=np.int32) if counted else None
-            (weights, _), (seen, watched) = scan(step, carry, count, length=steps)
+            (weights, _), (seen, watched) = scan(step, carry, (count, rows), length=steps)
         return weights, seen, watched
 
     def _outputs(self, weights: Any, x: Array, taken: Any, state: Any = None) -> tuple[Array, Any]:
@@ -254,6 +257,18 @@ class InnerLoop(Learner):
 
     def _steps(self, steps: int | None) -> int:
         return self.inner_steps if steps is None else whole(self._name, "inner steps", steps, 0)
+
+
+def _batches(n: int, size: int | None, steps: int) -> NDArray[np.int32] | None:
+    """The rows of each step's batch [steps, size] of n; None where every step takes all.
+
+    Rows have their turn in an order that strides over them, so that a batch has every class, as evenly as its size
+    allows, of rows that come class by class.
+    """
+    if size is None or size >= n:
+        return None
+    order = np.argsort(np.arange(n) % math.ceil(n / size), kind="stable")
+    return np.resize(order, (steps, size)).astype(np.int32)  # beyond n it goes on at the start
 
 
 def _first_axis(x: Array) -> Array:

@@ -83,8 +83,8 @@ GRADIENT: Mapping[str, GradientReplication] = MappingProxyType(
         "omniglot-meta-sgd-5w1s": GradientReplication("MetaSGD", inner_lr=0.4, inner_steps=1, test_steps=1, version=2, steps=20_000),
         "omniglot-anil-5w1s": GradientReplication("ANIL", inner_lr=0.4, inner_steps=1, test_steps=3),
         "omniglot-reptile-5w1s": GradientReplication(
-            "Reptile", inner_lr=1e-3, inner_steps=5, test_steps=50, options={"inner_rule": "adam"}, train_shots=10,
-            tasks=5, steps=20_000, meta_rule="sgd", meta_lr=1.0, validate_every=5000, validation_episodes=100,
+            "Reptile", inner_lr=0.2, inner_steps=5, test_steps=50, options={"inner_rule": "sgd", "inner_batch": 10}, head="flatten",
+            train_shots=10, queries=1, tasks=5, steps=20_000, meta_rule="sgd", meta_lr=1.0, validate_every=5000, validation_episodes=100,
         ),
         "omniglot-maml-plus-plus-5w1s": GradientReplication(
             "MAMLPlusPlus", inner_lr=0.1, inner_steps=5, test_steps=5, options={"multi_loss": 1000}, meta_lr=1e-3,
