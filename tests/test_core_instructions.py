@@ -239,17 +239,19 @@ def stored(form, m, n):
 
 @pytest.mark.parametrize("dtype", FLOATS)
 @pytest.mark.parametrize("shape", [(1, 1, 1), (5, 40, 40), (40, 5, 3), (33, 70, 17), (1, 40, 300), (64, 1, 9), (3, 4, 0)])
-@pytest.mark.parametrize("form_c", FORMS)
 @pytest.mark.parametrize("form_b", FORMS)
 @pytest.mark.parametrize("form_a", FORMS)
-def test_gemm_forms(isa, form_a, form_b, form_c, shape, dtype):
+def test_gemm_forms(isa, form_a, form_b, shape, dtype):
+    """Of the factors, into every form of the product."""
     m, n, k = shape
-    shape_a, shape_b, shape_c = stored(form_a, m, k), stored(form_b, k, n), stored(form_c, m, n)
+    shape_a, shape_b, shapes_c = stored(form_a, m, k), stored(form_b, k, n), [stored(form_c, m, n) for form_c in FORMS]
     a, b_ = sample(shape_a, dtype), sample(shape_b, dtype, 1)
-    b = Builder([(dtype, shape_a), (dtype, shape_b)], [(dtype, shape_c)])
+    b = Builder([(dtype, shape_a), (dtype, shape_b)], [(dtype, shape_c) for shape_c in shapes_c])
     va, vb = view(b.input(0), shape_a, dtype, make=FORMS[form_a]), view(b.input(1), shape_b, dtype, make=FORMS[form_b])
-    b.gemm(dtype, (), m, n, [(k, va, vb)], view(b.output(0), shape_c, dtype, make=FORMS[form_c]))
-    close(FORMS[form_c](b.run(a, b_)[0]), FORMS[form_a](a) @ FORMS[form_b](b_))
+    for number, (make, shape_c) in enumerate(zip(FORMS.values(), shapes_c, strict=True)):
+        b.gemm(dtype, (), m, n, [(k, va, vb)], view(b.output(number), shape_c, dtype, make=make))
+    for make, c in zip(FORMS.values(), b.run(a, b_), strict=True):
+        close(make(c), FORMS[form_a](a) @ FORMS[form_b](b_))
 
 
 @pytest.mark.parametrize("dtype", FLOATS)

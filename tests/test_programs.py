@@ -28,7 +28,7 @@ from fastmeta.transforms.unroll import EQUATIONS
 SIZES = (1, 2, 3, 4, 5)
 LIMIT = 400  # elements of a value
 BATCH = 20  # programs per test: one seed each
-SEEDS = pytest.mark.parametrize("first", range(0, 240, BATCH))
+SEEDS = pytest.mark.parametrize("first", range(0, 120, BATCH))
 Rng = np.random.Generator
 Pool = list[Any]
 

@@ -68,8 +68,8 @@ Pool& Pool::get() {
 int Pool::claim(int threads) {
   const int wanted = std::min(threads, kMaxThreads) - 1;
   if (int(threads_.size()) > wanted) retire(wanted);  // each would wake and spin at every piece of work
-  kept_.store(wanted);
   if (int(threads_.size()) < wanted) {
+    kept_.store(wanted);
     sigset_t all, before;
     sigfillset(&all);
     pthread_sigmask(SIG_SETMASK, &all, &before);  // signals are for the threads of Python
