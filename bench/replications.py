@@ -101,10 +101,15 @@ def _conditions(name: str, r: dict[str, Any]) -> list[str]:
         f"({c['validation_episodes']} tasks every {c['validate_every']:,} meta-steps) without a new best; tested: meta-step {r['best_step'] or r['meta_steps']:,}",
         f"- split: {p['split']}; rotations: {p['rotations']}",
         f"- batch norm: {p['batch_norm']}; loss: {p['loss']}",
-        *([] if c["test_steps"] is None else [f"- accuracy after 0, 1, ... inner steps: {', '.join(f'{100 * a:.2f}' for a in r['metrics']['accuracies'])} %"]),
+        *([] if c["test_steps"] is None else [f"- accuracy after 0, 1, ... inner steps: {_by_steps(r['metrics']['accuracies'])} %"]),
         f"- seed {c['seed']}; fastmeta {r['versions']['fastmeta']}, {machine['backend']} backend, {machine['threads']} threads of {machine['cpu']} ({machine['isa']}); "
         f"{duration(r['wall_seconds'])} with the test, {r['tasks_per_second']:,.0f} tasks/s on a machine that may have had other work",
     ]
+
+
+def _by_steps(accuracies: list[float]) -> str:
+    told = [f"{100 * a:.2f}" for a in accuracies]
+    return ", ".join(told if len(told) <= 12 else [*told[:6], "...", told[-1]])
 
 
 def _method(c: dict[str, Any], parameters: int) -> list[str]:
