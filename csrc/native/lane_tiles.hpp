@@ -1,6 +1,6 @@
 // Products of small matrices of many tasks side by side: each element is a row of tasks.
 //
-// Included INSIDE the target's namespace, after chain.hpp.  MR x NR elements of C, NV vectors of tasks of each, are in
+// Included INSIDE the target's namespace by gemm.hpp, after even_blocks().  MR x NR elements of C, NV vectors of tasks of each, are in
 // registers; an element is a plain chain of FMAs, products in order, k ascending, whichever tile computes it.
 #pragma once
 

@@ -1,4 +1,4 @@
-"""Expansion: pooling in comparisons and selections over strided slices; inverses and log-determinants by eliminations, of a kernel or in a loop of passes over elements; products side by side, for backends that have no kernel of them."""
+"""Expansion: pooling in comparisons and selections over strided slices; inverses and log-determinants by eliminations, of a kernel or in a loop of passes; products side by side, where there is no kernel."""
 
 from __future__ import annotations
 
