@@ -361,6 +361,18 @@ def test_stop_gradient(backend: str) -> None:
     assert np.array_equal(fm.stop_gradient(x), x)
 
 
+def test_stop_gradient_takes_trees(backend: str) -> None:
+    p, x = {"w": normal(3), "b": [normal(2)]}, normal(3)
+
+    def f(p: Any, x: Any) -> Any:
+        kept = fm.stop_gradient(p)
+        return fm.sum(p["w"] * kept["w"] * x) + fm.sum(p["b"][0] ** 2 * kept["b"][0])
+
+    close(fm.grad(f)(p, x), {"w": p["w"] * x, "b": [2 * p["b"][0] ** 2]})
+    close(fm.hvp(f)(p, x, p), {"w": 0 * x, "b": [2 * p["b"][0] ** 2]})
+    close(fm.stop_gradient((p, None))[0], p)
+
+
 def test_independent_and_integer_results(backend: str) -> None:
     x, n = normal(3), np.arange(3, dtype=np.int32)
     close(fm.grad(lambda v: fm.sum(np.ones(2)) * 1.0)(x), np.zeros(3))
@@ -525,18 +537,6 @@ def test_scan_in_grad_in_scan_in_map_tasks(backend: str, monkeypatch: pytest.Mon
         step = lambda p, x: fm.map_tasks(fm.value_and_grad(episode), in_axes=(None, 0), reduce="mean")(p, x)
         close(fm.jit(step)(p, x), (value, g), 1e-10)
         close(fm.value_and_grad(lambda p, x: fm.map_tasks(episode, in_axes=(None, 0), reduce="mean")(p, x))(p, x), (value, g), 1e-10)
-
-
-def test_stop_gradient_takes_trees(backend: str) -> None:
-    p, x = {"w": normal(3), "b": [normal(2)]}, normal(3)
-
-    def f(p: Any, x: Any) -> Any:
-        kept = fm.stop_gradient(p)
-        return fm.sum(p["w"] * kept["w"] * x) + fm.sum(p["b"][0] ** 2 * kept["b"][0])
-
-    close(fm.grad(f)(p, x), {"w": p["w"] * x, "b": [2 * p["b"][0] ** 2]})
-    close(fm.hvp(f)(p, x, p), {"w": 0 * x, "b": [2 * p["b"][0] ** 2]})
-    close(fm.stop_gradient((p, None))[0], p)
 
 
 # -- map_tasks

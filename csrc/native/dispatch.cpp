@@ -18,10 +18,12 @@ const Kernels* kernels_avx512() { return nullptr; }
 namespace {
 
 // For processors that run a 512-bit instruction in two halves, so that an empty half takes as long as a full one: products
-// whose last vector would be at most half full are avx2's.  N decides, which is the same for every part of a product.
+// whose last vector would be at most half full are avx2's.  N decides, or how many tasks are side
+// by side, which is the same for every part of a product.
 template <class T>
-const Kernels& for_product(int64_t n) {
+const Kernels& for_product(const GemmArgs<T>& args) {
   constexpr int64_t lanes = 64 / sizeof(T);
+  const int64_t n = args.lanes > 1 ? args.lanes : args.n;
   static const Kernels &narrow = *kernels_avx2(), &wide = *kernels_avx512();
   return (n - 1) % lanes < lanes / 2 ? narrow : wide;
 }
@@ -29,10 +31,10 @@ const Kernels& for_product(int64_t n) {
 Kernels make_halves() {
   Kernels k = *kernels_avx512();
   k.name = "avx512-halves";
-  k.gemm_f32 = [](const GemmArgs<float>& args, const GemmData<float>& data) { for_product<float>(args.n).gemm_f32(args, data); };
-  k.gemm_f64 = [](const GemmArgs<double>& args, const GemmData<double>& data) { for_product<double>(args.n).gemm_f64(args, data); };
-  k.gemm_tiles_f32 = [](const GemmArgs<float>& args) { return for_product<float>(args.lanes > 1 ? args.lanes : args.n).gemm_tiles_f32(args); };
-  k.gemm_tiles_f64 = [](const GemmArgs<double>& args) { return for_product<double>(args.lanes > 1 ? args.lanes : args.n).gemm_tiles_f64(args); };
+  k.gemm_f32 = [](const GemmArgs<float>& args, const GemmData<float>& data) { for_product(args).gemm_f32(args, data); };
+  k.gemm_f64 = [](const GemmArgs<double>& args, const GemmData<double>& data) { for_product(args).gemm_f64(args, data); };
+  k.gemm_tiles_f32 = [](const GemmArgs<float>& args) { return for_product(args).gemm_tiles_f32(args); };
+  k.gemm_tiles_f64 = [](const GemmArgs<double>& args) { return for_product(args).gemm_tiles_f64(args); };
   return k;
 }
 

@@ -16,7 +16,7 @@ from fastmeta.errors import expected
 from fastmeta.ops import shape as sh
 from fastmeta.program import FLOATS, NAMES, Program, Shape, Var
 from fastmeta.trace import Array, Trace, Tracer, as_array, located, running, user_line
-from fastmeta.tree import beside_float32
+from fastmeta.tree import beside_float32, is_number
 
 Axis = int | tuple[int, ...] | None
 
@@ -64,7 +64,7 @@ def _eager(f: Callable[..., Var], args: tuple[Any, ...], static: dict[str, Any])
     values: list[np.ndarray] = []
 
     def enter(x: Any) -> Any:
-        if type(x) in (float, int, bool) or x is None:
+        if is_number(x) or x is None:
             return x
         if isinstance(x, list | tuple):
             return [enter(v) for v in x]
@@ -74,7 +74,7 @@ def _eager(f: Callable[..., Var], args: tuple[Any, ...], static: dict[str, Any])
         return t.graph.input(values[-1].shape, NAMES[values[-1].dtype])
 
     t.graph.line = user_line()
-    if all(type(x) in (float, int, bool) for x in args):
+    if all(map(is_number, args)):
         args = tuple(as_array(x) for x in args)
     out = f(*[enter(x) for x in args], **static)
     inputs = [v for v in t.graph.nodes if v.op.name == "input"]
@@ -123,7 +123,7 @@ def broadcast_all(where: str, xs: Sequence[Var]) -> list[Var]:
 def graph_of(where: str, xs: Sequence[Any]) -> Any:
     """The graph of the operands, which are arrays or numbers, one array at least."""
     for x in xs:
-        if not isinstance(x, Var) and type(x) not in (float, int, bool):
+        if not isinstance(x, Var) and not is_number(x):
             raise expected(where, "arrays and numbers", type(x).__name__, TypeError)
     for x in xs:
         if isinstance(x, Var):

@@ -24,13 +24,14 @@ from fastmeta.ops import elementwise as ew
 from fastmeta.ops import shape as sh
 from fastmeta.program import DTYPES, FLOATS, Primitive, Var
 from fastmeta.trace import Array
+from fastmeta.tree import is_number
 
 
 def _elementwise(op: Primitive, doc: str, *, floats: bool = False, logical: bool = False) -> Callable[..., Array]:
     def f(*xs: Any) -> Any:
         if op.micro is not None and len(xs) != op.micro.arity:
             raise expected(op.name, f"{op.micro.arity} operands", len(xs), TypeError)
-        if builtins.all(type(x) in (float, int, bool) for x in xs):
+        if builtins.all(map(is_number, xs)):
             return _of_numbers(op, xs, floats)
         g = graph_of(op.name, xs)
         dtype = "bool" if logical else common_dtype(op.name, xs)
