@@ -15,7 +15,8 @@ from fastmeta.oracle import evaluate
 from fastmeta.plan import make_plan, prepare
 from fastmeta.program import Graph, Primitive, Program
 from fastmeta.transforms.batch import batch
-from fastmeta.transforms.lanes import grouped
+from fastmeta.transforms.groups import grouped
+from fastmeta.transforms.lanes import Lanes
 from fastmeta.transforms.simplify import simplify
 
 RTOL = {np.float32: 2e-6, np.float64: 1e-14}
@@ -148,4 +149,4 @@ def test_networks_of_their_own_weights(tasks):
         want, (gw, gu) = alone(w[t], u[t], x[t])
         for got, exact in ((value[t], want), (gradients[0][t], gw), (gradients[1][t], gu)):
             np.testing.assert_allclose(got, exact, 1e-9, 1e-12)
-    assert LANE_PRODUCT in operations(grouped(batch(simplify(f.program(w, u, x))), 16))
+    assert LANE_PRODUCT in operations(grouped(batch(simplify(f.program(w, u, x))), (Lanes, 16)))

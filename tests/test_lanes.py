@@ -15,7 +15,8 @@ from fastmeta.ops.structure import LOOP, Loop, loop
 from fastmeta.oracle import evaluate
 from fastmeta.program import Graph, Program
 from fastmeta.transforms.batch import batch
-from fastmeta.transforms.lanes import LARGEST, RULES, over_tasks, widened, width
+from fastmeta.transforms.groups import form, over_tasks, widened
+from fastmeta.transforms.lanes import LARGEST, RULES, Lanes
 from fastmeta.transforms.simplify import simplify
 from fastmeta.tree import flatten
 
@@ -39,6 +40,10 @@ def lengths(p: Program) -> list[int]:
 def test_operations_that_have_a_rule(op, spec, attrs, tasks, monkeypatch):
     """With each choice of operands that differ between tasks, stacked and summed; 19 tasks leave places of the last group empty."""
     monkeypatch.setattr(transforms.lanes, "FEW", 1e9)
+    check_rule(op, spec, attrs, tasks, RULES, 16)
+
+
+def check_rule(op, spec, attrs, tasks, rules, most):
     random = np.random.default_rng(seed_of(op.name, spec, attrs))
     sets = [sample(spec, "f64", random) for _ in range(tasks)]
     for invariant, summed in itertools.product(range(len(sets[0])), (0, 1)):
@@ -47,8 +52,8 @@ def test_operations_that_have_a_rule(op, spec, attrs, tasks, monkeypatch):
             continue
         p = tasks_of(body, invariant, summed, tasks)
         wide = widened(p, inside=True)  # however few the tasks
-        has_rule = op.name in RULES or op.elementwise
-        assert lengths(wide) == ([-(-tasks // 16)] if has_rule and any(v.ins and not v.op.view for v in body.live()) else [tasks]), op.name
+        has_rule = op.name in rules or op.elementwise
+        assert lengths(wide) == ([-(-tasks // most)] if has_rule and any(v.ins and not v.op.view for v in body.live()) else [tasks]), op.name
         arrays = [sets[0][k] if k < invariant else np.stack([one[k] for one in sets]) for k in range(len(sets[0]))]
         for got, want in zip(evaluate(wide, arrays), evaluate(p, arrays), strict=True):
             assert got.dtype == want.dtype
@@ -81,10 +86,15 @@ def adapted(weights, x):
     return recurrent([w - 0.1 * g for w, g in zip(weights, fm.grad(recurrent)(weights, x), strict=True)], x)
 
 
-def is_wide(f, *args) -> bool:
+def is_wide(f, *args, kind=Lanes) -> bool:
+    """Whether tasks run together, and none in another way."""
     p = simplify(f.program(*args))
     spec = over_tasks(p)
-    return widened(p) is not p or spec is not None and width(spec, len(args[-1])) > 1
+    forms = [form(s, s.length) for v in p.live() if v.op is LOOP for s in [v.attrs[0]] if s.length > 0]
+    forms += [form(spec, len(args[-1]))] if spec else []
+    kinds = {of[0] for of in forms if of}
+    assert kinds <= {kind}
+    return bool(kinds)
 
 
 def agree(f, *args, rtol=1e-9):

@@ -208,7 +208,7 @@ f, args = learner.value_and_grad, (learner.init(0), (images(8, 5, 28, 1), labels
 fm.set_num_threads(8)  # a few would add theirs in turn
 model = fm.models.MLP((784, 512, 64, 5))
 f = fm.map_tasks(fm.grad(lambda p, x, y: fm.nn.cross_entropy(model(p, x), y)), in_axes=(None, 0, 0), reduce="mean")
-args = model.init(0), images(32, 5, 28, 1), labels(32, 5)
+args = model.init(0), images(32, 20, 28, 1), labels(32, 20)
 """,
     "sums in turn": """
 learner = fm.MAML(fm.models.MLP((784, 3000, 5)))

@@ -19,10 +19,10 @@ from fastmeta.plan import prepare
 from fastmeta.plan.layout import lay_out
 from fastmeta.program import Program, check
 from fastmeta.trace import close, trace
-from fastmeta.transforms import differentiate, lanes, unroll
-from fastmeta.transforms.batch import slices
-from fastmeta.transforms.lanes import sizes_of, width
+from fastmeta.transforms import differentiate, groups, lanes, rows, unroll
+from fastmeta.transforms.groups import Form
 from fastmeta.transforms.simplify import simplify
+from fastmeta.transforms.together import equations
 from fastmeta.transforms.unroll import EQUATIONS
 
 SIZES = (1, 2, 3, 4, 5)
@@ -323,18 +323,27 @@ def test_second_order(first: int, engine: str, monkeypatch: pytest.MonkeyPatch) 
         equal(forward, reverse, f"seed {seed}, symmetry", 1e-8)
 
 
-def wide(s: Loop, tasks: int, inside: bool = False) -> int:
-    """Up to three tasks side by side wherever that can be, however little it pays."""
-    return 1 if s.carry or tasks < 2 or sizes_of(s.body, slices(s)).mean == np.inf else 3
+def forced(kind: Any, rules: Any) -> Callable[..., Form | None]:
+    """Up to three tasks together wherever that can be, however little it pays."""
+
+    def of(s: Loop, tasks: int, inside: bool = False) -> Form | None:
+        computed = [e.v.op for e in equations(s) if not e.given]
+        can = not s.carry and tasks > 1 and computed and all(op.elementwise or op.name in rules for op in computed)
+        return (kind, 3) if can else None
+
+    return of
+
+
+FORMS = [groups.form, groups.form, forced(lanes.Lanes, lanes.RULES), forced(rows.Rows, rows.RULES)]
 
 
 @SEEDS
 def test_tasks(first: int, monkeypatch: pytest.MonkeyPatch, threads: None) -> None:
-    """map_tasks with random in_axes and reductions against a loop over tasks, and the gradient of its mean; by turns side by side."""
+    """map_tasks with random in_axes and reductions against a loop over tasks, and the gradient of its mean; by turns as lanes and as rows."""
     for seed in range(first, first + BATCH):
         monkeypatch.setattr(unroll, "EQUATIONS", EQUATIONS if seed % 2 else 0)
-        for module in (lanes, backends.lanes):
-            monkeypatch.setattr(module, "width", wide if seed % 4 > 1 else width)
+        for module in (groups, backends.groups):
+            monkeypatch.setattr(module, "form", FORMS[seed % 4])
         fm.set_num_threads(1 + seed % 3)
         rng = np.random.default_rng(seed)
         xs, n = random_inputs(rng), int(rng.integers(1, 6))

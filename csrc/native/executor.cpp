@@ -132,6 +132,7 @@ Program::Program(std::shared_ptr<const PlanSpec> plan, const char* consts, const
     for (const Instr& instr : block.instrs) {
       auto instruction = bind(instr, *kernels, *this);
       scratch_bytes_ = std::max(scratch_bytes_, instruction->scratch_bytes());
+      packed_bytes_ = std::max(packed_bytes_, instruction->packed_bytes());
       const size_t begin = tape_.end();
       if (instruction->write(tape_)) instruction.reset();
       bound.push_back({std::move(instruction), begin, tape_.end()});
@@ -175,7 +176,7 @@ Footprint Program::footprint(int64_t length, int threads) const {
     team = team && groups <= 1;
   }
   f.arenas = workers * allocated_bytes(plan_->arena_bytes);
-  f.scratch = (team ? threads : workers) * allocated_bytes(scratch_bytes_);
+  f.scratch = (team ? threads : workers) * (allocated_bytes(scratch_bytes_) + allocated_bytes(packed_bytes_));
   return f;
 }
 

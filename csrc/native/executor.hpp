@@ -53,7 +53,7 @@ class Program {
   std::vector<std::vector<Step>> blocks_;
   Tape tape_;
   std::vector<int> arenas_;
-  int64_t scratch_bytes_ = 0;
+  int64_t scratch_bytes_ = 0, packed_bytes_ = 0;
 };
 
 }  // namespace fastmeta

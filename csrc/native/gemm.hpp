@@ -208,20 +208,29 @@ struct Panels {
   FASTMETA_INLINE int tail(int64_t i) const { return i + 1 < count ? L : int(n - first(i)) - (vectors(i) - 1) * L; }
 };
 
-// B packed into panels, as many at a time as kChunkBytes hold; with `large` A too, a block of rows at a time, which
+// What is packed at a time: `chunk` panels of B, as many as kChunkBytes hold; with `large` a block of rows of A too, which
 // stays in the second-level cache while the panels pass by.
+template <class T>
+struct Packing {
+  int64_t block, panel_size, chunk, bytes;
+  Packing(const GemmArgs<T>& g, const Panels<T>& panels, int64_t k, bool large) {
+    constexpr int64_t L = Simd<T>::lanes, item = sizeof(T);
+    const int64_t most = kBlockBytes / item / (k + 1);
+    block = !large || g.m <= most ? g.m : most < 48 ? 48 : most;
+    panel_size = (panels.narrow + 1) * L * k + L;
+    // What all rows of A pass by at once is multiplied as soon as it is packed, still in the first-level cache.
+    chunk = large ? kChunkBytes / item / panel_size + 1 : 1;
+    if (chunk > panels.count) chunk = panels.count;
+    bytes = item * (chunk * panel_size + (large ? block * (k + g.n_products * 64 / item) : 0));
+  }
+};
+
 template <class T>
 inline void chain_packed(const GemmArgs<T>& g, const GemmData<T>& d, const Panels<T>& panels, int64_t k, bool large) {
   constexpr int L = Simd<T>::lanes;
   static thread_local Scratch scratch;
-  const int64_t most = kBlockBytes / int64_t(sizeof(T)) / (k + 1);
-  const int64_t block = !large || g.m <= most ? g.m : most < 48 ? 48 : most;
-  const int64_t panel_size = (panels.narrow + 1) * L * k + L;
-  // What all rows of A pass by at once is multiplied as soon as it is packed, still in the first-level cache.
-  int64_t chunk = large ? kChunkBytes / int64_t(sizeof(T)) / panel_size + 1 : 1;
-  if (chunk > panels.count) chunk = panels.count;
-  T* const packed_b = (T*)scratch.reserve(
-      sizeof(T) * size_t(chunk * panel_size + (large ? block * (k + g.n_products * 64 / int64_t(sizeof(T))) : 0)));
+  const auto [block, panel_size, chunk, bytes] = Packing<T>(g, panels, k, large);
+  T* const packed_b = (T*)scratch.reserve(size_t(bytes));
   if (!packed_b) return gemm_plain(g, d);
   T* const packed_a = packed_b + chunk * panel_size;
   GemmArgs<T> packed = g;
@@ -381,6 +390,7 @@ inline GemmTiles<T> gemm_tiles(const GemmArgs<T>& given) {
   };
   if (way.kernel == way.kChain) chain_tiles(g, way.twos, way.k, note);
   else if (way.kernel == way.kDot) dot_tiles(g, way.k, note);
+  else found.packed = Packing<T>(g, Panels<T>(g.m, g.n), way.k, way.large).bytes;
   found.swapped = way.swapped;
   found.count = count <= found.most ? int(count) : 0;
   return found;

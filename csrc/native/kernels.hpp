@@ -58,6 +58,7 @@ struct GemmTiles {
   int count;     // 0: more than fit in here, or not only tiles
   bool swapped;  // they compute C^T = B^T A^T
   GemmTile<T> tile[most];
+  int64_t packed;  // bytes of panels that each thread keeps
 };
 
 // Sums over windows: all that a convolution and its two transposes come to, once their maps are padded.

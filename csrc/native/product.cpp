@@ -169,9 +169,9 @@ void Gemm<T>::prepare() {
     swap();
   }
   if (args_.lanes > 1) args_.c_n = c.col;
-  if (shared_.count > 1) return;
   if constexpr (sizeof(T) == 4) tiles_ = kernels_->gemm_tiles_f32(args_);
   else tiles_ = kernels_->gemm_tiles_f64(args_);
+  if (shared_.count > 1) tiles_.count = 0;
   row_ = batch_rank_ == 1 && tiles_.count > 0 && target_ != Target::Scratch && !any_rowwise_ && work_ < kSmallWork;
   if (tiles_.swapped && tiles_.count > 0) {
     std::swap(args_.c_m, args_.c_n);

@@ -14,6 +14,7 @@ class Gemm final : public Instruction {
   bool write(Tape& tape) const override;
   void run(Worker& worker) const override;
   int64_t scratch_bytes() const override { return c_scratch_ + phase_scratch_; }
+  int64_t packed_bytes() const override { return tiles_.packed; }
 
  private:
   struct Place {  // of a matrix

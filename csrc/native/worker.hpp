@@ -98,6 +98,7 @@ class Instruction {
   // Writes what run() does on the tape, if it is short.
   virtual bool write(Tape&) const { return false; }
   virtual int64_t scratch_bytes() const { return 0; }
+  virtual int64_t packed_bytes() const { return 0; }  // that kernels keep for each thread besides
   const int tag;
 };
 

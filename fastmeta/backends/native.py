@@ -8,7 +8,7 @@ from typing import Any
 
 from fastmeta import backends, config
 from fastmeta.backends import Loaded
-from fastmeta.backends.lanes import load_in_lanes
+from fastmeta.backends.groups import load_in_groups
 from fastmeta.errors import bad_index
 from fastmeta.plan import make_plan
 from fastmeta.program import Program
@@ -38,7 +38,7 @@ def default_threads() -> int:
 
 def load(p: Program) -> Loaded:
     """Plans the program; runs are one call into the core."""
-    return load_in_lanes(p, _load)
+    return load_in_groups(p, _load)
 
 
 def _load(p: Program) -> Loaded:

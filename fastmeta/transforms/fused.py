@@ -8,6 +8,15 @@ from fastmeta.ops.structure import CALL, LOOP, call, loop, rebuilt
 from fastmeta.program import Graph, Program, Var
 
 
+def has_kernels(p: Program) -> bool:
+    """Whether there are such calls in the program, at any depth."""
+    done: bool | None = p.memo.get("has kernels")
+    if done is None:
+        specs = [(v.op, v.attrs[0]) for v in p.live() if v.op is CALL or v.op is LOOP]
+        done = p.memo["has kernels"] = any(op is CALL and spec.kernel or has_kernels(spec.body) for op, spec in specs)
+    return done
+
+
 def unfused(p: Program) -> Program:
     """The program with the bodies of such calls only, for backends that have no kernels."""
     done = p.memo.get("unfused")

@@ -9,7 +9,7 @@ from __future__ import annotations
 from importlib.util import find_spec
 
 from fastmeta.backends import Loaded
-from fastmeta.backends.lanes import load_in_lanes
+from fastmeta.backends.groups import load_in_groups
 from fastmeta.program import Program
 from fastmeta.transforms.fused import unfused
 
@@ -23,4 +23,4 @@ def load(p: Program) -> Loaded:
     """Plans the program; runs are calls of the interpreter."""
     from fastmeta.backends.numba.executor import Executable
 
-    return load_in_lanes(unfused(p), lambda p: Loaded(Executable(p)))._replace(footprint=None)
+    return load_in_groups(unfused(p), lambda p: Loaded(Executable(p)))._replace(footprint=None)

@@ -1,4 +1,4 @@
-"""Runs with many tasks side by side: the plans of a program, for more tasks and fewer, and what their arguments look like."""
+"""Runs with many tasks together: the plans of a program, for more tasks and fewer, and what their arguments look like."""
 
 from __future__ import annotations
 
@@ -12,18 +12,23 @@ from fastmeta.backends import Loaded
 from fastmeta.ops.structure import Loop
 from fastmeta.program import Program
 from fastmeta.transforms.batch import batch
-from fastmeta.transforms.lanes import counting, grouped, over_tasks, widened, width
+from fastmeta.transforms.fused import has_kernels, unfused
+from fastmeta.transforms.groups import Form, counting, form, grouped, over_tasks, widened
 from fastmeta.transforms.simplify import simplify
 
 
-def load_in_lanes(p: Program, load: Callable[[Program], Loaded]) -> Loaded:
-    """``p`` by ``load``, with tasks side by side where that pays."""
+def load_in_groups(p: Program, load: Callable[[Program], Loaded]) -> Loaded:
+    """``p`` by ``load``, with tasks together where that pays; calls that have a kernel, for which there is no rule, by their bodies then."""
     ready = batch(simplify(p))
+    return _together(p, ready, load) or has_kernels(p) and _together(p, batch(simplify(unfused(p))), load) or load(p)
+
+
+def _together(p: Program, ready: Program, load: Callable[[Program], Loaded]) -> Loaded | None:
     spec = over_tasks(ready)
-    if spec is not None and width(spec, 1 << 30) > 1:
-        return Lanes(p, ready, spec, load).loaded()
+    if spec is not None and form(spec, 1 << 30):
+        return Groups(p, ready, spec, load).loaded()
     wide = widened(ready)
-    return load(p) if wide is ready else _exact(load(wide), cache(lambda: load(p)))
+    return None if wide is ready else _exact(load(wide), cache(lambda: load(p)))
 
 
 def _exact(wide: Loaded, plain: Callable[[], Loaded]) -> Loaded:
@@ -38,20 +43,20 @@ def _exact(wide: Loaded, plain: Callable[[], Loaded]) -> Loaded:
     return wide._replace(run=run)
 
 
-class Lanes:
-    """A program with a loop over tasks whose number is known at run time: its plans by how many tasks run side by side."""
+class Groups:
+    """A program with a loop over tasks whose number is known at run time: its plans by how many tasks run together, and how."""
 
     def __init__(self, p: Program, ready: Program, spec: Loop, load: Callable[[Program], Loaded]) -> None:
         self.p, self.ready, self.spec, self.load = p, ready, spec, load
-        self.plans: dict[int, Loaded] = {}
+        self.plans: dict[Form | None, Loaded] = {}
         self.mapped = [v.shape[:1] == (-1,) for v in p.inputs]
         self.stacked = [v.shape[:1] == (-1,) for v in p.outputs]
         self.first = self.mapped.index(True)
 
-    def plan(self, n: int) -> Loaded:
-        found = self.plans.get(n)
+    def plan(self, of: Form | None) -> Loaded:
+        found = self.plans.get(of)
         if found is None:
-            found = self.plans[n] = self.load(self.one() if n == 1 else grouped(self.ready, n))
+            found = self.plans[of] = self.load(grouped(self.ready, of) if of else self.one())
         return found
 
     def one(self) -> Program:
@@ -63,9 +68,10 @@ class Lanes:
             tasks = len(arrays[self.first])
         except (IndexError, TypeError):
             return None
-        n = width(self.spec, tasks)
-        if n == 1 or len(arrays) != len(self.mapped):
-            return self.plan(1).run(arrays)
+        of = form(self.spec, tasks)
+        if not of or len(arrays) != len(self.mapped):
+            return self.plan(None).run(arrays)
+        n = of[1]
         groups = -(-tasks // n)
         given = []
         for x, on in zip(arrays, self.mapped, strict=True):
@@ -79,17 +85,17 @@ class Lanes:
         if self.spec.summed:
             given.append(_counting(tasks, groups, n))
         try:
-            outs = self.plan(n).run(given)
+            outs = self.plan(of).run(given)
         except IndexError:
-            return self.plan(1).run(arrays)
+            return self.plan(None).run(arrays)
         return outs and tuple([x.reshape(groups * n, *x.shape[2:])[:tasks] if on else x for x, on in zip(outs, self.stacked, strict=True)])
 
     def loaded(self) -> Loaded:
         def footprint(tasks: int, threads: int) -> tuple[int, int, int, int, int, int]:
-            n = width(self.spec, tasks)
-            told = self.plan(n).footprint
+            of = form(self.spec, tasks)
+            told = self.plan(of).footprint
             assert told is not None
-            return told(-(-tasks // n), threads)
+            return told(-(-tasks // of[1]) if of else tasks, threads)
 
         return Loaded(self.run, footprint)
 

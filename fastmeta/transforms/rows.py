@@ -1,0 +1,109 @@
+"""Rows: a few tasks at a time, whose vectors become the rows of one product with weights that all of them share.
+
+A vector alone reads the weights once for as many multiply-adds as they have elements, and waits for the cache.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from fastmeta.ops.index import GATHER, SCATTER_ADD
+from fastmeta.ops.linalg import INVERSE, LOGDET
+from fastmeta.ops.order import ARGSORT
+from fastmeta.ops.product import MATMUL, matmul
+from fastmeta.ops.reduce import ARGMAX, ARGMIN, CUMSUM, MAX, MIN, SUM
+from fastmeta.ops.shape import BROADCAST, CONCAT, FLIP, PAD, PERMUTE, RESHAPE, SLICE, STOP_GRADIENT, permute, reshape
+from fastmeta.ops.structure import Loop
+from fastmeta.program import Var
+from fastmeta.transforms.together import MULTIPLY_ADDS, Rules, Together, changed, equations
+
+MOST = 16  # tasks at a time: more do not read the weights much less often, and need more memory
+GROUPS = 4  # for threads to share
+LEAST = 1 << 13  # elements of weights that a task reads
+LARGEST = 1 << 14  # elements of a value that a task computes
+
+
+def width(s: Loop, tasks: int) -> int:
+    """How many tasks of a loop over tasks run as rows of products; 1 where that does not pay."""
+    most = min(MOST, tasks // GROUPS)
+    if most < 2:
+        return 1
+    found: bool | None = s.body.memo.get("rows pay")
+    if found is None:
+        found = s.body.memo["rows pay"] = pays(s)
+    return -(-tasks // -(-tasks // most)) if found else 1
+
+
+def pays(s: Loop) -> bool:
+    """Whether to read shared weights, or sums over tasks in order to add to them, is most of a task's work."""
+    reads = rest = 0.0  # in elements
+    for e in equations(s):
+        if e.given:
+            continue
+        if not (e.v.op.elementwise or e.v.op.name in RULES) or e.v.size > LARGEST and not e.added:
+            return False
+        if e.v.op is MATMUL:
+            rest += e.times * e.v.size * e.v.ins[0].shape[-1] / MULTIPLY_ADDS
+            if all(e.differs):
+                reads += e.times * e.v.size if e.added else 0
+            elif len(e.v.shape) == 2:
+                reads += e.times * e.v.ins[e.differs.index(False)].size
+        elif not e.added:
+            rest += e.times * e.v.size
+    return reads > max(rest, LEAST)
+
+
+class Rows(Together):
+    """The axis of tasks is the first."""
+
+    @staticmethod
+    def axis(rank: int) -> int:
+        return 0
+
+    @staticmethod
+    def entering(x: Var) -> Var:
+        return x
+
+    @staticmethod
+    def leaving(x: Var) -> Var:
+        return x
+
+    @staticmethod
+    def along(x: Var) -> Var:
+        return permute(x, (1, 0, *range(2, len(x.shape))))
+
+    def longer(self, x: Var, y: Var) -> Var:
+        x = reshape(permute(x, (1, 0, 2)), (x.shape[1], self.n * x.shape[2]))
+        return matmul(x, reshape(y, (self.n * y.shape[1], y.shape[2])))
+
+    @property
+    def rules(self) -> Rules:
+        return RULES
+
+
+def _later(axes: Iterable[int]) -> tuple[int, ...]:
+    return tuple([a + 1 for a in axes])
+
+
+def _matmul(b: Together, v: Var) -> Var:
+    x, y = v.ins
+    if len(v.shape) == 2 and y.id not in b.differs:
+        rows = reshape(b.made[x.id], (b.n * x.shape[0], x.shape[1]))
+        return reshape(matmul(rows, b.made[y.id]), (b.n, *v.shape))
+    if len(v.shape) == 2 and x.id not in b.differs and y.shape[1] == 1:  # columns, as rows
+        rows = reshape(b.made[y.id], (b.n, y.shape[0]))
+        return reshape(matmul(rows, permute(b.made[x.id], (1, 0))), (b.n, *v.shape))
+    return matmul(b.each(x), b.each(y))
+
+
+RULES: Rules = {
+    **{op.name: changed(lambda b, at: at) for op in (STOP_GRADIENT, INVERSE, LOGDET)},
+    **{op.name: changed(lambda b, at: (_later(at[0]),)) for op in (SUM, MAX, MIN, FLIP)},
+    **{op.name: changed(lambda b, at: (at[0] + 1, *at[1:])) for op in (ARGMAX, ARGMIN, CUMSUM, ARGSORT, GATHER, SCATTER_ADD, CONCAT)},
+    RESHAPE.name: changed(lambda b, at: ((b.n, *at[0]),)),
+    PERMUTE.name: changed(lambda b, at: ((0, *_later(at[0])),)),
+    BROADCAST.name: changed(lambda b, at: ((b.n, *at[0]), (0, *_later(at[1])))),
+    SLICE.name: changed(lambda b, at: ((0, *at[0]), (b.n, *at[1]), (1, *at[2]))),
+    PAD.name: changed(lambda b, at: tuple([(0, *a) for a in at])),
+    MATMUL.name: _matmul,
+}
