@@ -18,14 +18,14 @@ from fastmeta.program import Var
 from fastmeta.transforms.together import MULTIPLY_ADDS, Rules, Together, changed, equations
 
 MOST = 16  # tasks at a time: more do not read the weights much less often, and need more memory
-GROUPS = 4  # for threads to share
+GROUPS = 8  # for threads to share, and half as many where that makes groups of two to four
 LEAST = 1 << 13  # elements of weights that a task reads
 LARGEST = 1 << 14  # elements of a value that a task computes
 
 
 def width(s: Loop, tasks: int) -> int:
     """How many tasks of a loop over tasks run as rows of products; 1 where that does not pay."""
-    most = min(MOST, tasks // GROUPS)
+    most = min(MOST, max(tasks // GROUPS, min(4, 2 * tasks // GROUPS)))
     if most < 2:
         return 1
     found: bool | None = s.body.memo.get("rows pay")
