@@ -280,6 +280,15 @@ def _first_axis(x: Array) -> Array:
     return fa.expand_dims(x, axis=0)
 
 
+def parts(where: str, what: str, given: Any, *names: str) -> list[Any]:
+    """The named parts of ``given``, refused unless it is a dict of just these."""
+    if not isinstance(given, dict) or given.keys() != set(names):
+        got = sorted(given) if isinstance(given, dict) else type(given).__name__
+        listed = ", ".join(f'"{name}"' for name in names)
+        raise expected(where, f"{what} {{{listed}}}", got, TypeError)
+    return [given[name] for name in names]
+
+
 def positive(where: str, name: str, value: Any) -> float:
     """``value`` as a finite number above 0."""
     if isinstance(value, bool) or not isinstance(value, (int, float, np.floating, np.integer)):

@@ -10,9 +10,9 @@ import numpy as np
 from fastmeta import array as fa
 from fastmeta import nn
 from fastmeta.algorithms.coordinates import preprocessed, ravel, unravel
-from fastmeta.algorithms.inner import InnerLoop
+from fastmeta.algorithms.inner import InnerLoop, parts
 from fastmeta.algorithms.learner import Loss, initial
-from fastmeta.errors import expected, whole
+from fastmeta.errors import whole
 from fastmeta.optim import Optimizer
 from fastmeta.trace import Array
 
@@ -98,9 +98,7 @@ class LearnedOptimizer(InnerLoop):
         >>> updates["w"].shape
         (3,)
         """
-        if not isinstance(params, dict) or params.keys() != {"lstm", "w", "b"}:
-            got = sorted(params) if isinstance(params, dict) else type(params).__name__
-            raise expected(self._name, 'meta-parameters {"lstm", "w", "b"}', got, TypeError)
+        layers, w, b = parts(self._name, "meta-parameters", params, "lstm", "w", "b")
 
         def init(weights: Any) -> Any:
             flat = ravel(weights)
@@ -109,10 +107,10 @@ class LearnedOptimizer(InnerLoop):
 
         def update(grads: Any, state: Any, weights: Any = None) -> tuple[Any, Any]:
             x, states = preprocessed(ravel(grads)), []
-            for layer, old in zip(params["lstm"], state, strict=True):
+            for layer, old in zip(layers, state, strict=True):
                 states.append(nn.lstm_cell(layer, x, old))
                 x = states[-1][0]
-            moves = fa.multiply(nn.linear(x, params["w"], params["b"]), SCALE)
+            moves = fa.multiply(nn.linear(x, w, b), SCALE)
             return unravel(moves[:, 0], grads), tuple(states)
 
         return Optimizer(init, update)

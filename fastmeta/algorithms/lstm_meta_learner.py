@@ -10,8 +10,8 @@ import numpy as np
 from fastmeta import array as fa
 from fastmeta import nn
 from fastmeta.algorithms.coordinates import preprocessed, ravel, unravel
-from fastmeta.algorithms.inner import InnerLoop
-from fastmeta.errors import expected, whole
+from fastmeta.algorithms.inner import InnerLoop, parts
+from fastmeta.errors import whole
 from fastmeta.optim import Optimizer
 from fastmeta.trace import Array
 
@@ -72,14 +72,11 @@ class LSTMMetaLearner(InnerLoop):
         return {"weights": super().init(seed), "rule": {"lstm": lstm, "forget": gate(4.0, 5.0), "input": gate(-5.0, -4.0)}}
 
     def _weights(self, params: Any) -> Any:
-        if not isinstance(params, dict) or params.keys() != {"weights", "rule"}:
-            got = sorted(params) if isinstance(params, dict) else type(params).__name__
-            raise expected(self._name, 'meta-parameters {"weights", "rule"}', got, TypeError)
-        return params["weights"]
+        return parts(self._name, "meta-parameters", params, "weights", "rule")[0]
 
     def _rule(self, params: Any) -> Optimizer:
-        self._weights(params)
-        rule = params["rule"]
+        _, rule = parts(self._name, "meta-parameters", params, "weights", "rule")
+        lstm, *gates = parts(self._name, "a rule", rule, "lstm", "forget", "input")
 
         def init(weights: Any) -> Any:
             flat = ravel(weights)
@@ -90,10 +87,10 @@ class LSTMMetaLearner(InnerLoop):
             (h, c), f, i = state
             gradient, flat = ravel(grads), fa.expand_dims(ravel(weights), axis=1)
             size = preprocessed(gradient)
-            h, c = nn.lstm_cell(rule["lstm"], fa.concat([size, fa.broadcast_to(preprocessed(loss), size.shape)], axis=1), (h, c))
+            h, c = nn.lstm_cell(lstm, fa.concat([size, fa.broadcast_to(preprocessed(loss), size.shape)], axis=1), (h, c))
             f, i = (
-                fa.sigmoid(nn.linear(fa.concat([h, flat, last], axis=1), rule[name]["w"], rule[name]["b"]))
-                for name, last in (("forget", f), ("input", i))
+                fa.sigmoid(nn.linear(fa.concat([h, flat, last], axis=1), gate["w"], gate["b"]))
+                for gate, last in zip(gates, (f, i), strict=True)
             )
             kept, moved = fa.multiply(fa.subtract(f, 1.0), flat), fa.multiply(i, fa.expand_dims(gradient, axis=1))
             return unravel(fa.subtract(kept, moved)[:, 0], weights), ((h, c), f, i)
