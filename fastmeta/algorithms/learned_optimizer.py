@@ -26,8 +26,8 @@ class LearnedOptimizer(InnerLoop):
 
     For every single weight, by parameters that all weights share, two LSTMs one upon the other read the gradient (its
     logarithm and sign), and a linear layer's output times 0.1 is added to the weight.  Gradients are constants to the
-    meta-gradient.  The loss is the mean of the query losses after every inner step (the paper's is of the problem that is
-    optimised itself; here that is the support set, of which a good optimiser could learn too much).
+    meta-gradient.  The loss is the mean of the query losses after every inner step.  (The paper has the losses of the problem
+    that is optimised; here that is the support set, which a good optimiser would learn to overfit.)
 
     The meta-parameters are the rule's.  Meta-step k starts from ``model.init(k + 1)``, which `phase` gives: all its tasks
     from the same weights, and no meta-step from those of another.  `adapt`, `measure` and `evaluate`, and `loss` without a
