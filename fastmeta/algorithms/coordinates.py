@@ -20,7 +20,7 @@ def preprocessed(x: Array) -> Array:
     """Two numbers for each of x [...], its size and its sign, both of order 1 whatever the size: [..., 2].
 
     (log|x| / p, sign(x)) where |x| is at least e^-p, (-1, e^p x) elsewhere, p = 10.
-    Source: Andrychowicz et al. 2016, appendix A; Ravi and Larochelle 2017, section 3.3.
+    Source: Andrychowicz et al. 2016, appendix A; Ravi and Larochelle 2017, section 3.2.
 
     >>> preprocessed(np.array([1.0, -math.exp(-5.0), 0.0]))
     array([[ 0. ,  1. ],
