@@ -22,6 +22,6 @@ from fastmeta.algorithms.task_embedding import TaskEmbedding
 
 __all__ = [
     "ANIL", "CovarianceNet", "FOMAML", "FewShotClassifier", "Frozen", "IMAML", "InnerLoop", "LSTMMetaLearner",
-    "LearnedOptimizer", "Learner", "MAML", "MAMLPlusPlus", "MatchingNet", "MetaSGD", "MetricLearner", "ProtoNet", "RelationNet", "Reptile", "SemiSupervisedProtoNet", "Siamese",
-    "TaskEmbedding", "summary",
+    "LearnedOptimizer", "Learner", "MAML", "MAMLPlusPlus", "MatchingNet", "MetaSGD", "MetricLearner", "ProtoNet",
+    "RelationNet", "Reptile", "SemiSupervisedProtoNet", "Siamese", "TaskEmbedding", "summary",
 ]  # fmt: skip
