@@ -20,7 +20,7 @@ from fastmeta.train.trainer import Trainer
 
 TASKS, STEPS = 3, 2
 NET = MLP((4, 6, 5, 3), activation="tanh", batch_norm=True)
-LEARNERS = [fm.MAML, fm.FOMAML, fm.ANIL, fm.MetaSGD, fm.MAMLPlusPlus, fm.Reptile, fm.IMAML]
+LEARNERS = [fm.MAML, fm.FOMAML, fm.ANIL, fm.MetaSGD, fm.MAMLPlusPlus, fm.Reptile, fm.IMAML, fm.LSTMMetaLearner]
 averaged = pytest.mark.parametrize("mode", ["running", "per_step"])
 every_learner = pytest.mark.parametrize("kind", LEARNERS, ids=lambda kind: kind.__name__)
 
@@ -37,7 +37,8 @@ def episodes(seed=0):
 
 
 def make(kind=fm.MAML, mode="running", **options):
-    return kind(NET, **({"inner_lr": 0.3, "inner_steps": STEPS, "batch_norm": mode} | options))
+    rule = {"hidden": 3} if kind is fm.LSTMMetaLearner else {"inner_lr": 0.3}
+    return kind(NET, **(rule | {"inner_steps": STEPS, "batch_norm": mode} | options))
 
 
 def moments(params, x):

@@ -6,7 +6,9 @@ from fastmeta.algorithms.covariance import CovarianceNet
 from fastmeta.algorithms.frozen import Frozen
 from fastmeta.algorithms.imaml import IMAML
 from fastmeta.algorithms.inner import InnerLoop
+from fastmeta.algorithms.learned_optimizer import LearnedOptimizer
 from fastmeta.algorithms.learner import Learner, summary
+from fastmeta.algorithms.lstm_meta_learner import LSTMMetaLearner
 from fastmeta.algorithms.maml import FOMAML, MAML
 from fastmeta.algorithms.maml_plus_plus import MAMLPlusPlus
 from fastmeta.algorithms.matching import MatchingNet
@@ -19,7 +21,7 @@ from fastmeta.algorithms.siamese import Siamese
 from fastmeta.algorithms.task_embedding import TaskEmbedding
 
 __all__ = [
-    "ANIL", "CovarianceNet", "FOMAML", "FewShotClassifier", "Frozen", "IMAML", "InnerLoop", "Learner", "MAML", "MAMLPlusPlus",
-    "MatchingNet", "MetaSGD", "MetricLearner", "ProtoNet", "RelationNet", "Reptile", "SemiSupervisedProtoNet", "Siamese",
-    "TaskEmbedding", "summary",
+    "ANIL", "CovarianceNet", "FOMAML", "FewShotClassifier", "Frozen", "IMAML", "InnerLoop", "LSTMMetaLearner",
+    "LearnedOptimizer", "Learner", "MAML", "MAMLPlusPlus", "MatchingNet", "MetaSGD", "MetricLearner", "ProtoNet",
+    "RelationNet", "Reptile", "SemiSupervisedProtoNet", "Siamese", "TaskEmbedding", "summary",
 ]  # fmt: skip

@@ -50,7 +50,7 @@ class InnerLoop(Learner):
     ((2, 3), (1, 8))
     """
 
-    order = 2  # 1 treats inner gradients as constants
+    order = 2  # 1 treats inner gradients, and losses that a rule reads, as constants
     inner_batch: int | None = None  # support examples in an inner step; None: all of them
 
     def __init__(
@@ -143,12 +143,16 @@ class InnerLoop(Learner):
         """The model's weights among the meta-parameters: where every task starts."""
         return params
 
+    def _update(self, rule: Optimizer, grads: Any, loss: Array, state: Any, weights: Any) -> tuple[Any, Any]:
+        """(updates, state) of one step of the rule; a learner whose rule reads the support loss hands it on here."""
+        return rule.update(grads, state, weights)
+
     def _descend(
         self, params: Any, x: Array, y: Array, steps: int, watch: Callable[[Any, Any], Any] = lambda weights, taken: (),
-        order: int | None = None,
+        order: int | None = None, start: Any = None,
     ) -> tuple[Any, dict[str, Any], Any]:  # fmt: skip
-        """The adapted weights; "inner_losses" before each step [steps] and, "per_step", "statistics" alike, for `_told`; and
-        ``watch(weights, steps taken)`` after each, stacked."""
+        """The weights adapted from ``start`` (`_weights` if None); "inner_losses" before each step [steps] and, "per_step",
+        "statistics" alike, for `_told`; and ``watch(weights, steps taken)`` after each, stacked."""
         examples(self._name, "support", x, y)
         rule, first = self._rule(params), (order or self.order) == 1
         counted = self.batch_norm == "per_step"  # else nobody asks for the steps taken
@@ -157,12 +161,13 @@ class InnerLoop(Learner):
             (weights, state), (taken, rows) = carry, at
             batch = (x, y) if rows is None else (fa.take(x, rows, axis=0), fa.take(y, rows, axis=0))
             (value, statistics), grads = self._support_gradient(weights, *batch, taken)
-            updates, state = rule.update(fa.stop_gradient(grads) if first else grads, state, weights)
+            read: tuple[Any, Array] = fa.stop_gradient((grads, value)) if first else (grads, value)
+            updates, state = self._update(rule, *read, state, weights)
             weights = apply_updates(weights, updates)
             seen = {"inner_losses": value} | ({"statistics": statistics} if counted else {})
             return (weights, state), (seen, watch(weights, taken + 1 if counted else None))
 
-        start = self._weights(params)
+        start = self._weights(params) if start is None else start
         carry = (start, rule.init(start))
         rows = _batches(x.shape[0], self.inner_batch, steps)
         if steps == 1:
@@ -273,6 +278,15 @@ def _batches(n: int, size: int | None, steps: int) -> NDArray[np.int32] | None:
 
 def _first_axis(x: Array) -> Array:
     return fa.expand_dims(x, axis=0)
+
+
+def parts(where: str, what: str, given: Any, *names: str) -> list[Any]:
+    """The named parts of ``given``, refused unless it is a dict of just these."""
+    if not isinstance(given, dict) or given.keys() != set(names):
+        got = sorted(given) if isinstance(given, dict) else type(given).__name__
+        listed = ", ".join(f'"{name}"' for name in names)
+        raise expected(where, f"{what} {{{listed}}}", got, TypeError)
+    return [given[name] for name in names]
 
 
 def positive(where: str, name: str, value: Any) -> float:

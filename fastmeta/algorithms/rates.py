@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import optree
 
-from fastmeta.algorithms.inner import InnerLoop, positive
+from fastmeta.algorithms.inner import InnerLoop, parts, positive
 from fastmeta.errors import expected
 from fastmeta.trace import Array
 from fastmeta.tree import shown, tree_map
@@ -69,10 +69,7 @@ class LearnedRates(InnerLoop):
         """The shape of the rates of an array of weights."""
 
     def _weights(self, params: Any) -> Any:
-        if not isinstance(params, dict) or params.keys() != {"weights", "rates"}:
-            got = sorted(params) if isinstance(params, dict) else type(params).__name__
-            raise expected(self._name, 'meta-parameters {"weights", "rates"}', got, TypeError)
-        return params["weights"]
+        return parts(self._name, "meta-parameters", params, "weights", "rates")[0]
 
     def _rates(self, params: Any) -> Any:
         """The rates, refused unless they fit the weights."""
