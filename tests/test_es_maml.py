@@ -149,6 +149,17 @@ def test_it_learns_to_learn_from_wrong_and_right_alone():
     np.testing.assert_array_equal(flat(flat_steps.adapt(trained.params, x, y)), flat(trained.params))
 
 
+def test_weights_are_found_for_the_inner_directions_that_tests_take():
+    """Along other directions than those of training, inner steps bring next to nothing."""
+    make = lambda seed: fm.ESMAML(MLP((1, 10, 10, 1), activation="tanh"), loss=fm.nn.mse, inner_lr=0.03, inner_directions=8, seed=seed)
+    trained = Trainer(make(0), Sinusoid(tasks=8), fm.optim.adam(1e-2)).run(500)
+    unseen = Sinusoid(tasks=200, seed=1).batch(0)
+    before, own = make(0).evaluate(trained.params, unseen)["losses"]
+    others = [make(seed).evaluate(trained.params, unseen)["loss"] for seed in range(1, 8)]
+    assert own < 0.75 * before
+    assert np.mean(others) > 0.85 * before
+
+
 def test_directions_are_those_of_seed_and_step():
     e, net = Sinusoid(tasks=2).batch(0), MLP((1, 4, 1))
     make = lambda seed=0: fm.ESMAML(net, loss=fm.nn.mse, directions=3, seed=seed)

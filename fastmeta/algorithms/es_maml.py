@@ -30,9 +30,9 @@ class ESMAML(InnerLoop):
     any function, as the share of wrong answers, which is flat wherever it has a derivative.
 
     The directions of the meta-gradient are drawn anew for each meta-step, by ``seed`` and step, and are the same for all tasks:
-    they are what `phase` gives, and without it those of step 0.  The directions of the inner steps are drawn once, by ``seed``:
-    the same in every step, task and test, so that weights are found from which these very directions lead to a small loss.
-    (The paper draws them anew each time, which leaves a much greater loss.)
+    they are what `phase` gives, and without it those of step 0.  The directions of the inner steps are drawn once, by ``seed``
+    (in the paper anew for each): the same in every step, task and test, so that weights are found from which these very
+    directions lead to a small loss.  Such weights are for learners of the same ``seed`` and ``inner_directions``.
 
     Args:
         model: ``model(params, x) -> outputs`` with ``model.init(seed)``; a function without, only where no `phase` is asked.
@@ -43,7 +43,7 @@ class ESMAML(InnerLoop):
         directions: of a meta-gradient, at least 1; each costs two inner loops.
         inner_directions: of an inner step, at least 1; each costs two support losses.  None for the exact gradient there, of a
             loss that has one: far cheaper where the inner steps need many directions.
-        seed: of all directions.
+        seed: of all directions, at least 0.
         batch_norm: whose statistics normalise query sets in tests, "batch", "running" or "per_step"; see `InnerLoop`.
 
     Memory: the directions, each as large as the parameters; a task tries them one by one.
