@@ -135,6 +135,7 @@ if _typing.TYPE_CHECKING:  # what is in _LAZY
     from fastmeta import algorithms, data, kernels, models, optim, testing, train
     from fastmeta.algorithms import (
         ANIL,
+        ESMAML,
         FOMAML,
         IMAML,
         MAML,
@@ -155,7 +156,7 @@ if _typing.TYPE_CHECKING:  # what is in _LAZY
     )
 
 __all__ = [  # ruff holds it to the imports above
-    "ANIL", "CovarianceNet", "FOMAML", "FewShotClassifier", "Frozen", "IMAML", "LSTMMetaLearner", "LearnedOptimizer", "MAML",
+    "ANIL", "CovarianceNet", "ESMAML", "FOMAML", "FewShotClassifier", "Frozen", "IMAML", "LSTMMetaLearner", "LearnedOptimizer", "MAML",
     "MAMLPlusPlus", "MatchingNet", "MemoryEstimate", "MetaSGD", "ProtoNet", "RelationNet", "Reptile", "SemiSupervisedProtoNet", "Siamese",
     "TaskEmbedding", "abs", "acos", "add", "algorithms", "all", "any", "arange", "argmax", "argmin", "argsort", "asin", "astype", "atan",
     "atan2", "backends", "broadcast_to", "ceil", "clip", "concat", "cos", "cosh", "cumulative_prod", "cumulative_sum", "data", "diag",
@@ -176,6 +177,7 @@ __version__ = "0.1.0"
 _LAZY = {  # loaded at first use, so that importing the engine stays fast
     "ANIL": "fastmeta.algorithms",
     "CovarianceNet": "fastmeta.algorithms",
+    "ESMAML": "fastmeta.algorithms",
     "FOMAML": "fastmeta.algorithms",
     "FewShotClassifier": "fastmeta.algorithms",
     "Frozen": "fastmeta.algorithms",

@@ -20,7 +20,7 @@ from fastmeta.train.trainer import Trainer
 
 TASKS, STEPS = 3, 2
 NET = MLP((4, 6, 5, 3), activation="tanh", batch_norm=True)
-LEARNERS = [fm.MAML, fm.FOMAML, fm.ANIL, fm.MetaSGD, fm.MAMLPlusPlus, fm.Reptile, fm.IMAML, fm.LSTMMetaLearner]
+LEARNERS = [fm.MAML, fm.FOMAML, fm.ANIL, fm.MetaSGD, fm.MAMLPlusPlus, fm.Reptile, fm.IMAML, fm.LSTMMetaLearner, fm.ESMAML]
 averaged = pytest.mark.parametrize("mode", ["running", "per_step"])
 every_learner = pytest.mark.parametrize("kind", LEARNERS, ids=lambda kind: kind.__name__)
 

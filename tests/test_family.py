@@ -150,8 +150,10 @@ LEARNERS = [
     fm.IMAML(MODEL, loss=fm.nn.mse, inner_lr=0.01, inner_steps=20, damping=2.0),
     fm.LSTMMetaLearner(MODEL, loss=fm.nn.mse, inner_steps=3, hidden=8),
     fm.LearnedOptimizer(MLP((1, 20, 1), activation="sin"), loss=fm.nn.mse, inner_steps=10, hidden=6),
+    fm.ESMAML(MODEL, loss=fm.nn.mse, inner_lr=0.02, inner_steps=2),
+    fm.ESMAML(MODEL, loss=fm.nn.mse, inner_lr=0.05, inner_steps=2, inner_directions=None),
 ]
-NAMES = ["FOMAML", "ANIL", "MetaSGD", "MAMLPlusPlus", "Reptile", "Reptile-adam", "Reptile-batches", "IMAML", "LSTMMetaLearner", "LearnedOptimizer"]
+NAMES = ["FOMAML", "ANIL", "MetaSGD", "MAMLPlusPlus", "Reptile", "Reptile-adam", "Reptile-batches", "IMAML", "LSTMMetaLearner", "LearnedOptimizer", "ESMAML", "ESMAML-gradients"]
 every_learner = pytest.mark.parametrize("learner", LEARNERS, ids=NAMES)
 
 
@@ -235,7 +237,7 @@ def test_adapt_predict_and_measure_agree(learner):
 def test_classification_reports_accuracy(learner):
     rng = np.random.default_rng(0)
     model = MLP((2, 6, 3))
-    options = {k: v for k, v in vars(learner).items() if k in ("inner_lr", "inner_rule", "damping", "hidden")}
+    options = {k: v for k, v in vars(learner).items() if k in ("inner_lr", "inner_rule", "damping", "hidden", "inner_directions")}
     learner = type(learner)(model, **options)
     e = Episode(*(v for _ in "sq" for v in (rng.normal(size=(2, 6, 2)).astype(np.float32), rng.integers(0, 3, (2, 6)).astype(np.int32))))
     (_, aux), _ = learner.value_and_grad(learner.init(0), e)

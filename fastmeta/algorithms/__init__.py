@@ -3,6 +3,7 @@
 from fastmeta.algorithms.anil import ANIL
 from fastmeta.algorithms.classifier import FewShotClassifier
 from fastmeta.algorithms.covariance import CovarianceNet
+from fastmeta.algorithms.es_maml import ESMAML
 from fastmeta.algorithms.frozen import Frozen
 from fastmeta.algorithms.imaml import IMAML
 from fastmeta.algorithms.inner import InnerLoop
@@ -21,7 +22,7 @@ from fastmeta.algorithms.siamese import Siamese
 from fastmeta.algorithms.task_embedding import TaskEmbedding
 
 __all__ = [
-    "ANIL", "CovarianceNet", "FOMAML", "FewShotClassifier", "Frozen", "IMAML", "InnerLoop", "LSTMMetaLearner",
-    "LearnedOptimizer", "Learner", "MAML", "MAMLPlusPlus", "MatchingNet", "MetaSGD", "MetricLearner", "ProtoNet",
-    "RelationNet", "Reptile", "SemiSupervisedProtoNet", "Siamese", "TaskEmbedding", "summary",
+    "ANIL", "CovarianceNet", "ESMAML", "FOMAML", "FewShotClassifier", "Frozen", "IMAML", "InnerLoop", "LSTMMetaLearner",
+    "LearnedOptimizer", "Learner", "MAML", "MAMLPlusPlus", "MatchingNet", "MetaSGD", "MetricLearner", "ProtoNet", "RelationNet",
+    "Reptile", "SemiSupervisedProtoNet", "Siamese", "TaskEmbedding", "summary",
 ]  # fmt: skip
