@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 import re
+from functools import partial
 
 import numpy as np
 import optree
@@ -287,8 +288,8 @@ def test_covariances_are_inverted_once_for_a_support_set():
 def test_uneven_shots_are_fine():
     e = episodes(tasks=1)
     e = e._replace(support_x=e.support_x[:, :-1], support_y=e.support_y[:, :-1])
-    for learner in (fm.ProtoNet(MODEL), fm.MatchingNet(MODEL), fm.CovarianceNet(MODEL), fm.Siamese(MODEL)):
-        assert np.isfinite(learner.value_and_grad(WEIGHTS, e)[0][0])
+    for learner in (fm.ProtoNet(MODEL), fm.MatchingNet(MODEL), fm.CovarianceNet(MODEL), fm.Siamese(MODEL), fm.WeightGenerator(MODEL, 3)):
+        assert np.isfinite(learner.value_and_grad(wide(learner.init(1)), e)[0][0])
 
 
 # -------------------------------------------------------------------------------------------------- task embeddings
@@ -351,6 +352,7 @@ def test_any_number_of_classes_in_tests_and_ways_in_training():
 LEARNERS = [
     fm.ProtoNet(MODEL), fm.SemiSupervisedProtoNet(MODEL), fm.MatchingNet(MODEL, context=2), fm.RelationNet(MODEL, MLP((6, 4, 1), activation="tanh")),
     fm.Siamese(MODEL), fm.Siamese(MODEL, "weighted-l1"), fm.CovarianceNet(MODEL),
+    fm.WeightGenerator(MODEL, bases=7),
 ]  # fmt: skip
 
 
@@ -381,14 +383,14 @@ def test_semi_supervised_episodes():
 NORMED = MLP((INPUTS, 6, 3), activation="tanh", batch_norm=True)
 
 
-@pytest.mark.parametrize("make", [fm.ProtoNet, fm.MatchingNet, fm.Siamese, fm.CovarianceNet, fm.SemiSupervisedProtoNet])
+@pytest.mark.parametrize("make", [fm.ProtoNet, fm.MatchingNet, fm.Siamese, fm.CovarianceNet, fm.SemiSupervisedProtoNet, partial(fm.WeightGenerator, bases=7)])
 def test_running_batch_norm_makes_predictions_independent_of_other_queries(make, backend):
     learner, e = make(NORMED, batch_norm="running"), episodes()
-    params, state = wide(NORMED.init(0)), wide(learner.init_state())
+    params, state = wide(learner.init(0)), wide(learner.init_state())
     (_, aux), _ = learner.value_and_grad(params, e)
     batch, _ = make(NORMED).value_and_grad(params, e)
     np.testing.assert_allclose(aux["outputs"], batch[1]["outputs"], 1e-12)  # in training both are by the batch
-    hidden = np.concatenate([e.support_x, e.query_x], axis=1) @ params[0]["w"]
+    hidden = np.concatenate([e.support_x, e.query_x], axis=1) @ learner._weights(params)[0]["w"]
     np.testing.assert_allclose(aux["statistics"][0]["mean"], hidden.mean(axis=1), 1e-9)
     state = learner.update_state(state, aux)
     np.testing.assert_allclose(state[0]["variance"], 0.9 + 0.1 * hidden.var(axis=1).mean(axis=0), 1e-9)

@@ -5,6 +5,7 @@ from fastmeta.algorithms.classifier import FewShotClassifier
 from fastmeta.algorithms.covariance import CovarianceNet
 from fastmeta.algorithms.es_maml import ESMAML
 from fastmeta.algorithms.frozen import Frozen
+from fastmeta.algorithms.hyper_network import HyperNetwork
 from fastmeta.algorithms.imaml import IMAML
 from fastmeta.algorithms.inner import InnerLoop
 from fastmeta.algorithms.learned_optimizer import LearnedOptimizer
@@ -15,14 +16,18 @@ from fastmeta.algorithms.maml_plus_plus import MAMLPlusPlus
 from fastmeta.algorithms.matching import MatchingNet
 from fastmeta.algorithms.meta_sgd import MetaSGD
 from fastmeta.algorithms.metric import MetricLearner
+from fastmeta.algorithms.neural_process import NeuralProcess
 from fastmeta.algorithms.protonet import ProtoNet, SemiSupervisedProtoNet
 from fastmeta.algorithms.relation import RelationNet
 from fastmeta.algorithms.reptile import Reptile
+from fastmeta.algorithms.sets import SetLearner
 from fastmeta.algorithms.siamese import Siamese
 from fastmeta.algorithms.task_embedding import TaskEmbedding
+from fastmeta.algorithms.weight_generator import WeightGenerator
 
 __all__ = [
-    "ANIL", "CovarianceNet", "ESMAML", "FOMAML", "FewShotClassifier", "Frozen", "IMAML", "InnerLoop", "LSTMMetaLearner",
-    "LearnedOptimizer", "Learner", "MAML", "MAMLPlusPlus", "MatchingNet", "MetaSGD", "MetricLearner", "ProtoNet", "RelationNet",
-    "Reptile", "SemiSupervisedProtoNet", "Siamese", "TaskEmbedding", "summary",
+    "ANIL", "CovarianceNet", "ESMAML", "FOMAML", "FewShotClassifier", "Frozen", "HyperNetwork", "IMAML", "InnerLoop",
+    "LSTMMetaLearner", "LearnedOptimizer", "Learner", "MAML", "MAMLPlusPlus", "MatchingNet", "MetaSGD", "MetricLearner",
+    "NeuralProcess", "ProtoNet", "RelationNet", "Reptile", "SemiSupervisedProtoNet", "SetLearner", "Siamese", "TaskEmbedding",
+    "WeightGenerator", "summary",
 ]  # fmt: skip

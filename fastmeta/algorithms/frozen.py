@@ -10,7 +10,7 @@ from fastmeta import array as fa
 from fastmeta.errors import expected
 from fastmeta.trace import Array, as_array
 
-__all__ = ["Frozen"]
+__all__ = ["Frozen", "unit_rows"]
 
 
 class Frozen:
@@ -47,16 +47,19 @@ class Frozen:
             raise expected("Frozen", f"features [n, {features}]", f"shape {list(x.shape)}")
         if self.center is not None:
             x = fa.subtract(x, self.center.astype(x.dtype))
-        if not self.normalize:
-            return x
-        # Scaled first, so that squares neither overflow nor vanish.
-        largest = fa.stop_gradient(fa.max(fa.abs(x), axis=1, keepdims=True))
-        x = fa.divide(x, fa.where(fa.equal(largest, 0.0), 1.0, largest))
-        square = fa.sum(fa.square(x), axis=1, keepdims=True)
-        return fa.multiply(x, fa.rsqrt(fa.where(fa.equal(square, 0.0), 1.0, square)))
+        return unit_rows(x) if self.normalize else x
 
     def __repr__(self) -> str:
         return f"Frozen(center={self.center if self.center is None else list(self.center.shape)}, normalize={self.normalize})"
+
+
+def unit_rows(x: Array) -> Array:
+    """The rows of x [n, D] divided by their Euclidean lengths; a row of zeros stays zeros."""
+    # Scaled first, so that squares neither overflow nor vanish.
+    largest = fa.stop_gradient(fa.max(fa.abs(x), axis=1, keepdims=True))
+    x = fa.divide(x, fa.where(fa.equal(largest, 0.0), 1.0, largest))
+    square = fa.sum(fa.square(x), axis=1, keepdims=True)
+    return fa.multiply(x, fa.rsqrt(fa.where(fa.equal(square, 0.0), 1.0, square)))
 
 
 def _center(values: Any) -> np.ndarray:

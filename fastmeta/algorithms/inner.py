@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastmeta import array as fa
-from fastmeta.algorithms.learner import Learner, Loss, accuracy, examples, initial, quadruple
+from fastmeta.algorithms.learner import Learner, Loss, accuracy, examples, initial, quadruple, support_set
 from fastmeta.compile import jit
 from fastmeta.errors import expected, whole
 from fastmeta.gradients import value_and_grad
@@ -102,7 +102,7 @@ class InnerLoop(Learner):
 
         The support set is x [n, ...] and y [n, ...], as two arguments, a pair, or an episode whose support is taken.
         """
-        x, y = self._support(support)
+        x, y = support_set(self._name, support)
         k = self._steps(steps)
         if k == 0:
             return self._weights(params)
@@ -242,13 +242,6 @@ class InnerLoop(Learner):
         parts = quadruple(self._name, episode)
         examples(self._name, "query", parts[2], parts[3])
         return parts
-
-    def _support(self, support: tuple[Any, ...]) -> tuple[Any, Any]:
-        if len(support) == 1 and isinstance(support[0], tuple):
-            support = support[0][:2] if len(support[0]) == 4 else support[0]
-        if len(support) != 2:
-            raise expected(self._name, "a support set (x, y)", f"{len(support)} arguments", TypeError)
-        return support[0], support[1]
 
     def _checked(self, state: Any) -> Any:
         """State for a test, refused where it is missing or has no meaning."""

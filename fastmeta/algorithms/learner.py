@@ -141,11 +141,20 @@ class Learner(ABC):
         return summary(self.measure(params, episodes, steps, state))
 
 
-def initial(where: str, model: Any, seed: int) -> Any:
-    """The parameters that a model begins with."""
+def initial(where: str, model: Any, seed: int, stream: int = 0) -> Any:
+    """The parameters that a model begins with; further models of a learner have a ``stream`` each, so that none starts like another."""
     if not callable(getattr(model, "init", None)):
         raise expected(where, "a model with init(seed)", type(model).__name__, TypeError, "A plain function's parameters are given, to Trainer as params")
-    return model.init(seed)
+    return model.init(int(np.random.default_rng([seed, stream]).integers(2**31)) if stream else seed)
+
+
+def features(where: str, name: str, model: Any) -> int:
+    """The length of the vectors that a model gives, by its ``outputs``."""
+    n = getattr(model, "outputs", None)
+    if not isinstance(n, int | np.integer):
+        got = f"{type(model).__name__} without it" if n is None else n
+        raise expected(where, f"{name}.outputs, the number of its features", got, TypeError)
+    return int(n)
 
 
 def summary(measured: dict[str, NDArray[Any]]) -> dict[str, Any]:
@@ -180,6 +189,21 @@ def quadruple(where: str, episode: Any) -> tuple[Any, Any, Any, Any]:
         got = f"a tuple of {len(episode)}" if isinstance(episode, tuple) else type(episode).__name__
         raise expected(where, "an episode (support_x, support_y, query_x, query_y)", got, TypeError)
     return tuple(episode)
+
+
+def support_set(where: str, support: tuple[Any, ...]) -> tuple[Any, Any]:
+    """x and y of what `Learner.adapt` was given: two arguments, a pair, or an episode whose support is taken."""
+    if len(support) == 1 and isinstance(support[0], tuple):
+        support = support[0][:2] if len(support[0]) == 4 else support[0]
+    if len(support) != 2:
+        raise expected(where, "a support set (x, y)", f"{len(support)} arguments", TypeError)
+    return support[0], support[1]
+
+
+def no_steps(where: str, steps: int | None) -> None:
+    """Refuses a number of inner steps where there are none."""
+    if steps not in (None, 0):
+        raise expected(where, "no inner steps (None or 0)", steps)
 
 
 def examples(where: str, name: str, x: Array, y: Array) -> None:

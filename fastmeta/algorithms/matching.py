@@ -10,6 +10,7 @@ import numpy as np
 from fastmeta import array as fa
 from fastmeta import kernels, nn
 from fastmeta.algorithms.inner import positive
+from fastmeta.algorithms.learner import features
 from fastmeta.algorithms.metric import MetricLearner
 from fastmeta.algorithms.protonet import one_metric
 from fastmeta.errors import whole
@@ -66,7 +67,7 @@ class MatchingNet(MetricLearner):
         weights = super().init(seed)
         if not self.context:
             return weights
-        n = self.model.outputs
+        n = features(self._name, "model", self.model)
         rng = np.random.default_rng([seed, 1])  # another stream than the model's
         support = {name: nn.lstm_init(rng, n, n) for name in ("forward", "backward")}
         return {"model": weights, "support": support, "query": nn.lstm_init(rng, 2 * n, n)}

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from fastmeta import array as fa
 from fastmeta import nn
-from fastmeta.algorithms.learner import Learner, Loss, accuracy, examples, initial, quadruple
+from fastmeta.algorithms.learner import Learner, Loss, accuracy, examples, initial, no_steps, quadruple, support_set
 from fastmeta.compile import jit
 from fastmeta.errors import expected, whole
 from fastmeta.loops import map_tasks
@@ -115,12 +115,8 @@ class MetricLearner(Learner):
 
         The support set is x [n, ...] and y [n], as two arguments, a pair, or an episode whose support is taken.
         """
-        self._no_steps(steps)
-        if len(support) == 1 and isinstance(support[0], tuple):
-            support = support[0][:2] if len(support[0]) == 4 else support[0]
-        if len(support) != 2:
-            raise expected(self._name, "a support set (x, y)", f"{len(support)} arguments", TypeError)
-        x, y = (part if is_array(part) else as_array(part) for part in support)
+        no_steps(self._name, steps)
+        x, y = (part if is_array(part) else as_array(part) for part in support_set(self._name, support))
         return params, self._adapting(params, x, y, self._count(y), self._checked(state)), state
 
     def predict(self, adapted: Any, x: Array, state: Any = ()) -> Array:
@@ -130,7 +126,7 @@ class MetricLearner(Learner):
 
     def measure(self, params: Any, episodes: Any, steps: int | None = None, state: Any = ()) -> dict[str, NDArray[Any]]:
         """Per task: query "losses" and "accuracies" [tasks, 1]; there are no inner steps."""
-        self._no_steps(steps)
+        no_steps(self._name, steps)
         episodes = quadruple(self._name, episodes)
         aux = self._measuring(params, episodes, self._count(episodes[1], episodes[3]), self._checked(state))
         return {"losses": aux["loss"][:, None], "accuracies": aux["accuracy"][:, None]}
@@ -211,7 +207,3 @@ class MetricLearner(Learner):
             got = "none" if isinstance(state, tuple) and not state else type(state).__name__
             raise expected(self._name, f"{need} for batch_norm {self.batch_norm!r}", got)
         return None if self.batch_norm == "batch" else state
-
-    def _no_steps(self, steps: int | None) -> None:
-        if steps not in (None, 0):
-            raise expected(self._name, "no inner steps (None or 0)", steps)

@@ -10,6 +10,7 @@ import numpy as np
 
 from fastmeta import array as fa
 from fastmeta import nn
+from fastmeta.algorithms.learner import initial
 from fastmeta.algorithms.metric import MetricLearner
 from fastmeta.errors import expected
 from fastmeta.trace import Array
@@ -47,8 +48,7 @@ class RelationNet(MetricLearner):
 
     def init(self, seed: int = 0) -> Any:
         """Fresh meta-parameters of both nets; the second from a seed of its own."""
-        own = int(np.random.default_rng([seed, 1]).integers(2**31))
-        return {"model": super().init(seed), "relation": self.relation.init(own)}
+        return {"model": super().init(seed), "relation": initial(self._name, self.relation, seed, 1)}
 
     def _weights(self, params: Any) -> Any:
         return params["model"]

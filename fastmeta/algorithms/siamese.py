@@ -9,6 +9,7 @@ import numpy as np
 
 from fastmeta import array as fa
 from fastmeta.algorithms.inner import positive
+from fastmeta.algorithms.learner import features
 from fastmeta.algorithms.matching import best_of_class, members
 from fastmeta.algorithms.metric import MetricLearner
 from fastmeta.errors import expected
@@ -63,7 +64,7 @@ class Siamese(MetricLearner):
         weights = super().init(seed)
         if self.objective == "contrastive":
             return weights
-        n = self.model.outputs
+        n = features(self._name, "model", self.model)
         return {"model": weights, "w": np.full(n, -1.0 / n, np.float32), "b": np.zeros((), np.float32)}
 
     def _weights(self, params: Any) -> Any:

@@ -9,7 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastmeta import array as fa
-from fastmeta.algorithms.learner import Learner, Loss, examples, initial, quadruple
+from fastmeta.algorithms.learner import Learner, Loss, initial, quadruple, support_set
+from fastmeta.algorithms.sets import encoded
 from fastmeta.compile import jit
 from fastmeta.errors import expected
 from fastmeta.gradients import value_and_grad
@@ -68,8 +69,7 @@ class TaskEmbedding(Learner):
         weights = initial(type(self).__name__, self.model, seed)
         if self.head is None:
             return weights
-        own = int(np.random.default_rng([seed, 1]).integers(2**31))
-        return {"model": weights, "head": self.head.init(own)}
+        return {"model": weights, "head": initial(type(self).__name__, self.head, seed, 1)}
 
     def loss(self, params: Any, episode: Any) -> Loss:
         """The loss of a batch of tasks [tasks, n, ...], traced.
@@ -100,11 +100,7 @@ class TaskEmbedding(Learner):
 
     def adapt(self, params: Any, *support: Any, steps: int | None = None) -> Any:
         """The embedding [features] of the task with the support set x [n, ...] and y [n, ...]: two arguments or a pair."""
-        if len(support) == 1 and isinstance(support[0], tuple):
-            support = support[0][:2]
-        if len(support) != 2:
-            raise expected("TaskEmbedding", "a support set (x, y)", f"{len(support)} arguments", TypeError)
-        return self._embedding(params, *support)
+        return self._embedding(params, *support_set("TaskEmbedding", support))
 
     def predict(self, adapted: Any, x: Array, state: Any = ()) -> Array:
         """The Euclidean distances [tasks] to the embeddings x [tasks, features] of other tasks."""
@@ -118,11 +114,6 @@ class TaskEmbedding(Learner):
         return f"TaskEmbedding({self.model!r}{'' if self.head is None else f', head={self.head!r}'})"
 
     def _embed(self, params: Any, x: Array, y: Array) -> Array:
-        examples("TaskEmbedding", "support", x, y)
-        if np.dtype(y.dtype).kind != "f":
-            raise expected("TaskEmbedding", "float targets", y.dtype, TypeError, "Give labels as fm.one_hot(labels, ways)")
-        n = x.shape[0]
-        both = fa.concat([fa.reshape(x, (n, -1)), fa.reshape(y, (n, -1))], axis=1)
         if self.head is None:
-            return fa.mean(self.model(params, both), axis=0)
-        return self.head(params["head"], fa.mean(self.model(params["model"], both), axis=0, keepdims=True))[0]
+            return encoded("TaskEmbedding", self.model, params, x, y)[0]
+        return self.head(params["head"], encoded("TaskEmbedding", self.model, params["model"], x, y))[0]
