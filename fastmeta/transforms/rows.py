@@ -31,7 +31,10 @@ def width(s: Loop, tasks: int) -> int:
     found: bool | None = s.body.memo.get("rows pay")
     if found is None:
         found = s.body.memo["rows pay"] = pays(s)
-    return -(-tasks // -(-tasks // most)) if found else 1
+    if not found:
+        return 1
+    whole = [n for n in range(most, most // 2, -1) if tasks % n == 0]  # inputs are copied where the last group has empty places
+    return whole[0] if whole else -(-tasks // -(-tasks // most))
 
 
 def pays(s: Loop) -> bool:
