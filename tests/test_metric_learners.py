@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 import re
+from functools import partial
 
 import numpy as np
 import optree
@@ -351,6 +352,7 @@ def test_any_number_of_classes_in_tests_and_ways_in_training():
 LEARNERS = [
     fm.ProtoNet(MODEL), fm.SemiSupervisedProtoNet(MODEL), fm.MatchingNet(MODEL, context=2), fm.RelationNet(MODEL, MLP((6, 4, 1), activation="tanh")),
     fm.Siamese(MODEL), fm.Siamese(MODEL, "weighted-l1"), fm.CovarianceNet(MODEL),
+    fm.MANN(MODEL, 2, slots=4, width=3, hidden=4, reads=2), fm.SNAIL(MODEL, 2, SHOTS, filters=4),
 ]  # fmt: skip
 
 
@@ -381,14 +383,20 @@ def test_semi_supervised_episodes():
 NORMED = MLP((INPUTS, 6, 3), activation="tanh", batch_norm=True)
 
 
-@pytest.mark.parametrize("make", [fm.ProtoNet, fm.MatchingNet, fm.Siamese, fm.CovarianceNet, fm.SemiSupervisedProtoNet])
+MAKE = [
+    fm.ProtoNet, fm.MatchingNet, fm.Siamese, fm.CovarianceNet, fm.SemiSupervisedProtoNet,
+    partial(fm.MANN, ways=WAYS, slots=6, width=3, hidden=4, reads=2), partial(fm.SNAIL, ways=WAYS, shots=SHOTS, filters=4),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("make", MAKE, ids=lambda make: getattr(make, "func", make).__name__)
 def test_running_batch_norm_makes_predictions_independent_of_other_queries(make, backend):
     learner, e = make(NORMED, batch_norm="running"), episodes()
-    params, state = wide(NORMED.init(0)), wide(learner.init_state())
+    params, state = wide(learner.init(0)), wide(learner.init_state())
     (_, aux), _ = learner.value_and_grad(params, e)
     batch, _ = make(NORMED).value_and_grad(params, e)
     np.testing.assert_allclose(aux["outputs"], batch[1]["outputs"], 1e-12)  # in training both are by the batch
-    hidden = np.concatenate([e.support_x, e.query_x], axis=1) @ params[0]["w"]
+    hidden = np.concatenate([e.support_x, e.query_x], axis=1) @ learner._weights(params)[0]["w"]
     np.testing.assert_allclose(aux["statistics"][0]["mean"], hidden.mean(axis=1), 1e-9)
     state = learner.update_state(state, aux)
     np.testing.assert_allclose(state[0]["variance"], 0.9 + 0.1 * hidden.var(axis=1).mean(axis=0), 1e-9)

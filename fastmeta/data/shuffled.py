@@ -34,8 +34,8 @@ class Shuffled(Sampler):
 
     def batch(self, step: int) -> Episode:
         """The episodes of one step, as the sampler's but for the order of support examples."""
-        x, y, *query = self.sampler.batch(step)
         bits = stream(0, seed_word("Shuffled", step, "step")).jumped()  # a part that no sampler has drawn from
+        x, y, *query = self.sampler.batch(step)
         order = np.argsort(bits.random_raw(y.shape[0] * y.shape[1]).reshape(y.shape[:2]), axis=1)
         tasks = np.arange(len(y))[:, None]
         return Episode(x[tasks, order], y[tasks, order], *query)
