@@ -191,6 +191,15 @@ def test_training_learns_to_read_labels(learner, rate, steps, least):
         assert learner.evaluate(trained.params, sampler.batch(0))["accuracy"] > least
 
 
+def test_without_shuffling_a_network_learns_places():
+    learner, rate, steps, _ = LEARN[0]
+    with pytest.warns(RuntimeWarning, match="class by class"):
+        trained = Trainer(learner, Clusters(5), fm.optim.adam(rate)).run(steps)
+    tests = Clusters(5, tasks=200, seed=1)
+    placed, mixed = (learner.evaluate(trained.params, sampler.batch(0))["accuracy"] for sampler in (tests, Shuffled(tests)))
+    assert placed > 0.85 and mixed < 0.65
+
+
 def test_shuffled_episodes():
     sampler = Clusters(5)
     whole, mixed = sampler.batch(3), Shuffled(sampler).batch(3)
