@@ -90,6 +90,12 @@ def test_the_least_used_row_is_emptied_and_written():
     np.testing.assert_allclose(read, weights @ want, 1e-12)
 
 
+def test_labels_are_heard_beside_embeddings_from_the_start():
+    w = fm.MANN(MODEL, WAYS, hidden=100).init(0)["controller"]["w"]
+    of_label = np.abs(w[MODEL.outputs : MODEL.outputs + WAYS]).max()
+    assert 0.95 < of_label < 1 and np.abs(w[: MODEL.outputs]).max() < 0.1 and np.abs(w[MODEL.outputs + WAYS :]).max() < 0.1
+
+
 def test_labels_arrive_one_step_late():
     """The last support label reaches no state, but every query."""
     params, x = fresh(MEMORY), episodes(tasks=1).support_x[0]
@@ -178,7 +184,7 @@ class Clusters(Sampler):
 
 LEARN = [
     (fm.SNAIL(MLP((INPUTS, 32, 16)), ways=5, shots=1, filters=16), 3e-3, 400, 0.85),
-    (fm.MANN(MLP((INPUTS, 32, 16)), ways=3, slots=8, width=8, hidden=32, reads=2), 5e-3, 1000, 0.6),
+    (fm.MANN(MLP((INPUTS, 32, 16)), ways=3, slots=8, width=8, hidden=32, reads=2), 5e-3, 600, 0.6),
 ]
 
 

@@ -66,12 +66,18 @@ class MANN(SequenceLearner):
             raise expected(self._name, f"reads at most slots, {self.slots}", self.reads)
 
     def init(self, seed: int = 0) -> Any:
-        """Fresh meta-parameters; heads begin by writing as much to their own row as to those they read."""
+        """Fresh meta-parameters; heads begin by writing as much to the least used row as to those they read.
+
+        A label is a single 1 beside many entries of an embedding: its weights begin within 1, not within 1 / sqrt(hidden), or it
+        would hardly be heard, and training would take several times as long to begin to learn.
+        """
         rng = np.random.default_rng([seed, 1])  # another stream than the model's
-        read = self.reads * self.width
+        n, read = self.model.outputs, self.reads * self.width
+        controller = nn.lstm_init(rng, n + self.ways + read, self.hidden)
+        controller["w"][n : n + self.ways] *= np.float32(np.sqrt(self.hidden))
         return {
             "model": super().init(seed),
-            "controller": nn.lstm_init(rng, self.model.outputs + self.ways + read, self.hidden),
+            "controller": controller,
             "key": dense(rng, self.hidden, read),
             "gate": np.zeros(self.reads, np.float32),
             "out": dense(rng, self.hidden + read, self.ways),
