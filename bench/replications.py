@@ -31,6 +31,8 @@ PUBLISHED = {
     "omniglot-matching-cosine-20w1s": "93.8 (Vinyals et al. 2016)",
     "omniglot-relation-5w1s": "99.6 (Sung et al. 2018)",
     "omniglot-siamese-5w1s": "97.3 (Koch et al. 2015, as in Finn et al. 2017)",
+    "omniglot-mann-5w1s": "82.8 (Santoro et al. 2016)",
+    "omniglot-snail-5w1s": "99.07 ± 0.16 (Mishra et al. 2018)",
 }
 ENDED = {
     "steps": "trained to the end",

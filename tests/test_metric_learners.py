@@ -353,6 +353,7 @@ LEARNERS = [
     fm.ProtoNet(MODEL), fm.SemiSupervisedProtoNet(MODEL), fm.MatchingNet(MODEL, context=2), fm.RelationNet(MODEL, MLP((6, 4, 1), activation="tanh")),
     fm.Siamese(MODEL), fm.Siamese(MODEL, "weighted-l1"), fm.CovarianceNet(MODEL),
     fm.WeightGenerator(MODEL, bases=7),
+    fm.MANN(MODEL, 2, slots=4, width=3, hidden=4, reads=2), fm.SNAIL(MODEL, 2, SHOTS, filters=4),
 ]  # fmt: skip
 
 
@@ -383,7 +384,13 @@ def test_semi_supervised_episodes():
 NORMED = MLP((INPUTS, 6, 3), activation="tanh", batch_norm=True)
 
 
-@pytest.mark.parametrize("make", [fm.ProtoNet, fm.MatchingNet, fm.Siamese, fm.CovarianceNet, fm.SemiSupervisedProtoNet, partial(fm.WeightGenerator, bases=7)])
+MAKE = [
+    fm.ProtoNet, fm.MatchingNet, fm.Siamese, fm.CovarianceNet, fm.SemiSupervisedProtoNet, partial(fm.WeightGenerator, bases=7),
+    partial(fm.MANN, ways=WAYS, slots=6, width=3, hidden=4, reads=2), partial(fm.SNAIL, ways=WAYS, shots=SHOTS, filters=4),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("make", MAKE, ids=lambda make: getattr(make, "func", make).__name__)
 def test_running_batch_norm_makes_predictions_independent_of_other_queries(make, backend):
     learner, e = make(NORMED, batch_norm="running"), episodes()
     params, state = wide(learner.init(0)), wide(learner.init_state())

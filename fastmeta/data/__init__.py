@@ -5,6 +5,7 @@ from fastmeta.data.omniglot import Omniglot
 from fastmeta.data.prefetch import Prefetch
 from fastmeta.data.sampler import EpisodeSampler, Sampler
 from fastmeta.data.semi_supervised import SemiSupervised
+from fastmeta.data.shuffled import Shuffled
 from fastmeta.data.sinusoid import Sinusoid
 
-__all__ = ["Episode", "EpisodeSampler", "Omniglot", "Prefetch", "Sampler", "SemiSupervised", "Sinusoid"]
+__all__ = ["Episode", "EpisodeSampler", "Omniglot", "Prefetch", "Sampler", "SemiSupervised", "Shuffled", "Sinusoid"]

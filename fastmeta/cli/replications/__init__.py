@@ -9,7 +9,8 @@ from types import MappingProxyType
 from fastmeta.cli.replications.base import Replication
 from fastmeta.cli.replications.gradient import GRADIENT, GradientReplication
 from fastmeta.cli.replications.metric import METRIC, MetricReplication
+from fastmeta.cli.replications.sequence import SEQUENCE, SequenceReplication
 
-__all__ = ["REPLICATIONS", "GradientReplication", "MetricReplication", "Replication"]
+__all__ = ["REPLICATIONS", "GradientReplication", "MetricReplication", "Replication", "SequenceReplication"]
 
-REPLICATIONS: Mapping[str, Replication] = MappingProxyType({**GRADIENT, **METRIC})
+REPLICATIONS: Mapping[str, Replication] = MappingProxyType({**GRADIENT, **METRIC, **SEQUENCE})

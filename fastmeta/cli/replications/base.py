@@ -9,7 +9,7 @@ from typing import Any
 
 from fastmeta import optim
 from fastmeta.algorithms import InnerLoop, MetricLearner
-from fastmeta.data import Omniglot
+from fastmeta.data import Sampler
 
 __all__ = ["Replication"]
 
@@ -67,7 +67,7 @@ class Replication(ABC):
         """The rule of the meta-parameters, with its schedule."""
 
     @abstractmethod
-    def sampler(self, split: str, data: str | None) -> Omniglot:
+    def sampler(self, split: str, data: str | None) -> Sampler:
         """The tasks of a split; no split meets the random stream of another."""
 
     @abstractmethod

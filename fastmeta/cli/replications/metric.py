@@ -11,7 +11,7 @@ from typing import Any
 from fastmeta import algorithms, optim
 from fastmeta.cli.recipes import TEST_SEED, VALIDATION_SEED
 from fastmeta.cli.replications.base import Replication
-from fastmeta.data import Omniglot
+from fastmeta.data import Omniglot, Sampler
 from fastmeta.errors import expected
 from fastmeta.models import Conv4, RelationEncoder, RelationModule
 
@@ -65,7 +65,7 @@ class MetricReplication(Replication):
         """Adam with its schedule."""
         return optim.adam(optim.step_decay(self.meta_lr, 0.5, self.halve_every))
 
-    def sampler(self, split: str, data: str | None) -> Omniglot:
+    def sampler(self, split: str, data: str | None) -> Sampler:
         """The tasks of a split, whose classes are listed in ``data``/splits/vinyals."""
         if data is None:
             raise expected("reproduce", f"a data folder with the class lists {LISTS / '*.txt'}", "none (--data)")
