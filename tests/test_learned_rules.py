@@ -11,7 +11,8 @@ import torch
 from regression_tasks import TASKS, W, check, linear, regression, vector
 
 import fastmeta as fm
-from fastmeta.algorithms.coordinates import preprocessed, ravel, unravel
+from fastmeta.algorithms.coordinates import preprocessed
+from fastmeta.algorithms.flat import ravel, unravel
 from fastmeta.data import Sinusoid
 from fastmeta.models import MLP
 from fastmeta.train.trainer import Trainer

@@ -9,7 +9,8 @@ import numpy as np
 
 from fastmeta import array as fa
 from fastmeta import nn
-from fastmeta.algorithms.coordinates import preprocessed, ravel, unravel
+from fastmeta.algorithms.coordinates import preprocessed
+from fastmeta.algorithms.flat import ravel, unravel
 from fastmeta.algorithms.inner import InnerLoop, parts
 from fastmeta.algorithms.learner import Loss, initial
 from fastmeta.errors import whole

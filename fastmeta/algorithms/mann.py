@@ -9,6 +9,7 @@ import numpy as np
 
 from fastmeta import array as fa
 from fastmeta import kernels, nn
+from fastmeta.algorithms.learner import features
 from fastmeta.algorithms.sequence import SequenceLearner, dense
 from fastmeta.errors import expected, whole
 from fastmeta.loops import map_tasks, scan
@@ -72,7 +73,7 @@ class MANN(SequenceLearner):
         would hardly be heard, and training would take several times as long to begin to learn.
         """
         rng = np.random.default_rng([seed, 1])  # another stream than the model's
-        n, read = self.model.outputs, self.reads * self.width
+        n, read = features(self._name, "model", self.model), self.reads * self.width
         controller = nn.lstm_init(rng, n + self.ways + read, self.hidden)
         controller["w"][n : n + self.ways] *= np.float32(np.sqrt(self.hidden))
         return {

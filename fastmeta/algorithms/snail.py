@@ -10,6 +10,7 @@ import numpy as np
 
 from fastmeta import array as fa
 from fastmeta import nn
+from fastmeta.algorithms.learner import features
 from fastmeta.algorithms.sequence import SequenceLearner, dense
 from fastmeta.errors import expected, whole
 from fastmeta.trace import Array
@@ -59,7 +60,7 @@ class SNAIL(SequenceLearner):
     def init(self, seed: int = 0) -> Any:
         """Fresh meta-parameters: weights normal with deviation 1 / sqrt(inputs), biases 0."""
         rng = np.random.default_rng([seed, 1])  # another stream than the model's
-        n, keys = self.model.outputs + self.ways, [4 * self.filters, 2 * self.filters, self.filters // 2]
+        n, keys = features(self._name, "model", self.model) + self.ways, [4 * self.filters, 2 * self.filters, self.filters // 2]
         blocks = []
         for dilation in self._dilations:
             blocks.append(_convolution(rng, n, self.filters) if dilation else _attention(rng, n, keys.pop()))
