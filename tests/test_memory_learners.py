@@ -11,7 +11,7 @@ import torch
 from test_metric_learners import INPUTS, MODEL, SHOTS, WAYS, agree, episodes, scored, torch_lstm, wide
 
 import fastmeta as fm
-from fastmeta.algorithms.mann import DECAY
+from fastmeta.algorithms.mann import DECAY, STRENGTH
 from fastmeta.data import Episode, Sampler, Shuffled
 from fastmeta.models import MLP
 from fastmeta.train.trainer import Trainer
@@ -48,16 +48,17 @@ def mann(params, z, labels):
     for t, x in enumerate(z):
         h, c = torch_lstm(params["controller"], torch.cat([x, label, read]), h, c)
         keys = torch.tanh(linear(params["key"], h)).reshape(READS, WIDTH)
+        cosines = torch.nn.functional.cosine_similarity(keys[:, None], memory[None], dim=-1)
+        before, near = near, torch.softmax(params["strength"][:, None] * cosines, 1)
+        read = (near @ memory).reshape(-1)
         memory, write = memory.clone(), []
         for k, row in enumerate(torch.sort(usage.detach(), stable=True).indices[:READS]):
             memory[row] = 0.0
             least, alpha = torch.nn.functional.one_hot(row, SLOTS), torch.sigmoid(params["gate"][k])
-            write.append(alpha * near[k] + (1 - alpha) * least)
+            write.append(alpha * before[k] + (1 - alpha) * least)
         for k in range(READS):
             memory = memory + write[k][:, None] * keys[k]
-        near = torch.softmax(torch.nn.functional.cosine_similarity(keys[:, None], memory[None], dim=-1), 1)
         usage = DECAY * usage + near.sum(0) + sum(write)
-        read = (near @ memory).reshape(-1)
         label = labels[t] if t < len(labels) else None
     return linear(params["out"], torch.cat([h, read]))
 
@@ -77,17 +78,16 @@ def test_the_least_used_row_is_emptied_and_written():
     params, key = wide(learner.init(0)), np.array([0.6, -0.2])
     params["key"] = {"w": np.zeros((4, 2)), "b": np.arctanh(key)}
     params["gate"] = np.array([np.log(1 / 3)])  # a quarter to the rows that were read
-    memory, near, usage = np.array([[1.0, 0.0], [5.0, 5.0], [0.0, 2.0]]), np.array([[0.2, 0.3, 0.5]]), np.array([0.5, 0.1, 0.3])
-    state = np.zeros(4), np.zeros(4), memory, near, usage, np.zeros(2)
+    memory, before, usage = np.array([[1.0, 0.0], [5.0, 5.0], [0.0, 2.0]]), np.array([[0.2, 0.3, 0.5]]), np.array([0.5, 0.1, 0.3])
+    state = np.zeros(4), np.zeros(4), memory, before, usage, np.zeros(2)
     _, _, new, read_weights, new_usage, read = learner._step(params, state, np.ones(MODEL.outputs + WAYS))
-    written = np.array([0.05, 0.075 + 0.75, 0.125])
-    want = np.array([[1.0, 0.0], [0.0, 0.0], [0.0, 2.0]]) + written[:, None] * key
-    np.testing.assert_allclose(new, want, 1e-12)
-    cosines = want @ key / np.linalg.norm(want, axis=1) / np.linalg.norm(key)
-    weights = np.exp(cosines) / np.exp(cosines).sum()
+    cosines = memory @ key / np.linalg.norm(memory, axis=1) / np.linalg.norm(key)
+    weights = np.exp(STRENGTH * cosines) / np.exp(STRENGTH * cosines).sum()
     np.testing.assert_allclose(read_weights, [weights], 1e-12)
+    np.testing.assert_allclose(read, weights @ memory, 1e-12)  # before anything is written
+    written = np.array([0.05, 0.075 + 0.75, 0.125])
+    np.testing.assert_allclose(new, np.array([[1.0, 0.0], [0.0, 0.0], [0.0, 2.0]]) + written[:, None] * key, 1e-12)
     np.testing.assert_allclose(new_usage, DECAY * usage + weights + written, 1e-12)
-    np.testing.assert_allclose(read, weights @ want, 1e-12)
 
 
 def test_labels_are_heard_beside_embeddings_from_the_start():
@@ -184,7 +184,7 @@ class Clusters(Sampler):
 
 LEARN = [
     (fm.SNAIL(MLP((INPUTS, 32, 16)), ways=5, shots=1, filters=16), 3e-3, 400, 0.85),
-    (fm.MANN(MLP((INPUTS, 32, 16)), ways=3, slots=8, width=8, hidden=32, reads=2), 5e-3, 600, 0.6),
+    (fm.MANN(MLP((INPUTS, 32, 16)), ways=3, slots=8, width=16, hidden=32, reads=2), 5e-3, 800, 0.92),  # 0.83 by the LSTM alone
 ]
 
 

@@ -353,7 +353,7 @@ LEARNERS = [
     fm.ProtoNet(MODEL), fm.SemiSupervisedProtoNet(MODEL), fm.MatchingNet(MODEL, context=2), fm.RelationNet(MODEL, MLP((6, 4, 1), activation="tanh")),
     fm.Siamese(MODEL), fm.Siamese(MODEL, "weighted-l1"), fm.CovarianceNet(MODEL),
     fm.WeightGenerator(MODEL, bases=7),
-    fm.MANN(MODEL, 2, slots=4, width=3, hidden=4, reads=2), fm.SNAIL(MODEL, 2, SHOTS, filters=4),
+    fm.MANN(MODEL, 2, slots=12, width=3, hidden=4, reads=2), fm.SNAIL(MODEL, 2, SHOTS, filters=4),
 ]  # fmt: skip
 
 

@@ -18,6 +18,7 @@ from fastmeta.trace import Array
 __all__ = ["MANN"]
 
 DECAY = 0.99  # of usage, gamma in the paper
+STRENGTH = 10.0  # at first: the nearest of 128 rows has most of the weight
 State = tuple[Array, Array, Array, Array, Array, Array]
 
 
@@ -25,12 +26,16 @@ class MANN(SequenceLearner):
     """Memory-augmented network: an LSTM sees each embedding with the label of the one before, and what it has read from a memory.
 
     Labels arrive one step late, so that the network has to keep an example until its label comes, bind both, and find them
-    again: the first step has no label, a query comes with the last support label.  Each of ``reads`` heads writes its key to a
-    row that was used least lately, which is emptied first, and to the rows that it read before, in shares that are learned; then
-    it reads by softmax of the key's cosine with every row.  The memory begins empty.
+    again: the first step has no label, a query comes with the last support label.  Each of ``reads`` heads reads by softmax of
+    its key's cosine with every row; then it writes the key to a row that was used least lately, which is emptied first, and to
+    the rows that it read in the step before, in shares that are learned.  The memory begins empty.
+
+    Two things are as in neural Turing machines where the paper is silent or else.  Cosines are multiplied by a learned strength:
+    as they are, the nearest of many rows has hardly more weight than the others.  And a step reads before it writes: otherwise
+    the nearest row is its own key.  Without both, the network learns no more than its LSTM does alone.
 
     Queries continue from the state after the support set, each on its own, and the loss is theirs; the paper's counts every
-    step of one long stream.  Meta-parameters: {"model", "controller", "key", "gate", "out"}.
+    step of one long stream.  Meta-parameters: {"model", "controller", "key", "strength", "gate", "out"}.
 
     Args:
         model: an embedding ``model(params, x) -> [n, features]`` that says ``model.outputs``, its features.
@@ -42,7 +47,7 @@ class MANN(SequenceLearner):
         batch_norm: whose statistics normalise examples in tests, "batch" or "running"; see `MetricLearner`.
 
     Errors: TypeError or ValueError naming the argument, a class without support example, or another number of classes.
-    Source: Santoro et al. 2016, equations 2 to 8; sizes are theirs.
+    Source: Santoro et al. 2016, equations 2 to 8; sizes are theirs.  Strength: Graves, Wayne, Danihelka 2014, equation 5.
 
     >>> from fastmeta.models import MLP
     >>> learner = MANN(MLP((2, 8, 4)), ways=2, slots=4, width=3, hidden=5, reads=1)
@@ -80,6 +85,7 @@ class MANN(SequenceLearner):
             "model": super().init(seed),
             "controller": controller,
             "key": dense(rng, self.hidden, read),
+            "strength": np.full(self.reads, STRENGTH, np.float32),
             "gate": np.zeros(self.reads, np.float32),
             "out": dense(rng, self.hidden + read, self.ways),
         }
@@ -104,14 +110,16 @@ class MANN(SequenceLearner):
     def _step(self, params: Any, state: State, x: Array) -> State:
         """LSTM h and c [hidden], memory [slots, width], weights of the last reads [reads, slots], usage [slots], what was read
         [reads * width], after the embedding and the label before in x."""
-        h, c, memory, near, usage, read = state
+        h, c, memory, before, usage, read = state
         h, c = nn.lstm_cell(params["controller"], fa.concat([x, read], axis=0), (h, c))
         keys = fa.reshape(fa.tanh(nn.linear(h, params["key"]["w"], params["key"]["b"])), (self.reads, self.width))
-        least = fa.one_hot(fa.top_k(usage, self.reads, largest=False)[1], self.slots, dtype=usage.dtype)  # equation 6
-        gate = fa.expand_dims(fa.sigmoid(params["gate"]), axis=1)
-        written = fa.add(fa.multiply(gate, near), fa.multiply(fa.subtract(1.0, gate), least))  # 7
+        strength, gate = fa.expand_dims(params["strength"], axis=1), fa.expand_dims(fa.sigmoid(params["gate"]), axis=1)
+        apart = kernels.pairwise_distance(keys, memory, metric="cosine")
+        near = fa.softmax(fa.negative(fa.multiply(apart, strength)), axis=1)  # equations 2 and 3
+        read = fa.reshape(fa.matmul(near, memory), (self.reads * self.width,))  # 4
+        least = fa.one_hot(fa.top_k(usage, self.reads, largest=False)[1], self.slots, dtype=usage.dtype)  # 6
+        written = fa.add(fa.multiply(gate, before), fa.multiply(fa.subtract(1.0, gate), least))  # 7
         kept = fa.expand_dims(fa.subtract(1.0, fa.sum(least, axis=0)), axis=1)
         memory = fa.add(fa.multiply(memory, kept), fa.matmul(fa.permute_dims(written, (1, 0)), keys))  # 8
-        near = fa.softmax(fa.negative(kernels.pairwise_distance(keys, memory, metric="cosine")), axis=1)  # 2 and 3
         usage = fa.add(fa.multiply(usage, DECAY), fa.sum(fa.add(near, written), axis=0))  # 5
-        return h, c, memory, near, usage, fa.reshape(fa.matmul(near, memory), (self.reads * self.width,))  # 4
+        return h, c, memory, near, usage, read
