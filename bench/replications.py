@@ -48,12 +48,14 @@ files by `python -m bench.replications`; a test holds it to them.
 
 Training ends after the configured meta-steps, after a number of validations without a new best, or at the time limit, whichever comes first; the parameters
 of the best validation are tested once. The rates of MAML were picked from probes of 25 to 30 seconds scored on validation characters, those of the others are their
-papers' or MAML's, but for two, picked by short probes that were scored on validation tasks:
+papers' or MAML's, but for three, picked by short probes that were scored on validation tasks:
 
 - Reptile departs from its paper's inner Adam: plain steps of 0.2 were right more often than Adam at any of four rates, its second moments kept from task to task, as the
   paper's code does and `fm.Reptile` does not, or begun anew.
 - iMAML steps by 0.02, not by its paper's 0.1, which the curvature outgrows: accuracy fell again after two inner steps. The paper's code takes 32 tasks a meta-step, damps its
   system further, to 2 z + H z / (damping + 10), and pulls towards the start once, after the inner steps; this configuration does none of that.
+- The memory-augmented network has 100 units where its paper has 200, which learned without the memory. Its paper reads images by a stream of 50 examples and no convolutions; here
+  the support set is the stream, through the embedding that the others have, with 32 channels.
 
 The papers train MAML and its relatives for 20,000 to 100,000 meta-steps; these configurations fit into minutes on two cores, so a difference from a published figure is not, by
 itself, one between methods. Intervals are 1.96 s / sqrt(n) over n test tasks.
