@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from fastmeta import array as fa
+from fastmeta import nn
 from fastmeta.algorithms.inner import positive
 from fastmeta.algorithms.learner import features
 from fastmeta.algorithms.matching import best_of_class, members
@@ -89,15 +90,10 @@ class Siamese(MetricLearner):
         if self.objective == "contrastive":
             one, two = fa.square(s), fa.square(fa.relu(fa.add(s, self.margin)))
         else:
-            one, two = _softplus(fa.negative(s)), _softplus(s)
+            one, two = nn.softplus(fa.negative(s)), nn.softplus(s)
         same = fa.take(fa.permute_dims(of_class, (1, 0)), y, axis=0)
         value = fa.add(_mean_where(same, one), _mean_where(fa.logical_not(same), two))
         return fa.multiply(value, 0.5), best_of_class(s, of_class)
-
-
-def _softplus(x: Array) -> Array:
-    """log(1 + exp(x)), safe for large x."""
-    return fa.logsumexp(fa.stack([fa.zeros_like(x), x], axis=-1), axis=-1)
 
 
 def _mean_where(on: Array, x: Array) -> Array:
