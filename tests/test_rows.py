@@ -17,6 +17,7 @@ from fastmeta.transforms.batch import batch
 from fastmeta.transforms.groups import over_tasks, widened
 from fastmeta.transforms.rows import GROUPS, MOST, RULES, Rows
 from fastmeta.transforms.simplify import simplify
+from fastmeta.tree import flatten
 
 rng = np.random.default_rng(0)
 INPUTS, HIDDEN, OUT = 6, 40, 5
@@ -141,3 +142,17 @@ def test_float32_is_as_accurate_as_task_by_task():
     got = f({name: np.float32(w) for name, w in WEIGHTS.items()}, np.float32(x))[1]
     for name, want in exact.items():
         np.testing.assert_allclose(got[name], want, atol=1e-5 * np.max(np.abs(want)))
+
+
+def test_the_same_bits_at_any_number_of_threads(threads):
+    """Groups are a function of the program and the number of tasks: threads only decide who runs them."""
+    x = rng.normal(size=(37, 9, INPUTS))
+    f = fm.map_tasks(fm.value_and_grad(recurrent, argnums=(0, 1)), in_axes=(None, 0), reduce=("mean", ("mean", None)))
+    assert together(f, WEIGHTS, x)
+    results = []
+    for n in (1, 2, 5):
+        fm.set_num_threads(n)
+        results.append(flatten(f(WEIGHTS, x))[0])
+    for other in results[1:]:
+        for got, want in zip(other, results[0], strict=True):
+            np.testing.assert_array_equal(got, want)
