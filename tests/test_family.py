@@ -204,8 +204,8 @@ def test_costs_are_those_of_the_docs():
     """Floating-point operations of a meta-gradient with five inner steps, relative to MAML's."""
     e = Sinusoid(tasks=25).batch(0)
 
-    def cost(kind):
-        learner = kind(MLP((1, 40, 40, 1)), loss=fm.nn.mse, inner_steps=5)
+    def cost(kind, **options):
+        learner = kind(MLP((1, 40, 40, 1)), loss=fm.nn.mse, inner_steps=5, **options)
         return make_plan(fm.jit(learner.value_and_grad).program(learner.init(0), e, *learner.phase(0))).flops
 
     page = (Path(__file__).parents[1] / "docs" / "learners.md").read_text()
@@ -213,6 +213,8 @@ def test_costs_are_those_of_the_docs():
     assert table.keys() == {"MAML", *(type(learner).__name__ for learner in LEARNERS)}
     for name, value in table.items():
         assert cost(getattr(fm, name)) / cost(fm.MAML) == pytest.approx(value, rel=0.006, abs=0.006), name
+    exact = float(re.search(r"`inner_directions=None`\) it costs (\d+\.\d)", page)[1])
+    assert cost(fm.ESMAML, inner_directions=None) / cost(fm.MAML) == pytest.approx(exact, rel=0.006)
 
 
 @every_learner
