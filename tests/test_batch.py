@@ -13,7 +13,8 @@ from fastmeta.ops.structure import LOOP, Loop, loop
 from fastmeta.oracle import evaluate
 from fastmeta.plan import make_plan
 from fastmeta.program import NAMES, Graph, Program, inline
-from fastmeta.transforms.batch import LARGEST, RULES, batch
+from fastmeta.transforms.batch import LARGEST, batch
+from fastmeta.transforms.rows import Rows
 from fastmeta.transforms.simplify import simplify
 
 N = 3
@@ -58,7 +59,7 @@ def test_operations_that_have_a_rule(op, spec, attrs):
         if summed and body.outputs[0].dtype != "f64":
             continue
         p, batched = in_task(body, invariant, summed)
-        has_rule = op.name in RULES or op.elementwise
+        has_rule = Rows.knows(op)
         assert bool(inner_loops(batched)) is not has_rule, op.name
         arrays = [
             np.stack([sets[t][k] for t in range(2)]) if k < invariant else np.stack([np.stack([sets[t * N + i][k] for i in range(N)]) for t in range(2)])

@@ -16,7 +16,7 @@ from fastmeta.oracle import evaluate
 from fastmeta.program import Graph, Program
 from fastmeta.transforms.batch import batch
 from fastmeta.transforms.groups import form, over_tasks, widened
-from fastmeta.transforms.lanes import LARGEST, RULES, Lanes
+from fastmeta.transforms.lanes import LARGEST, Lanes
 from fastmeta.transforms.simplify import simplify
 from fastmeta.tree import flatten
 
@@ -40,10 +40,10 @@ def lengths(p: Program) -> list[int]:
 def test_operations_that_have_a_rule(op, spec, attrs, tasks, monkeypatch):
     """With each choice of operands that differ between tasks, stacked and summed; 19 tasks leave places of the last group empty."""
     monkeypatch.setattr(transforms.lanes, "FEW", 1e9)
-    check_rule(op, spec, attrs, tasks, RULES, 16)
+    check_rule(op, spec, attrs, tasks, Lanes, 16)
 
 
-def check_rule(op, spec, attrs, tasks, rules, most):
+def check_rule(op, spec, attrs, tasks, kind, most):
     random = np.random.default_rng(seed_of(op.name, spec, attrs))
     sets = [sample(spec, "f64", random) for _ in range(tasks)]
     for invariant, summed in itertools.product(range(len(sets[0])), (0, 1)):
@@ -52,7 +52,7 @@ def check_rule(op, spec, attrs, tasks, rules, most):
             continue
         p = tasks_of(body, invariant, summed, tasks)
         wide = widened(p, inside=True)  # however few the tasks
-        has_rule = op.name in rules or op.elementwise
+        has_rule = kind.knows(op)
         assert lengths(wide) == ([-(-tasks // most)] if has_rule and any(v.ins and not v.op.view for v in body.live()) else [tasks]), op.name
         arrays = [sets[0][k] if k < invariant else np.stack([one[k] for one in sets]) for k in range(len(sets[0]))]
         for got, want in zip(evaluate(wide, arrays), evaluate(p, arrays), strict=True):

@@ -270,6 +270,15 @@ def test_the_estimate_by_parts() -> None:
         fm.memory_estimate(fm.map_tasks(lambda a, b: a + b), np.ones(2, F32), np.ones(3, F32))
 
 
+def test_the_estimate_counts_what_large_products_pack(threads):
+    """Weights of 1.6 MB by 40 rows are packed into panels by every thread, once for all its tasks."""
+    w, x = np.ones((784, 512), F32), np.ones((4, 40, 784), F32)
+    for n in (1, 2):
+        fm.set_num_threads(n)
+        scratch = fm.memory_estimate(fm.map_tasks(lambda w, x: fm.sum(x @ w), in_axes=(None, 0)), w, x).scratch
+        assert n * w.nbytes <= scratch <= 1.5 * n * w.nbytes
+
+
 def test_tasks_side_by_side():
     """A few tasks run one by one, more of them in one plan."""
 

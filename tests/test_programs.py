@@ -323,18 +323,18 @@ def test_second_order(first: int, engine: str, monkeypatch: pytest.MonkeyPatch) 
         equal(forward, reverse, f"seed {seed}, symmetry", 1e-8)
 
 
-def forced(kind: Any, rules: Any) -> Callable[..., Form | None]:
+def forced(kind: Any) -> Callable[..., Form | None]:
     """Up to three tasks together wherever that can be, however little it pays."""
 
     def of(s: Loop, tasks: int, inside: bool = False) -> Form | None:
         computed = [e.v.op for e in equations(s) if not e.given]
-        can = not s.carry and tasks > 1 and computed and all(op.elementwise or op.name in rules for op in computed)
+        can = not s.carry and tasks > 1 and computed and all(map(kind.knows, computed))
         return (kind, 3) if can else None
 
     return of
 
 
-FORMS = [groups.form, groups.form, forced(lanes.Lanes, lanes.RULES), forced(rows.Rows, rows.RULES)]
+FORMS = [groups.form, groups.form, forced(lanes.Lanes), forced(rows.Rows)]
 
 
 @SEEDS

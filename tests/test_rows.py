@@ -15,7 +15,7 @@ from fastmeta.program import Program
 from fastmeta.transforms import groups, rows
 from fastmeta.transforms.batch import batch
 from fastmeta.transforms.groups import over_tasks, widened
-from fastmeta.transforms.rows import GROUPS, MOST, RULES, Rows
+from fastmeta.transforms.rows import GROUPS, MOST, Rows
 from fastmeta.transforms.simplify import simplify
 from fastmeta.tree import flatten
 
@@ -33,8 +33,8 @@ def together(f, *args) -> bool:
 @pytest.mark.parametrize(("op", "spec", "attrs"), CASES)
 def test_operations_that_have_a_rule(op, spec, attrs, tasks, monkeypatch):
     """With each choice of operands that differ between tasks, stacked and summed; 7 tasks leave places of the last group empty."""
-    monkeypatch.setattr(groups, "form", forced(Rows, RULES))
-    check_rule(op, spec, attrs, tasks, RULES, 3)
+    monkeypatch.setattr(groups, "form", forced(Rows))
+    check_rule(op, spec, attrs, tasks, Rows, 3)
 
 
 def recurrent(weights, x):

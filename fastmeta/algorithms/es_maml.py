@@ -117,13 +117,9 @@ class ESMAML(InnerLoop):
     def _support_gradient(self, weights: Any, x: Array, y: Array, taken: Any) -> tuple[tuple[Array, Any], Any]:
         if self.inner_directions is None:
             return super()._support_gradient(weights, x, y, taken)
-
-        def loss(w: Any) -> tuple[Array, Any]:
-            outputs, statistics = self._outputs(w, x, taken)
-            return self.loss_function(outputs, y), statistics
-
         along = normal(np.random.default_rng([self.seed, 2]), self.inner_directions, weights)
-        return loss(weights), searched(lambda w: loss(w)[0], weights, along, self.sigma)
+        gradient = searched(lambda w: self._support_loss(w, x, y, taken)[0], weights, along, self.sigma)
+        return self._support_loss(weights, x, y, taken), gradient
 
     def _rule(self, params: Any) -> Optimizer:
         return sgd(self.inner_lr)

@@ -194,13 +194,13 @@ class InnerLoop(Learner):
 
     def _support_gradient(self, weights: Any, x: Array, y: Array, taken: Any) -> tuple[tuple[Array, Any], Any]:
         """((loss, statistics), gradient) of the support set."""
-
-        def loss(w: Any) -> tuple[Array, Any]:
-            outputs, statistics = self._outputs(w, x, taken)
-            return self.loss_function(outputs, y), statistics
-
-        result: tuple[tuple[Array, Any], Any] = value_and_grad(loss, has_aux=True)(weights)
+        with_gradient = value_and_grad(lambda w: self._support_loss(w, x, y, taken), has_aux=True)
+        result: tuple[tuple[Array, Any], Any] = with_gradient(weights)
         return result
+
+    def _support_loss(self, weights: Any, x: Array, y: Array, taken: Any) -> tuple[Array, Any]:
+        outputs, statistics = self._outputs(weights, x, taken)
+        return self.loss_function(outputs, y), statistics
 
     def _queried(self, weights: Any, x: Array, y: Array, taken: Any, state: Any = None) -> Loss:
         """The query loss, and what `loss` tells beside it of the query set."""

@@ -10,7 +10,7 @@ import numpy as np
 from fastmeta import array as fa
 from fastmeta import kernels, nn
 from fastmeta.algorithms.learner import features
-from fastmeta.algorithms.sequence import SequenceLearner, dense
+from fastmeta.algorithms.sequence import SequenceLearner, dense, linear
 from fastmeta.errors import expected, whole
 from fastmeta.loops import map_tasks, scan
 from fastmeta.trace import Array
@@ -103,7 +103,7 @@ class MANN(SequenceLearner):
 
         def query(z: Array) -> Array:
             h, *_, read = self._step(params, state, fa.concat([z, label], axis=0))
-            return nn.linear(fa.concat([h, read], axis=0), params["out"]["w"], params["out"]["b"])
+            return linear(params["out"], fa.concat([h, read], axis=0))
 
         return map_tasks(query)(z)
 
@@ -112,7 +112,7 @@ class MANN(SequenceLearner):
         [reads * width], after the embedding and the label before in x."""
         h, c, memory, before, usage, read = state
         h, c = nn.lstm_cell(params["controller"], fa.concat([x, read], axis=0), (h, c))
-        keys = fa.reshape(fa.tanh(nn.linear(h, params["key"]["w"], params["key"]["b"])), (self.reads, self.width))
+        keys = fa.reshape(fa.tanh(linear(params["key"], h)), (self.reads, self.width))
         strength, gate = fa.expand_dims(params["strength"], axis=1), fa.expand_dims(fa.sigmoid(params["gate"]), axis=1)
         apart = kernels.pairwise_distance(keys, memory, metric="cosine")
         near = fa.softmax(fa.negative(fa.multiply(apart, strength)), axis=1)  # equations 2 and 3

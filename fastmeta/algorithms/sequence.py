@@ -8,9 +8,11 @@ from typing import Any
 
 import numpy as np
 
+from fastmeta import nn
 from fastmeta.algorithms.learner import quadruple
 from fastmeta.algorithms.metric import MetricLearner
 from fastmeta.errors import expected
+from fastmeta.trace import Array
 
 __all__ = ["SequenceLearner"]
 
@@ -55,3 +57,8 @@ def dense(rng: np.random.Generator, inputs: int, outputs: int) -> dict[str, Any]
     """Parameters of a linear layer, float32: normal weights of deviation 1 / sqrt(inputs), biases 0."""
     w = rng.standard_normal((inputs, outputs)) / np.sqrt(inputs)
     return {"w": w.astype(np.float32), "b": np.zeros(outputs, np.float32)}
+
+
+def linear(layer: Any, x: Array) -> Array:
+    """x [..., inputs] through a layer of such parameters: [..., outputs]."""
+    return nn.linear(x, layer["w"], layer["b"])

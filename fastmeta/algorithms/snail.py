@@ -11,7 +11,7 @@ import numpy as np
 from fastmeta import array as fa
 from fastmeta import nn
 from fastmeta.algorithms.learner import features
-from fastmeta.algorithms.sequence import SequenceLearner, dense
+from fastmeta.algorithms.sequence import SequenceLearner, dense, linear
 from fastmeta.errors import expected, whole
 from fastmeta.trace import Array
 
@@ -77,8 +77,8 @@ class SNAIL(SequenceLearner):
                 seen.append(x[n - dilation])
                 more = _gated(block, x, fa.concat([fa.zeros_like(x[:dilation]), x[:-dilation]], axis=0))
             else:
-                seen.append({name: _linear(block[name], x) for name in ("key", "value")})
-                more = nn.attention(_linear(block["query"], x), seen[-1]["key"], seen[-1]["value"], mask=np.tri(n, dtype=bool))
+                seen.append({name: linear(block[name], x) for name in ("key", "value")})
+                more = nn.attention(linear(block["query"], x), seen[-1]["key"], seen[-1]["value"], mask=np.tri(n, dtype=bool))
             x = fa.concat([x, more], axis=1)
         return seen
 
@@ -86,7 +86,7 @@ class SNAIL(SequenceLearner):
         x = fa.pad(z, ((0, 0), (0, self.ways)))  # no label
         for block, dilation, seen in zip(params["blocks"], self._dilations, task, strict=True):
             x = fa.concat([x, _gated(block, x, seen) if dilation else _attended(block, x, seen)], axis=1)
-        return _linear(params["out"], x)
+        return linear(params["out"], x)
 
 
 def _convolution(rng: np.random.Generator, inputs: int, filters: int) -> dict[str, Any]:
@@ -99,10 +99,6 @@ def _attention(rng: np.random.Generator, inputs: int, keys: int) -> dict[str, An
     return {name: dense(rng, inputs, n) for name, n in (("query", keys), ("key", keys), ("value", keys // 2))}
 
 
-def _linear(layer: Any, x: Array) -> Array:
-    return nn.linear(x, layer["w"], layer["b"])
-
-
 def _gated(block: Any, x: Array, before: Array) -> Array:
     """The gated convolution of rows x [n, inputs] and the rows before, [n, inputs] or one of all [inputs]: [n, filters]."""
     both = fa.add(nn.linear(x, block["now"], block["b"]), fa.matmul(before, block["before"]))
@@ -112,7 +108,7 @@ def _gated(block: Any, x: Array, before: Array) -> Array:
 
 def _attended(block: Any, x: Array, seen: Any) -> Array:
     """The attention of each query x [n, inputs] to what is kept of the support set and to itself: [n, values]."""
-    query, key, value = (_linear(block[name], x) for name in ("query", "key", "value"))
+    query, key, value = (linear(block[name], x) for name in ("query", "key", "value"))
     support = fa.matmul(query, fa.permute_dims(seen["key"], (1, 0)))
     own = fa.sum(fa.multiply(query, key), axis=1, keepdims=True)
     shares = fa.softmax(fa.multiply(fa.concat([support, own], axis=1), 1.0 / math.sqrt(query.shape[1])), axis=1)

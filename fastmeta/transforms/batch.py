@@ -10,7 +10,7 @@ from typing import Any
 
 from fastmeta.ops.structure import LOOP, Loop, loop, rebuilt
 from fastmeta.program import INPUT, Graph, Program, Var
-from fastmeta.transforms.rows import RULES, Rows
+from fastmeta.transforms.rows import Rows
 from fastmeta.transforms.together import differing, longer_products, slices
 
 LARGEST = 1 << 14  # elements of a value of all iterations
@@ -49,7 +49,7 @@ def _fits(s: Loop) -> bool:
     longer = longer_products(s.body.outputs[s.stacked :])
     differs = differing(s.body, slices(s))
     values = [v for v in s.body.live() if v.id in differs and v.op is not INPUT]
-    if not all(v.op.elementwise or v.op.name in RULES for v in values):
+    if not all(Rows.knows(v.op) for v in values):
         return False
     sizes = [s.length * v.size for v in values if not (v.op.view or v.id in longer)]
     return max(sizes, default=0) <= LARGEST and sum(sizes) <= KEPT

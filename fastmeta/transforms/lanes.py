@@ -29,7 +29,7 @@ from fastmeta.ops.shape import (
 )
 from fastmeta.ops.structure import Loop
 from fastmeta.program import Var
-from fastmeta.transforms.together import MULTIPLY_ADDS, Rules, Together, changed, equations
+from fastmeta.transforms.together import MULTIPLY_ADDS, Together, changed, equations
 
 FEW = 56  # elements of a task's equation, on average, up to which lanes pay; with fewer tasks than that, threads do more by sharing them
 LARGEST = 1 << 16  # elements of a task's largest value
@@ -64,7 +64,7 @@ def sizes_of(s: Loop) -> Sizes:
     count = factor = 0
     elements = 0.0
     for e in equations(s):
-        if e.v.size > LARGEST or not (e.given or e.v.op.elementwise or e.v.op.name in RULES):
+        if e.v.size > LARGEST or not (e.given or Lanes.knows(e.v.op)):
             return Sizes(inf, 0)
         if e.given:
             continue
@@ -100,11 +100,6 @@ class Lanes(Together):
         x = reshape(x, (x.shape[0], x.shape[1] * self.n))
         return matmul(x, reshape(permute(y, (0, 2, 1)), (x.shape[1], y.shape[1])))
 
-    @property
-    def rules(self) -> Rules:
-        return RULES
-
-
 def _last(x: Var) -> Var:
     return permute(x, (*range(1, len(x.shape)), 0))
 
@@ -137,7 +132,7 @@ def _matmul(b: Together, v: Var) -> Var:
     return lane_product(b.each(x), b.each(y))
 
 
-RULES: Rules = {
+Lanes.rules = {
     **{op.name: changed(lambda b, at: at) for op in (SUM, MAX, MIN, ARGMAX, ARGMIN, CUMSUM, ARGSORT, FLIP, CONCAT, STOP_GRADIENT)},
     **{op.name: _indexed for op in (GATHER, SCATTER_ADD)},
     **{op.name: _by_matrices for op in (INVERSE, LOGDET)},

@@ -15,7 +15,7 @@ from fastmeta.ops.reduce import ARGMAX, ARGMIN, CUMSUM, MAX, MIN, SUM
 from fastmeta.ops.shape import BROADCAST, CONCAT, FLIP, PAD, PERMUTE, RESHAPE, SLICE, STOP_GRADIENT, permute, reshape
 from fastmeta.ops.structure import Loop
 from fastmeta.program import Var
-from fastmeta.transforms.together import MULTIPLY_ADDS, Rules, Together, changed, equations
+from fastmeta.transforms.together import MULTIPLY_ADDS, Together, changed, equations
 
 MOST = 16  # tasks at a time: more do not read the weights much less often, and need more memory
 GROUPS = 8  # for threads to share, and half as many where that makes groups of two to four
@@ -33,8 +33,8 @@ def width(s: Loop, tasks: int) -> int:
         found = s.body.memo["rows pay"] = pays(s)
     if not found:
         return 1
-    whole = [n for n in range(most, most // 2, -1) if tasks % n == 0]  # inputs are copied where the last group has empty places
-    return whole[0] if whole else -(-tasks // -(-tasks // most))
+    whole = (n for n in range(most, most // 2, -1) if tasks % n == 0)  # inputs are copied where the last group has empty places
+    return next(whole, -(-tasks // -(-tasks // most)))
 
 
 def pays(s: Loop) -> bool:
@@ -43,7 +43,7 @@ def pays(s: Loop) -> bool:
     for e in equations(s):
         if e.given:
             continue
-        if not (e.v.op.elementwise or e.v.op.name in RULES) or e.v.size > LARGEST and not e.added:
+        if not Rows.knows(e.v.op) or e.v.size > LARGEST and not e.added:
             return False
         if e.v.op is MATMUL:
             rest += e.times * e.v.size * e.v.ins[0].shape[-1] / MULTIPLY_ADDS
@@ -79,11 +79,6 @@ class Rows(Together):
         x = reshape(permute(x, (1, 0, 2)), (x.shape[1], self.n * x.shape[2]))
         return matmul(x, reshape(y, (self.n * y.shape[1], y.shape[2])))
 
-    @property
-    def rules(self) -> Rules:
-        return RULES
-
-
 def _later(axes: Iterable[int]) -> tuple[int, ...]:
     return tuple([a + 1 for a in axes])
 
@@ -99,7 +94,7 @@ def _matmul(b: Together, v: Var) -> Var:
     return matmul(b.each(x), b.each(y))
 
 
-RULES: Rules = {
+Rows.rules = {
     **{op.name: changed(lambda b, at: at) for op in (STOP_GRADIENT, INVERSE, LOGDET)},
     **{op.name: changed(lambda b, at: (_later(at[0]),)) for op in (SUM, MAX, MIN, FLIP)},
     **{op.name: changed(lambda b, at: (at[0] + 1, *at[1:])) for op in (ARGMAX, ARGMIN, CUMSUM, ARGSORT, GATHER, SCATTER_ADD, CONCAT)},

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 from fastmeta.ops import elementwise as ew
 from fastmeta.ops.product import MATMUL
 from fastmeta.ops.reduce import total
 from fastmeta.ops.shape import PERMUTE, RESHAPE, broadcast
 from fastmeta.ops.structure import LOOP, PROJECT, Loop, loop, results
-from fastmeta.program import CONST, INPUT, Graph, Program, Shape, Var
+from fastmeta.program import CONST, INPUT, Graph, Primitive, Program, Shape, Var
 
 MULTIPLY_ADDS = 20  # of a product, that take as long as an element of other operations
 
@@ -45,12 +45,14 @@ class Together(ABC):
             else:
                 self.made[v.id] = self.emit(v, v.attrs) if v.op.elementwise else self.rules[v.op.name](self, v)
 
+    @classmethod
+    def knows(cls, op: Primitive) -> bool:
+        """Whether an operation can be done for all tasks at once."""
+        return op.elementwise or op.name in cls.rules
+
     # -- what a subclass says
 
-    @property
-    @abstractmethod
-    def rules(self) -> Rules:
-        """What operations become, by name, but for elementwise ones."""
+    rules: ClassVar[Rules]  # what operations become, by name, but for elementwise ones
 
     @staticmethod
     @abstractmethod
