@@ -13,7 +13,7 @@ from fastmeta.ops.structure import LOOP, Loop, loop
 from fastmeta.oracle import evaluate
 from fastmeta.plan import make_plan
 from fastmeta.program import NAMES, Graph, Program, inline
-from fastmeta.transforms.batch import LARGEST, batch
+from fastmeta.transforms.batch import ALL, LARGE, SOME, batch
 from fastmeta.transforms.rows import Rows
 from fastmeta.transforms.simplify import simplify
 
@@ -100,12 +100,41 @@ def test_gradients_of_shared_weights_are_one_product():
     assert plans[0].arena < 1.5 * plans[1].arena
 
 
-def test_loops_that_need_much_memory_stay():
+def lengths(p: Program) -> list[int]:
+    return [s.length for s in inner_loops(p)]
+
+
+@pytest.mark.parametrize(("rows", "examples", "left"), [
+    (4, 64, []),  # all at once
+    (4, ALL // 32, None),  # in groups
+    (LARGE // 4 + 1, 64, [64]),  # one by one
+])  # fmt: skip
+def test_what_needs_much_memory_is_not_done_at_once(rows, examples, left):
     """Distances keep no array of all differences, say."""
-    f = lambda x, y: fm.sum(fm.map_tasks(lambda b: fm.sum(fm.abs(x - b), axis=1), in_axes=0)(y))
-    for n, stays in ((4, False), (LARGEST // 8, True)):
-        p = simplify(fm.map_tasks(f).program(np.ones((2, n, 4)), np.ones((2, 3, 4))))
-        assert bool(inner_loops(batch(p))) is stays
+    f = fm.map_tasks(lambda x, y: fm.sum(fm.map_tasks(lambda b: fm.sum(fm.abs(x - b)))(y)))
+    p = f.program(np.ones((2, rows, 4), np.float32), np.ones((2, examples, 4), np.float32))
+    batched = batch(simplify(p))
+    if left is not None:
+        assert lengths(batched) == left
+    else:
+        (groups,) = lengths(batched)
+        assert groups < examples / 4
+        assert make_plan(p).arena < 4 * SOME
+
+
+@pytest.mark.parametrize("examples", [30, 31, 97])
+def test_groups(examples, monkeypatch):
+    """Some iterations at a time; where they leave places empty, these do not count."""
+    monkeypatch.setattr("fastmeta.transforms.batch.ALL", 0)
+    monkeypatch.setattr("fastmeta.transforms.batch.SOME", 1000)
+    rng = np.random.default_rng(examples)
+    w, x = rng.normal(size=(2, 5, 5)), rng.normal(size=(2, examples, 5))
+    each = lambda w, x: fm.map_tasks(lambda a: fm.tanh(a @ w) @ fm.tanh(w @ a))(x)
+    f = fm.map_tasks(fm.value_and_grad(lambda w, x: fm.sum(fm.square(each(w, x))), argnums=(0, 1)))
+    p = simplify(f.program(w, x))
+    assert all(1 < n < examples for n in lengths(batch(p))) and lengths(batch(p))
+    leaves = [w, x]
+    check(p, batch(p), leaves)
 
 
 def test_a_batched_body_keeps_what_it_computes_once():

@@ -173,7 +173,7 @@ def test_derivatives_of_cosine_at_any_length(length: float, backend: str) -> Non
 
 @pytest.mark.parametrize("metric, scale", CASES)
 def test_nothing_of_the_size_of_all_differences_is_kept(metric: str, scale: Any) -> None:
-    n, m, d = 60, 50, 40
+    n, m, d = 300, 250, 40
     x, y, w = (embeddings(*s, dtype=np.float32) for s in ((2, n, d), (2, m, d), (2, n, m)))
     a = embeddings(2, m, d, d).astype(np.float32)
     scale = {0: np.float32(3), 1: np.ones(d, np.float32), 2: np.eye(d, dtype=np.float32), 3: a @ a.swapaxes(-1, -2) + np.eye(d, dtype=np.float32)}.get(

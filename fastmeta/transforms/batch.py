@@ -1,7 +1,7 @@
-"""Batching: a small loop without a carry inside of a task becomes straight code over all its iterations at once.
+"""Batching: a loop without a carry inside of a task runs as many of its iterations at once as need little memory.
 
 Vectors that meet the same matrix in every iteration become the rows of one product, and numbers fill vectors.  Where all
-iterations together need more than a little memory, the loop stays.
+iterations are one such batch, there is no loop any more.
 """
 
 from __future__ import annotations
@@ -9,12 +9,15 @@ from __future__ import annotations
 from typing import Any
 
 from fastmeta.ops.structure import LOOP, Loop, loop, rebuilt
-from fastmeta.program import INPUT, Graph, Program, Var
-from fastmeta.transforms.rows import Rows
-from fastmeta.transforms.together import differing, longer_products, slices
+from fastmeta.program import DTYPES, INPUT, Graph, Program, Var
+from fastmeta.transforms.groups import in_groups
+from fastmeta.transforms.rows import Rows, evenly
+from fastmeta.transforms.sums import Sums
+from fastmeta.transforms.together import differing, slices
 
-LARGEST = 1 << 14  # elements of a value of all iterations
-KEPT = 1 << 18  # of all values together
+ALL = 8 << 20  # bytes that all iterations may need at the same time: straight code computes nothing again for its derivative
+SOME = 1 << 19  # bytes that a batch of some may need, to stay in the cache
+LARGE = 1 << 17  # bytes of one iteration above which it gains nothing by others beside it
 
 
 def batch(p: Program) -> Program:
@@ -34,25 +37,44 @@ def _batched_loops(p: Program, of_tasks: bool) -> Program:
     def visit(g: Graph, v: Var, ins: tuple[Any, ...], env: list[Any]) -> Any:
         if v.op is not LOOP:
             return None
-        spec: Loop = v.attrs[0]._replace(body=_batch(v.attrs[0].body))
-        return _straight(g, spec, ins) if not of_tasks and _fits(spec) else loop(g, spec, ins)
+        s: Loop = v.attrs[0]._replace(body=_batch(v.attrs[0].body))
+        n = 0 if of_tasks else _at_once(s)
+        if 0 < n == s.length:
+            return _straight(g, s, ins)
+        return in_groups(g, s, ins, (Rows, n)) if n > 1 else loop(g, s, ins)
 
     if not any(v.op is LOOP for v in p.live()):
         return p
     return rebuilt(p, visit)
 
 
-def _fits(s: Loop) -> bool:
-    """Whether little memory is needed for what differs between iterations, but for what becomes a longer product; and all has a rule."""
-    if s.carry or s.length < 1:
-        return False
-    longer = longer_products(s.body.outputs[s.stacked :])
+def _at_once(s: Loop) -> int:
+    """How many iterations are a batch; 0 where an operation has no rule."""
     differs = differing(s.body, slices(s))
     values = [v for v in s.body.live() if v.id in differs and v.op is not INPUT]
-    if not all(Rows.knows(v.op) for v in values):
-        return False
-    sizes = [s.length * v.size for v in values if not (v.op.view or v.id in longer)]
-    return max(sizes, default=0) <= LARGEST and sum(sizes) <= KEPT
+    if s.carry or not all(Rows.knows(v.op) for v in values):
+        return 0
+    kept = _kept(s, values, differs)
+    if kept > LARGE:
+        return 1
+    return s.length if s.length * kept <= ALL else evenly(s.length, SOME // kept)
+
+
+def _kept(s: Loop, values: list[Var], differs: set[int]) -> int:
+    """Bytes of an iteration's values that it needs at the same time, at most."""
+    summed = Sums(differs).without_terms(s.body.outputs[s.stacked :])
+    sizes = {v.id: v.size * DTYPES[v.dtype].itemsize for v in values if not (v.op.view or v.id in summed)}
+    memory: dict[int, int] = {}  # whose memory a value reads
+    last: dict[int, int] = {}  # where it is read last
+    for at, v in enumerate(values):
+        memory[v.id] = memory.get(v.ins[0].id, v.id) if v.op.view else v.id
+        last.update({memory[i.id]: at for i in (v, *v.ins) if i.id in memory})
+    most = now = 0
+    for at, v in enumerate(values):
+        now += sizes.get(v.id, 0)
+        most = max(most, now)
+        now -= sum(sizes.get(k, 0) for k in {memory[i.id] for i in (v, *v.ins) if i.id in memory} if last[k] == at)
+    return most
 
 
 def _straight(g: Graph, s: Loop, ins: tuple[Var, ...]) -> list[Var]:

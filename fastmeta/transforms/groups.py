@@ -48,16 +48,16 @@ def _widened(p: Program, inside: bool) -> Program:
         of = form(s, s.length, inside)
         if of is None:
             return loop(g, s._replace(body=widened(s.body, True)), ins)
-        kind, most = of
-        groups = -(-s.length // most)
-        return _in_groups(g, s, ins, groups, (kind, -(-s.length // groups)))
+        return in_groups(g, s, ins, of)
 
     return rebuilt(p, visit) if any(v.op is LOOP and change(v.attrs[0]) for v in p.live()) else p
 
 
-def _in_groups(g: Graph, s: Loop, ins: tuple[Var, ...], groups: int, of: Form) -> list[Var]:
-    """The results of a loop, some iterations at a time; the last is repeated where they do not fill the groups."""
-    kind, n = of
+def in_groups(g: Graph, s: Loop, ins: tuple[Var, ...], of: Form) -> list[Var]:
+    """The results of a loop, so many iterations at a time at most; the last is repeated where they do not fill the groups."""
+    kind, most = of
+    groups = -(-s.length // most)
+    n = -(-s.length // groups)
     whole, masked = groups * n, bool(s.summed) and groups * n > s.length
     sliced = [reshape(_filled(x, whole), (groups, n, *x.shape[1:])) for x in ins[s.invariant :]]
     if masked:

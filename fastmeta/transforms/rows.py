@@ -31,9 +31,12 @@ def width(s: Loop, tasks: int) -> int:
     found: bool | None = s.body.memo.get("rows pay")
     if found is None:
         found = s.body.memo["rows pay"] = pays(s)
-    if not found:
-        return 1
-    whole = (n for n in range(most, most // 2, -1) if tasks % n == 0)  # inputs are copied where the last group has empty places
+    return evenly(tasks, most) if found else 1
+
+
+def evenly(tasks: int, most: int) -> int:
+    """How many at a time, ``most`` at most: without an empty place in the last group, for which inputs would be copied, or with few."""
+    whole = (n for n in range(most, most // 2, -1) if tasks % n == 0)
     return next(whole, -(-tasks // -(-tasks // most)))
 
 

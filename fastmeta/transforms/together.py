@@ -7,15 +7,15 @@ Where that axis stands, and what each operation becomes by it, a subclass says: 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar, NamedTuple
 
 from fastmeta.ops import elementwise as ew
-from fastmeta.ops.product import MATMUL
 from fastmeta.ops.reduce import total
-from fastmeta.ops.shape import PERMUTE, RESHAPE, broadcast
+from fastmeta.ops.shape import broadcast
 from fastmeta.ops.structure import LOOP, PROJECT, Loop, loop, results
-from fastmeta.program import CONST, INPUT, Graph, Primitive, Program, Shape, Var
+from fastmeta.program import INPUT, Graph, Primitive, Program, Shape, Var
+from fastmeta.transforms.sums import Sums
 
 MULTIPLY_ADDS = 20  # of a product, that take as long as an element of other operations
 
@@ -30,7 +30,8 @@ class Together(ABC):
         self.g, self.n, self.mask = g, n, mask
         self.made: dict[int, Any] = dict(zip((v.id for v in p.inputs), ins, strict=True))  # of the program's values, by number
         self.differs = differing(p, differs)
-        self.sums: dict[int, Var] = {}  # over tasks too, of what a loop has summed, by number
+        self.of_sums = Sums(self.differs)
+        self.sums: dict[int, Var] = {}  # over tasks, by number; of what a loop has summed from the loop
         for v in p.live():
             if v.id in self.made:
                 continue
@@ -99,13 +100,16 @@ class Together(ABC):
 
     def sum(self, v: Var) -> Var:
         """The sum over the tasks that count; of products a longer product, which needs no memory for its terms."""
-        if v.id in self.sums:
-            return self.sums[v.id]
+        if v.id not in self.sums:
+            self.sums[v.id] = self._sum(v)
+        return self.sums[v.id]
+
+    def _sum(self, v: Var) -> Var:
         if v.id not in self.differs and not self.mask:
             return ew.multiply(self.made[v.id], float(self.n))
-        if v.op is MATMUL and len(v.shape) == 2 and all(i.id in self.differs for i in v.ins):
+        if self.of_sums.is_longer(v):
             return self.longer(self.counted(self.made[v.ins[0].id]), self.made[v.ins[1].id])
-        if v.id in self.differs and (through := passes(v)):
+        if v.id in self.differs and (through := self.of_sums.passes(v)):
             return self.g.emit(v.op, tuple([self.sum(i) if i in through else self.made[i.id] for i in v.ins]), v.attrs)
         return total(self.counted(self.each(v)), (self.axis(len(v.shape)),))
 
@@ -181,28 +185,6 @@ def differing(p: Program, inputs: Sequence[bool]) -> set[int]:
     return out
 
 
-def passes(v: Var) -> tuple[Var, ...]:
-    """The operands of which v's sum over the iterations is the same function as v is of them; none where it is not."""
-    if v.op is ew.MULTIPLY:
-        return tuple([i for i in v.ins if i.op is not CONST][:1]) if any(i.op is CONST for i in v.ins) else ()
-    return v.ins if v.op in (ew.ADD, ew.SUBTRACT, ew.NEGATIVE, PERMUTE, RESHAPE) else ()
-
-
-def longer_products(summed: Iterable[Var]) -> set[int]:
-    """Values, by number, that need no memory of their own: their sum over the tasks is a longer product, or one of such."""
-    found: set[int] = set()
-
-    def add(v: Var) -> None:
-        if v.op is MATMUL or passes(v):
-            found.add(v.id)
-            for i in passes(v):
-                add(i)
-
-    for v in summed:
-        add(v)
-    return found
-
-
 class Equation(NamedTuple):
     """An equation whose result differs between tasks."""
 
@@ -220,7 +202,7 @@ class Equation(NamedTuple):
 def equations(s: Loop, flags: Sequence[bool] | None = None, times: int = 1) -> Iterator[Equation]:
     """All of a body over tasks, and of the loops in it."""
     found = differing(s.body, slices(s) if flags is None else flags)
-    added = longer_products(s.body.outputs[s.carry + s.stacked :])
+    added = Sums(found).without_terms(s.body.outputs[s.carry + s.stacked :])
     for v in s.body.live():
         if v.id in found:
             differs = tuple([i.id in found for i in v.ins])
