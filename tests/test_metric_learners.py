@@ -280,7 +280,7 @@ def test_simple_cnaps_are_torchs(shots, backend):
 def test_covariances_are_inverted_once_for_a_support_set():
     learner, e = fm.CovarianceNet(MODEL), fm.tree_map(lambda x: x[0], episodes(tasks=1))
     adapted = learner.adapt(WEIGHTS, e.support_x, e.support_y)
-    fit = learner._adapting.program(WEIGHTS, e.support_x, e.support_y, range(WAYS), None)
+    fit = learner._adapting.program(WEIGHTS, (e.support_x, e.support_y), range(WAYS), None)
     predict = learner._predicting.program(*adapted[:2], e.query_x, None)
     assert "inverse" in str(fit) and "inverse" not in str(predict)
 
