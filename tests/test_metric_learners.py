@@ -67,7 +67,7 @@ def agree(learner, params, e, task_loss, rtol=1e-9):
     measured = learner.measure(params, e)
     np.testing.assert_allclose(measured["losses"].mean(), value, rtol)
     np.testing.assert_allclose(measured["accuracies"][:, 0], accuracy, 1e-6)
-    adapted = learner.adapt(params, e.support_x[1], e.support_y[1])
+    adapted = learner.adapt(params, fm.tree_map(lambda part: part[1], e))
     np.testing.assert_allclose(learner.predict(adapted, e.query_x[1]), logits[1], rtol, atol=rtol)
 
 
