@@ -119,9 +119,7 @@ class InnerLoop(Learner):
         k = self._steps(steps)
         if k not in self._measuring:
             self._measuring[k] = map_tasks(lambda p, e, s: self._trajectory(p, e, k, s), in_axes=(None, 0, None))
-        result: dict[str, NDArray[Any]] = self._measuring[k](
-            params, self._parts(episodes), self._checked(state)
-        )
+        result: dict[str, NDArray[Any]] = self._measuring[k](params, self._parts(episodes), self._checked(state))
         return result
 
     def __repr__(self) -> str:

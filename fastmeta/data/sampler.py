@@ -181,7 +181,7 @@ class EpisodeSampler(Sampler):
         `classes` leaves out, episodes are `DescribedEpisode`s with the rows of their classes [tasks, ways, m] as floats.
 
         Errors: ValueError for ways > classes, a class with too few examples (named with its count), sizes that do
-        not agree; TypeError for labels or data of a wrong kind.
+        not agree, metadata that is not finite; TypeError for labels or data of a wrong kind.
         Source: Vinyals et al. 2016, section 2.2.
 
         >>> x = np.arange(12, dtype=np.float32).reshape(6, 2)
@@ -190,6 +190,8 @@ class EpisodeSampler(Sampler):
         >>> episode = sampler.batch(0)
         >>> episode.support_x.shape, episode.support_y[0]
         ((4, 2, 2), array([0, 1], dtype=int32))
+        >>> EpisodeSampler.from_arrays(x, y, ways=2, shots=1, queries=1, metadata=np.eye(3)).batch(0).metadata.shape
+        (1, 2, 3)
         """
         where = "EpisodeSampler.from_arrays"
         data, labels = np.asarray(x), _labels(where, y)
