@@ -134,6 +134,7 @@ from fastmeta.tree import tree_map
 if _typing.TYPE_CHECKING:  # what is in _LAZY
     from fastmeta import algorithms, data, kernels, models, optim, testing, train
     from fastmeta.algorithms import (
+        AM3,
         ANIL,
         ESMAML,
         FOMAML,
@@ -141,6 +142,7 @@ if _typing.TYPE_CHECKING:  # what is in _LAZY
         MAML,
         MANN,
         SNAIL,
+        ConditionalMAML,
         CovarianceNet,
         FewShotClassifier,
         Frozen,
@@ -161,18 +163,18 @@ if _typing.TYPE_CHECKING:  # what is in _LAZY
     )
 
 __all__ = [  # ruff holds it to the imports above
-    "ANIL", "CovarianceNet", "ESMAML", "FOMAML", "FewShotClassifier", "Frozen", "HyperNetwork", "IMAML", "LSTMMetaLearner",
-    "LearnedOptimizer", "MAML", "MAMLPlusPlus", "MANN", "MatchingNet", "MemoryEstimate", "MetaSGD", "NeuralProcess", "ProtoNet",
-    "RelationNet", "Reptile", "SNAIL", "SemiSupervisedProtoNet", "Siamese", "TaskEmbedding", "WeightGenerator", "abs", "acos", "add",
-    "algorithms", "all", "any", "arange", "argmax", "argmin", "argsort", "asin", "astype", "atan", "atan2", "backends", "broadcast_to",
-    "ceil", "clip", "concat", "cos", "cosh", "cumulative_prod", "cumulative_sum", "data", "diag", "diagonal", "divide", "einsum", "equal",
-    "erf", "exp", "expand_dims", "expm1", "eye", "flip", "floor", "floor_divide", "full", "full_like", "grad", "greater", "greater_equal",
-    "hessian", "hvp", "inverse", "isfinite", "isinf", "isnan", "jacfwd", "jacrev", "jit", "jvp", "kernels", "less", "less_equal",
-    "linspace", "log", "log10", "log1p", "log2", "log_softmax", "logaddexp", "logdet", "logical_and", "logical_not", "logical_or",
-    "logsumexp", "map_tasks", "matmul", "matrix_transpose", "max", "maximum", "mean", "median", "memory_estimate", "meshgrid", "min",
-    "minimum", "models", "moveaxis", "multiply", "negative", "nn", "norm", "not_equal", "one_hot", "ones", "ones_like", "optim", "outer",
-    "pad", "permute_dims", "power", "prod", "reciprocal", "relu", "remainder", "repeat", "reshape", "roll", "round", "rsqrt", "scan",
-    "scatter_add", "set_backend", "set_num_threads", "sigmoid", "sign", "sin", "sinh", "softmax", "solve", "sort", "sqrt", "square",
+    "AM3", "ANIL", "ConditionalMAML", "CovarianceNet", "ESMAML", "FOMAML", "FewShotClassifier", "Frozen", "HyperNetwork", "IMAML",
+    "LSTMMetaLearner", "LearnedOptimizer", "MAML", "MAMLPlusPlus", "MANN", "MatchingNet", "MemoryEstimate", "MetaSGD", "NeuralProcess",
+    "ProtoNet", "RelationNet", "Reptile", "SNAIL", "SemiSupervisedProtoNet", "Siamese", "TaskEmbedding", "WeightGenerator", "abs", "acos",
+    "add", "algorithms", "all", "any", "arange", "argmax", "argmin", "argsort", "asin", "astype", "atan", "atan2", "backends",
+    "broadcast_to", "ceil", "clip", "concat", "cos", "cosh", "cumulative_prod", "cumulative_sum", "data", "diag", "diagonal", "divide",
+    "einsum", "equal", "erf", "exp", "expand_dims", "expm1", "eye", "flip", "floor", "floor_divide", "full", "full_like", "grad", "greater",
+    "greater_equal", "hessian", "hvp", "inverse", "isfinite", "isinf", "isnan", "jacfwd", "jacrev", "jit", "jvp", "kernels", "less",
+    "less_equal", "linspace", "log", "log10", "log1p", "log2", "log_softmax", "logaddexp", "logdet", "logical_and", "logical_not",
+    "logical_or", "logsumexp", "map_tasks", "matmul", "matrix_transpose", "max", "maximum", "mean", "median", "memory_estimate", "meshgrid",
+    "min", "minimum", "models", "moveaxis", "multiply", "negative", "nn", "norm", "not_equal", "one_hot", "ones", "ones_like", "optim",
+    "outer", "pad", "permute_dims", "power", "prod", "reciprocal", "relu", "remainder", "repeat", "reshape", "roll", "round", "rsqrt",
+    "scan", "scatter_add", "set_backend", "set_num_threads", "sigmoid", "sign", "sin", "sinh", "softmax", "solve", "sort", "sqrt", "square",
     "squeeze", "stack", "std", "stop_gradient", "subtract", "sum", "take", "take_along_axis", "tan", "tanh", "tensordot", "testing", "tile",
     "top_k", "trace", "train", "tree_map", "tril", "triu", "unstack", "value_and_grad", "var", "vecdot", "vjp", "where", "zeros",
     "zeros_like",
@@ -181,7 +183,9 @@ __all__ = [  # ruff holds it to the imports above
 __version__ = "0.1.0"
 
 _LAZY = {  # loaded at first use, so that importing the engine stays fast
+    "AM3": "fastmeta.algorithms",
     "ANIL": "fastmeta.algorithms",
+    "ConditionalMAML": "fastmeta.algorithms",
     "CovarianceNet": "fastmeta.algorithms",
     "ESMAML": "fastmeta.algorithms",
     "FOMAML": "fastmeta.algorithms",

@@ -12,7 +12,7 @@ import pytest
 from regression_tasks import TASKS, W, by_hand, check, linear, regression, slope, vector
 
 import fastmeta as fm
-from fastmeta.data import Episode, Sinusoid
+from fastmeta.data import DescribedEpisode, Episode, Sinusoid
 from fastmeta.errors import DivergedError
 from fastmeta.models import MLP
 from fastmeta.plan import make_plan
@@ -202,17 +202,19 @@ def test_a_run_that_diverges_names_learner_and_task(learner):
 
 def test_costs_are_those_of_the_docs():
     """Floating-point operations of a meta-gradient with five inner steps, relative to MAML's."""
-    e = Sinusoid(tasks=25).batch(0)
+    plain = Sinusoid(tasks=25).batch(0)
 
     def cost(kind, **options):
         learner = kind(MLP((1, 40, 40, 1)), loss=fm.nn.mse, inner_steps=5, **options)
+        e = DescribedEpisode(*plain, np.ones((25, 2), np.float32)) if learner.described else plain
         return make_plan(fm.jit(learner.value_and_grad).program(learner.init(0), e, *learner.phase(0))).flops
 
     page = (Path(__file__).parents[1] / "docs" / "learners.md").read_text()
     table = {name: float(value) for name, value in re.findall(r"^\| `fm\.(\w+)` \|.*\| (\d+(?:\.\d\d)?) \|", page, re.M)}
-    assert table.keys() == {"MAML", *(type(learner).__name__ for learner in LEARNERS)}
+    assert table.keys() == {"MAML", "ConditionalMAML", *(type(learner).__name__ for learner in LEARNERS)}
     for name, value in table.items():
-        assert cost(getattr(fm, name)) / cost(fm.MAML) == pytest.approx(value, rel=0.006, abs=0.006), name
+        options = {"features": MLP((2, 32, 16))} if name == "ConditionalMAML" else {}
+        assert cost(getattr(fm, name), **options) / cost(fm.MAML) == pytest.approx(value, rel=0.006, abs=0.006), name
     exact = float(re.search(r"`inner_directions=None`\) it costs (\d+\.\d)", page)[1])
     assert cost(fm.ESMAML, inner_directions=None) / cost(fm.MAML) == pytest.approx(exact, rel=0.006)
 

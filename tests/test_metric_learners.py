@@ -67,7 +67,7 @@ def agree(learner, params, e, task_loss, rtol=1e-9):
     measured = learner.measure(params, e)
     np.testing.assert_allclose(measured["losses"].mean(), value, rtol)
     np.testing.assert_allclose(measured["accuracies"][:, 0], accuracy, 1e-6)
-    adapted = learner.adapt(params, e.support_x[1], e.support_y[1])
+    adapted = learner.adapt(params, fm.tree_map(lambda part: part[1], e))
     np.testing.assert_allclose(learner.predict(adapted, e.query_x[1]), logits[1], rtol, atol=rtol)
 
 
@@ -280,7 +280,7 @@ def test_simple_cnaps_are_torchs(shots, backend):
 def test_covariances_are_inverted_once_for_a_support_set():
     learner, e = fm.CovarianceNet(MODEL), fm.tree_map(lambda x: x[0], episodes(tasks=1))
     adapted = learner.adapt(WEIGHTS, e.support_x, e.support_y)
-    fit = learner._adapting.program(WEIGHTS, e.support_x, e.support_y, range(WAYS), None)
+    fit = learner._adapting.program(WEIGHTS, (e.support_x, e.support_y), range(WAYS), None)
     predict = learner._predicting.program(*adapted[:2], e.query_x, None)
     assert "inverse" in str(fit) and "inverse" not in str(predict)
 

@@ -1,7 +1,9 @@
 """Learners: functions from (meta-parameters, episode) to a loss; the engine does the rest."""
 
+from fastmeta.algorithms.am3 import AM3
 from fastmeta.algorithms.anil import ANIL
 from fastmeta.algorithms.classifier import FewShotClassifier
+from fastmeta.algorithms.conditional_maml import ConditionalMAML
 from fastmeta.algorithms.covariance import CovarianceNet
 from fastmeta.algorithms.es_maml import ESMAML
 from fastmeta.algorithms.frozen import Frozen
@@ -29,8 +31,8 @@ from fastmeta.algorithms.task_embedding import TaskEmbedding
 from fastmeta.algorithms.weight_generator import WeightGenerator
 
 __all__ = [
-    "ANIL", "CovarianceNet", "ESMAML", "FOMAML", "FewShotClassifier", "Frozen", "HyperNetwork", "IMAML", "InnerLoop",
-    "LSTMMetaLearner", "LearnedOptimizer", "Learner", "MAML", "MAMLPlusPlus", "MANN", "MatchingNet", "MetaSGD", "MetricLearner",
-    "NeuralProcess", "ProtoNet", "RelationNet", "Reptile", "SNAIL", "SemiSupervisedProtoNet", "SequenceLearner", "SetLearner",
-    "Siamese", "TaskEmbedding", "WeightGenerator", "summary",
+    "AM3", "ANIL", "ConditionalMAML", "CovarianceNet", "ESMAML", "FOMAML", "FewShotClassifier", "Frozen", "HyperNetwork",
+    "IMAML", "InnerLoop", "LSTMMetaLearner", "LearnedOptimizer", "Learner", "MAML", "MAMLPlusPlus", "MANN", "MatchingNet",
+    "MetaSGD", "MetricLearner", "NeuralProcess", "ProtoNet", "RelationNet", "Reptile", "SNAIL", "SemiSupervisedProtoNet",
+    "SequenceLearner", "SetLearner", "Siamese", "TaskEmbedding", "WeightGenerator", "summary",
 ]  # fmt: skip

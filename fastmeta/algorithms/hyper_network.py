@@ -6,15 +6,13 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-import optree
 
 from fastmeta import array as fa
 from fastmeta import nn
-from fastmeta.algorithms.flat import unravel
+from fastmeta.algorithms.flat import along, no_directions
 from fastmeta.algorithms.learner import Loss, accuracy, features, initial
 from fastmeta.algorithms.sets import SetLearner, encoded
 from fastmeta.trace import Array
-from fastmeta.tree import tree_map
 
 __all__ = ["HyperNetwork"]
 
@@ -65,7 +63,7 @@ class HyperNetwork(SetLearner):
         n = features(self._name, "generator", self.generator)
         return {
             "weights": weights,
-            "directions": np.zeros((n, sum(w.size for w in optree.tree_leaves(weights))), np.float32),
+            "directions": no_directions(n, weights),
             "encoder": initial(self._name, self.encoder, seed, 1),
             "generator": initial(self._name, self.generator, seed, 2),
         }
@@ -78,8 +76,7 @@ class HyperNetwork(SetLearner):
             # Looked up, so that a label out of range is an error: it has no row.
             y = fa.take(np.eye(features(self._name, "model", self.model), dtype=x.dtype), y, axis=0)
         mean = encoded(self._name, self.encoder, params["encoder"], x, y)
-        row = fa.matmul(self.generator(params["generator"], mean), params["directions"])[0]
-        return tree_map(fa.add, params["weights"], unravel(row, params["weights"]))
+        return along(params["weights"], self.generator(params["generator"], mean), params["directions"])
 
     def _outputs(self, task: Any, x: Array) -> Array:
         return self.model(task, x)

@@ -73,7 +73,7 @@ class IMAML(InnerLoop):
 
     def task_gradient(self, params: Any, episode: Any, *phase: Any) -> tuple[Loss, Any]:
         """((query loss, aux), implicit gradient) of one task, traced; ``aux`` as in `loss`, and "residual"."""
-        support_x, support_y, query_x, query_y = self._parts(episode)
+        params, support_x, support_y, query_x, query_y = self._task(params, episode)
         steps = self.inner_steps
         weights, seen, _ = self._descend(params, support_x, support_y, steps)
         query = value_and_grad(lambda w: self._queried(w, query_x, query_y, steps), has_aux=True)

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastmeta import array as fa
-from fastmeta.algorithms.learner import Learner, Loss, accuracy, examples, initial, quadruple, support_set
+from fastmeta.algorithms.learner import Learner, Loss, accuracy, examples, initial
 from fastmeta.compile import jit
 from fastmeta.errors import expected, whole
 from fastmeta.gradients import value_and_grad
@@ -92,7 +92,7 @@ class InnerLoop(Learner):
         ``aux``: "loss" (the same), "inner_losses" [inner_steps] (support loss before each step), "outputs" of the model
         for the query set, for classification "accuracy", and "statistics" of batch norm unless it is "batch".
         """
-        support_x, support_y, query_x, query_y = self._parts(episode)
+        params, support_x, support_y, query_x, query_y = self._task(params, episode)
         weights, seen, _ = self._descend(params, support_x, support_y, self.inner_steps)
         value, aux = self._queried(weights, query_x, query_y, self.inner_steps)
         return value, self._told(aux, seen)
@@ -102,13 +102,12 @@ class InnerLoop(Learner):
 
         The support set is x [n, ...] and y [n, ...], as two arguments, a pair, or an episode whose support is taken.
         """
-        x, y = support_set(self._name, support)
-        k = self._steps(steps)
+        given, k = self._support(support), self._steps(steps)
         if k == 0:
-            return self._weights(params)
+            return self._weights(self._given(params, given)[0])
         if k not in self._adapting:
-            self._adapting[k] = jit(lambda p, x, y: self._descend(p, x, y, k)[0])
-        return self._adapting[k](params, x, y)
+            self._adapting[k] = jit(lambda p, given: self._adapted(p, given, k))
+        return self._adapting[k](params, given)
 
     def predict(self, adapted: Any, x: Array, state: Any = (), steps: int | None = None) -> Array:
         """The model's outputs for x [n, ...], of weights adapted by ``steps`` (``inner_steps`` if None)."""
@@ -120,14 +119,8 @@ class InnerLoop(Learner):
         k = self._steps(steps)
         if k not in self._measuring:
             self._measuring[k] = map_tasks(lambda p, e, s: self._trajectory(p, e, k, s), in_axes=(None, 0, None))
-        result: dict[str, NDArray[Any]] = self._measuring[k](
-            params, quadruple(self._name, episodes), self._checked(state)
-        )
+        result: dict[str, NDArray[Any]] = self._measuring[k](params, self._parts(episodes), self._checked(state))
         return result
-
-    @property
-    def _name(self) -> str:
-        return type(self).__name__
 
     def __repr__(self) -> str:
         options = {k: v for k, v in vars(self).items() if not k.startswith("_") and k not in ("model", "loss_function")}
@@ -178,6 +171,10 @@ class InnerLoop(Learner):
             (weights, _), (seen, watched) = scan(step, carry, (count, rows), length=steps)
         return weights, seen, watched
 
+    def _adapted(self, params: Any, support: Any, steps: int) -> Any:
+        params, x, y = self._given(params, support)
+        return self._descend(params, x, y, steps)[0]
+
     def _outputs(self, weights: Any, x: Array, taken: Any, state: Any = None) -> tuple[Array, Any]:
         """(outputs after so many inner steps, x's own statistics); normalised by these if ``state`` is None, else by state."""
         if self.batch_norm == "batch":
@@ -222,7 +219,7 @@ class InnerLoop(Learner):
         return aux | seen
 
     def _trajectory(self, params: Any, episode: Any, steps: int, state: Any) -> dict[str, Array]:
-        support_x, support_y, query_x, query_y = self._parts(episode)
+        params, support_x, support_y, query_x, query_y = self._task(params, episode)
         examples(self._name, "support", support_x, support_y)
 
         def watch(weights: Any, taken: Any) -> dict[str, Array]:
@@ -238,10 +235,11 @@ class InnerLoop(Learner):
 
     # -- arguments
 
-    def _parts(self, episode: Any) -> tuple[Any, Any, Any, Any]:
-        parts = quadruple(self._name, episode)
-        examples(self._name, "query", parts[2], parts[3])
-        return parts
+    def _task(self, params: Any, episode: Any) -> tuple[Any, ...]:
+        """(parameters, support_x, support_y, query_x, query_y) of one task, traced."""
+        task = self._given(params, self._parts(episode))
+        examples(self._name, "query", *task[3:])
+        return task
 
     def _checked(self, state: Any) -> Any:
         """State for a test, refused where it is missing or has no meaning."""

@@ -80,7 +80,7 @@ class LearnedOptimizer(InnerLoop):
 
         ``aux`` as in `InnerLoop`; "loss" is the mean, "outputs" and "accuracy" are those after the last step.
         """
-        support_x, support_y, query_x, query_y = self._parts(episode)
+        params, support_x, support_y, query_x, query_y = self._task(params, episode)
 
         def watch(weights: Any, taken: Any) -> Array:
             return self._queried(weights, query_x, query_y, taken)[0]

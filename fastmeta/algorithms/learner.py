@@ -15,11 +15,14 @@ from fastmeta import nn
 from fastmeta.errors import expected
 from fastmeta.gradients import value_and_grad
 from fastmeta.loops import map_tasks
-from fastmeta.trace import Array
+from fastmeta.trace import Array, as_array
+from fastmeta.tree import is_array
 
 __all__ = ["Learner", "summary"]
 
 Loss = tuple[Any, dict[str, Any]]
+
+PARTS = ("support_x", "support_y", "query_x", "query_y")  # of an episode
 
 
 class Learner(ABC):
@@ -28,7 +31,8 @@ class Learner(ABC):
     A subclass writes `init`, `loss`, `adapt`, `predict` and `measure`; one with a meta-gradient of its own `task_gradient`
     too, one whose loss changes with the meta-step `phase`, and one with state `init_state` and `update_state`.  Episodes are ``fm.data.Episode`` or any tuple
     (support_x, support_y, query_x, query_y): [tasks, n, ...] for `value_and_grad`, `measure` and `evaluate`, [n, ...] for
-    `loss`.  Labels are integers for classification; targets are floats for regression.
+    `loss`.  Labels are integers for classification; targets are floats for regression.  A learner that is ``described`` takes
+    ``fm.data.DescribedEpisode``, with a fifth part: what is told of each task beside its examples.
 
     >>> import fastmeta as fm
     >>> class Constant(Learner):
@@ -49,6 +53,8 @@ class Learner(ABC):
     >>> float(loss), float(gradient), aux["loss"].shape
     (1.0, 2.0, (2,))
     """
+
+    described = False  # whether tasks come with metadata, by which the learner conditions its parameters
 
     _made_of: tuple[tuple[Any, ...], dict[str, Any]]
 
@@ -90,7 +96,7 @@ class Learner(ABC):
 
     @abstractmethod
     def adapt(self, params: Any, *support: Any, steps: int | None = None) -> Any:
-        """What `predict` needs for one task, learned from its support set: (x, y) as two arguments or one pair."""
+        """What `predict` needs for one task, learned from its support set: (x, y) as two arguments or one pair; metadata is a third."""
 
     @abstractmethod
     def predict(self, adapted: Any, x: Array, state: Any = ()) -> Array:
@@ -133,12 +139,50 @@ class Learner(ABC):
         ``phase`` is what `phase` gives for the meta-step at hand.  Also inside a trace, so that a whole meta-step can be
         one compiled function.
         """
-        result: tuple[Loss, Any] = self._mapped(params, quadruple(type(self).__name__, episodes), phase)
+        result: tuple[Loss, Any] = self._mapped(params, self._parts(episodes), phase)
         return result
 
     def evaluate(self, params: Any, episodes: Any, steps: int | None = None, state: Any = ()) -> dict[str, Any]:
         """Means over tasks with 95 % intervals, as `summary` gives them."""
         return summary(self.measure(params, episodes, steps, state))
+
+    @property
+    def _name(self) -> str:
+        return type(self).__name__
+
+    def _parts(self, episodes: Any) -> tuple[Any, ...]:
+        """The parts of an episode or a batch of episodes: four, or five if the learner is ``described``."""
+        names = (*PARTS, "metadata") if self.described else PARTS
+        if not isinstance(episodes, tuple) or len(episodes) != len(names):
+            n = len(episodes) if isinstance(episodes, tuple) else None
+            got = type(episodes).__name__ if n is None else f"a tuple of {n}"
+            hint = "Metadata is for other learners; without it this one takes episode[:4]" if n == len(PARTS) + 1 else ""
+            raise expected(self._name, f"an episode ({', '.join(names)})", got, TypeError, hint)
+        return tuple(episodes)
+
+    def _support(self, support: tuple[Any, ...]) -> tuple[Any, ...]:
+        """x and y, and metadata if the learner is ``described``, of what `adapt` was given: arguments, a tuple of them, or an episode."""
+        names = ("x", "y", "metadata") if self.described else ("x", "y")
+        if len(support) == 1 and isinstance(support[0], tuple):
+            (support,) = support
+            if len(support) == len(names) + 2:  # an episode
+                support = (*support[:2], *support[len(PARTS) :])
+        if len(support) != len(names):
+            raise expected(self._name, f"a support set ({', '.join(names)})", f"{len(support)} arguments", TypeError)
+        return tuple(part if is_array(part) else as_array(part) for part in support)
+
+    def _given(self, params: Any, parts: tuple[Any, ...]) -> tuple[Any, ...]:
+        """The parameters and the parts of one task, traced: metadata, the last part if the learner is ``described``, goes into the parameters."""
+        if not self.described:
+            return params, *parts
+        *rest, metadata = parts
+        if np.dtype(metadata.dtype).kind != "f":
+            raise expected(self._name, "metadata of floats", metadata.dtype, TypeError)
+        return self._conditioned(params, metadata), *rest
+
+    def _conditioned(self, params: Any, metadata: Array) -> Any:
+        """The parameters for the one task that ``metadata`` tells of, traced; what a learner writes that is ``described``."""
+        return params
 
 
 def initial(where: str, model: Any, seed: int, stream: int = 0) -> Any:
@@ -181,23 +225,6 @@ def summary(measured: dict[str, NDArray[Any]]) -> dict[str, Any]:
         out |= {one: float(mean[-1]), f"{one}_interval": float(interval[-1])}
         out |= {many: mean.tolist(), f"{many}_interval": interval.tolist()}
     return out
-
-
-def quadruple(where: str, episode: Any) -> tuple[Any, Any, Any, Any]:
-    """The four parts of an episode or a batch of episodes."""
-    if not isinstance(episode, tuple) or len(episode) != 4:
-        got = f"a tuple of {len(episode)}" if isinstance(episode, tuple) else type(episode).__name__
-        raise expected(where, "an episode (support_x, support_y, query_x, query_y)", got, TypeError)
-    return tuple(episode)
-
-
-def support_set(where: str, support: tuple[Any, ...]) -> tuple[Any, Any]:
-    """x and y of what `Learner.adapt` was given: two arguments, a pair, or an episode whose support is taken."""
-    if len(support) == 1 and isinstance(support[0], tuple):
-        support = support[0][:2] if len(support[0]) == 4 else support[0]
-    if len(support) != 2:
-        raise expected(where, "a support set (x, y)", f"{len(support)} arguments", TypeError)
-    return support[0], support[1]
 
 
 def no_steps(where: str, steps: int | None) -> None:

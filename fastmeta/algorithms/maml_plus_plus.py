@@ -90,7 +90,7 @@ class MAMLPlusPlus(LearnedRates):
             raise expected(self._name, f"order {' or '.join(map(repr, ORDERS))}", repr(order))
         if weights is not None and len(weights) != self.inner_steps:
             raise expected(self._name, f"{self.inner_steps} weights of losses", len(weights))
-        support_x, support_y, query_x, query_y = self._parts(episode)
+        params, support_x, support_y, query_x, query_y = self._task(params, episode)
 
         def watch(w: Any, taken: Any) -> Any:
             return () if weights is None else self._queried(w, query_x, query_y, taken)[0]

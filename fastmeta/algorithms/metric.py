@@ -11,13 +11,12 @@ from numpy.typing import NDArray
 
 from fastmeta import array as fa
 from fastmeta import nn
-from fastmeta.algorithms.learner import Learner, Loss, accuracy, examples, initial, no_steps, quadruple, support_set
+from fastmeta.algorithms.learner import Learner, Loss, accuracy, examples, initial, no_steps
 from fastmeta.compile import jit
 from fastmeta.errors import expected, whole
 from fastmeta.loops import map_tasks
 from fastmeta.models.batch_norm import averaged, one_mode
-from fastmeta.trace import Array, Tracer, as_array
-from fastmeta.tree import is_array
+from fastmeta.trace import Array, Tracer
 
 __all__ = ["MetricLearner"]
 
@@ -60,7 +59,7 @@ class MetricLearner(Learner):
         self.model: Any = model  # a callable; ours have init and init_state, plain functions start elsewhere
         self.ways = None if ways is None else whole(self._name, "ways", ways)
         self.batch_norm = one_mode(self._name, batch_norm, MODES, model)
-        self._adapting = jit(lambda params, x, y, classes, s: self._fit(params, self._embed(params, x, s)[0], y, classes))
+        self._adapting = jit(self._adapted)
         self._predicting = jit(lambda params, task, x, s: self._logits(params, task, self._embed(params, x, s)[0]))
         self._measuring = map_tasks(lambda p, e, classes, s: self.loss(p, e, classes, s)[1], in_axes=(None, 0, None, None))
 
@@ -70,7 +69,7 @@ class MetricLearner(Learner):
 
     def check(self, episodes: Any) -> None:
         """Refuses tasks of another number of classes than ``ways``, and support sets without an example of each."""
-        _, support_y, _, query_y = quadruple(self._name, episodes)
+        _, support_y, _, query_y, *_ = self._parts(episodes)
         found = len(self._count(support_y, query_y))
         if found != len(self._classes(None)):
             raise expected(self._name, f"ways {found}, the number of classes of the training tasks", self.ways)
@@ -89,7 +88,7 @@ class MetricLearner(Learner):
         ``aux``: "loss" (the same), "outputs" [queries, ways], "accuracy", and "statistics" of batch norm unless it is "batch".
         ``classes`` is ``range(ways)``, the learner's own if None; ``state`` that of tests, None in training.
         """
-        support_x, support_y, query_x, query_y = quadruple(self._name, episode)
+        params, support_x, support_y, query_x, query_y = self._given(params, self._parts(episode))
         for name, x, y in (("support", support_x, support_y), ("query", query_x, query_y)):
             examples(self._name, name, x, y)
             if np.dtype(y.dtype).kind not in "iu":
@@ -105,7 +104,7 @@ class MetricLearner(Learner):
 
     def value_and_grad(self, params: Any, episodes: Any, *phase: Any) -> tuple[Loss, Any]:
         """((loss, aux), gradient): means over tasks; labels that are arrays are checked and their classes counted."""
-        episodes = quadruple(self._name, episodes)
+        episodes = self._parts(episodes)
         if not phase and not isinstance(episodes[1], Tracer):
             phase = (self._count(episodes[1], episodes[3]),)
         return super().value_and_grad(params, episodes, *phase)
@@ -116,8 +115,8 @@ class MetricLearner(Learner):
         The support set is x [n, ...] and y [n], as two arguments, a pair, or an episode whose support is taken.
         """
         no_steps(self._name, steps)
-        x, y = (part if is_array(part) else as_array(part) for part in support_set(self._name, support))
-        return params, self._adapting(params, x, y, self._count(y), self._checked(state)), state
+        given = self._support(support)
+        return params, self._adapting(params, given, self._count(given[1]), self._checked(state)), state
 
     def predict(self, adapted: Any, x: Array, state: Any = ()) -> Array:
         """Scores [n, ways] of x [n, ...], the logits of its classes; by the state that `adapt` had unless another is given."""
@@ -127,13 +126,9 @@ class MetricLearner(Learner):
     def measure(self, params: Any, episodes: Any, steps: int | None = None, state: Any = ()) -> dict[str, NDArray[Any]]:
         """Per task: query "losses" and "accuracies" [tasks, 1]; there are no inner steps."""
         no_steps(self._name, steps)
-        episodes = quadruple(self._name, episodes)
+        episodes = self._parts(episodes)
         aux = self._measuring(params, episodes, self._count(episodes[1], episodes[3]), self._checked(state))
         return {"losses": aux["loss"][:, None], "accuracies": aux["accuracy"][:, None]}
-
-    @property
-    def _name(self) -> str:
-        return type(self).__name__
 
     def __repr__(self) -> str:
         options = {k: v for k, v in vars(self).items() if not k.startswith("_") and k != "model"}
@@ -148,6 +143,10 @@ class MetricLearner(Learner):
     @abstractmethod
     def _logits(self, params: Any, task: Any, z: Array) -> Array:
         """Scores [n, ways] of the embedded queries z [n, ...]."""
+
+    def _adapted(self, params: Any, support: Any, classes: range, state: Any) -> Any:
+        params, x, y = self._given(params, support)
+        return self._fit(params, self._embed(params, x, state)[0], y, classes)
 
     def _objective(self, params: Any, task: Any, z: Array, y: Array) -> tuple[Array, Array]:
         """The loss of the embedded queries z [n, ...] with labels y [n], and their scores."""

@@ -83,7 +83,7 @@ class Reptile(InnerLoop):
 
     def task_gradient(self, params: Any, episode: Any, *phase: Any) -> tuple[Loss, Any]:
         """((query loss after the inner steps, aux), params - adapted) of one task, traced; ``aux`` as in `loss`."""
-        support_x, support_y, query_x, query_y = self._parts(episode)
+        params, support_x, support_y, query_x, query_y = self._task(params, episode)
         adapted, seen, _ = self._descend(params, support_x, support_y, self.inner_steps)
         value, aux = self._queried(adapted, query_x, query_y, self.inner_steps)
         return (value, self._told(aux, seen)), tree_map(fa.subtract, params, adapted)

@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 
 from fastmeta import nn
-from fastmeta.algorithms.learner import quadruple
 from fastmeta.algorithms.metric import MetricLearner
 from fastmeta.errors import expected
 from fastmeta.trace import Array
@@ -37,7 +36,7 @@ class SequenceLearner(MetricLearner):
     def check(self, episodes: Any) -> None:
         """Refuses tasks of another number of classes than ``ways``; warns of support sets that all come class by class."""
         super().check(episodes)
-        y = np.asarray(quadruple(self._name, episodes)[1])
+        y = np.asarray(self._parts(episodes)[1])
         if self.ways != 1 and (np.diff(y) >= 0).all():
             hint = "A network that knows classes by their place has not learned to read labels: fm.data.Shuffled(sampler) draws an order"
             raised = expected(self._name, "support examples in random order", f"class by class in all {len(y)} tasks", RuntimeWarning, hint)

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastmeta import array as fa
-from fastmeta.algorithms.learner import Learner, Loss, examples, no_steps, quadruple, support_set
+from fastmeta.algorithms.learner import Learner, Loss, examples, no_steps
 from fastmeta.compile import jit
 from fastmeta.errors import expected
 from fastmeta.loops import map_tasks
@@ -47,13 +47,13 @@ class SetLearner(Learner):
         for name, function in functions.items():
             if not callable(function):
                 raise expected(self._name, f"{name} a function", type(function).__name__, TypeError)
-        self._adapting = jit(self._fit)
+        self._adapting = jit(lambda params, *support: self._fit(*self._given(params, support)))
         self._predicting = jit(self._outputs)
         self._measuring = map_tasks(lambda params, episode: self.loss(params, episode)[1], in_axes=(None, 0))
 
     def loss(self, params: Any, episode: Any) -> Loss:
         """Query loss of one task, traced.  ``aux``: "loss" (the same), "outputs", and "accuracy" for classification."""
-        support_x, support_y, query_x, query_y = quadruple(self._name, episode)
+        params, support_x, support_y, query_x, query_y = self._given(params, self._parts(episode))
         examples(self._name, "query", query_x, query_y)
         return self._objective(self._outputs(self._fit(params, support_x, support_y), query_x), query_y)
 
@@ -63,7 +63,7 @@ class SetLearner(Learner):
         The support set is x [n, ...] and y [n, ...], as two arguments, a pair, or an episode whose support is taken.
         """
         no_steps(self._name, steps)
-        return self._adapting(params, *support_set(self._name, support))
+        return self._adapting(params, *self._support(support))
 
     def predict(self, adapted: Any, x: Array, state: Any = ()) -> Array:
         """The outputs for x [n, ...]."""
@@ -72,12 +72,8 @@ class SetLearner(Learner):
     def measure(self, params: Any, episodes: Any, steps: int | None = None, state: Any = ()) -> dict[str, NDArray[Any]]:
         """Per task: query "losses" [tasks, 1], and for classification "accuracies" alike; there are no inner steps."""
         no_steps(self._name, steps)
-        aux = self._measuring(params, quadruple(self._name, episodes))
+        aux = self._measuring(params, self._parts(episodes))
         return {many: aux[one][:, None] for one, many in (("loss", "losses"), ("accuracy", "accuracies")) if one in aux}
-
-    @property
-    def _name(self) -> str:
-        return type(self).__name__
 
     # -- one task, traced
 

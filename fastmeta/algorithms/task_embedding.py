@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastmeta import array as fa
-from fastmeta.algorithms.learner import Learner, Loss, initial, quadruple, support_set
+from fastmeta.algorithms.learner import Learner, Loss, initial
 from fastmeta.algorithms.sets import encoded
 from fastmeta.compile import jit
 from fastmeta.errors import expected
@@ -76,7 +76,7 @@ class TaskEmbedding(Learner):
 
         ``aux``: "loss" [tasks], each task's mean over the others, "embeddings" [tasks, features] and "optima" [tasks, parameters].
         """
-        sx, sy, qx, qy = quadruple("TaskEmbedding", episode)
+        sx, sy, qx, qy = self._parts(episode)
         tasks = sx.shape[0]
         if tasks < 2:
             raise expected("TaskEmbedding", "at least two tasks in a batch", tasks)
@@ -95,12 +95,12 @@ class TaskEmbedding(Learner):
 
     def value_and_grad(self, params: Any, episodes: Any, *phase: Any) -> tuple[Loss, Any]:
         """((loss, aux), gradient) of `loss`."""
-        result: tuple[Loss, Any] = self._with_gradient(params, quadruple("TaskEmbedding", episodes))
+        result: tuple[Loss, Any] = self._with_gradient(params, self._parts(episodes))
         return result
 
     def adapt(self, params: Any, *support: Any, steps: int | None = None) -> Any:
         """The embedding [features] of the task with the support set x [n, ...] and y [n, ...]: two arguments or a pair."""
-        return self._embedding(params, *support_set("TaskEmbedding", support))
+        return self._embedding(params, *self._support(support))
 
     def predict(self, adapted: Any, x: Array, state: Any = ()) -> Array:
         """The Euclidean distances [tasks] to the embeddings x [tasks, features] of other tasks."""
@@ -108,7 +108,7 @@ class TaskEmbedding(Learner):
 
     def measure(self, params: Any, episodes: Any, steps: int | None = None, state: Any = ()) -> dict[str, NDArray[Any]]:
         """Per task: "losses" [tasks, 1], the mean over the other tasks of the batch."""
-        return {"losses": np.asarray(self._losses(params, quadruple("TaskEmbedding", episodes)))[:, None]}
+        return {"losses": np.asarray(self._losses(params, self._parts(episodes)))[:, None]}
 
     def __repr__(self) -> str:
         return f"TaskEmbedding({self.model!r}{'' if self.head is None else f', head={self.head!r}'})"

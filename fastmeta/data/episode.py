@@ -1,4 +1,4 @@
-"""The one container that samplers make and learners take."""
+"""The containers that samplers make and learners take."""
 
 from __future__ import annotations
 
@@ -23,3 +23,23 @@ class Episode(NamedTuple):
     support_y: Any
     query_x: Any
     query_y: Any
+
+
+class DescribedEpisode(NamedTuple):
+    """An episode that also tells of its task what no example shows; a pytree of five arrays.
+
+    `metadata` are floats: [tasks, ways, m] where classes are described (a row for each class: attributes, or an embedding of its
+    name), [tasks, m] where the task is; without the task axis inside `map_tasks`.  The rest is as in `Episode`.
+
+    >>> import numpy as np
+    >>> x, y = np.zeros((2, 5, 3), np.float32), np.zeros((2, 5), np.int32)
+    >>> episode = DescribedEpisode(x, y, x, y, np.ones((2, 1, 300), np.float32))
+    >>> Episode(*episode[:4]).query_x.shape, episode.metadata.shape
+    ((2, 5, 3), (2, 1, 300))
+    """
+
+    support_x: Any
+    support_y: Any
+    query_x: Any
+    query_y: Any
+    metadata: Any

@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from fastmeta.data.episode import Episode
+from fastmeta.data.episode import DescribedEpisode, Episode
 from fastmeta.data.sampler import Sampler, seed_word
 from fastmeta.errors import expected, whole
 
@@ -39,10 +39,10 @@ class Prefetch(Sampler):
         self.sampler = sampler
         self.depth = whole("Prefetch", "depth", depth)
         self.start = seed_word("Prefetch", start, "start")
-        self._ahead: deque[tuple[int, Future[Episode]]] = deque()
+        self._ahead: deque[tuple[int, Future[Episode | DescribedEpisode]]] = deque()
         self._thread: ThreadPoolExecutor | None = ThreadPoolExecutor(1, thread_name_prefix="fastmeta-prefetch")
 
-    def batch(self, step: int) -> Episode:
+    def batch(self, step: int) -> Episode | DescribedEpisode:
         """Return the sampler's `batch(step)` and start on the `depth` steps after it."""
         step = seed_word("Prefetch", step, "step")
         if self._thread is None:
@@ -55,7 +55,7 @@ class Prefetch(Sampler):
             self._ahead.append((later, self._thread.submit(self.sampler.batch, later)))
         return wanted.result()
 
-    def __iter__(self) -> Iterator[Episode]:
+    def __iter__(self) -> Iterator[Episode | DescribedEpisode]:
         step = self.start
         while True:
             yield self.batch(step)

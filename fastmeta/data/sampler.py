@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fastmeta.data.episode import Episode
+from fastmeta.data.episode import DescribedEpisode, Episode
 from fastmeta.errors import expected, whole
 
 __all__ = ["EpisodeSampler", "Sampler"]
@@ -32,10 +32,10 @@ class Sampler(ABC):
     """
 
     @abstractmethod
-    def batch(self, step: int) -> Episode:
+    def batch(self, step: int) -> Episode | DescribedEpisode:
         """Return the episodes of one step (a whole number from 0), with a leading task axis."""
 
-    def __iter__(self) -> Iterator[Episode]:
+    def __iter__(self) -> Iterator[Episode | DescribedEpisode]:
         step = 0
         while True:
             yield self.batch(step)
@@ -147,10 +147,11 @@ class EpisodeSampler(Sampler):
         starts: NDArray[np.intp],
         dtype: np.dtype[Any],
         targets: NDArray[Any] | None,
+        metadata: NDArray[Any] | None,
         class_names: list[Any],
     ):
         self._draw, self._x, self._rows, self._starts = draw, x, rows, starts
-        self._dtype, self._targets, self.class_names = dtype, targets, class_names
+        self._dtype, self._targets, self._metadata, self.class_names = dtype, targets, metadata, class_names
 
     @classmethod
     def from_arrays(
@@ -165,6 +166,7 @@ class EpisodeSampler(Sampler):
         seed: int = 0,
         classes: Sequence[Any] | None = None,
         targets: Any = None,
+        metadata: Any = None,
         dtype: str = "float32",
     ) -> EpisodeSampler:
         """Make a sampler of episodes over any data: images, series, tabular rows, features of text.
@@ -175,9 +177,11 @@ class EpisodeSampler(Sampler):
         float64, or int32 for token ids), labels [tasks, ways * n] int32, class by class.
         `classes` limits the draw to these labels (a split). With `targets` [examples, ...], episodes carry these
         as float y instead of labels: regression, where y only says which task an example belongs to and ways is 1.
+        With `metadata` [classes, m], a row for each class of y in the order of `numpy.unique(y)`, also of those that
+        `classes` leaves out, episodes are `DescribedEpisode`s with the rows of their classes [tasks, ways, m] as floats.
 
         Errors: ValueError for ways > classes, a class with too few examples (named with its count), sizes that do
-        not agree; TypeError for labels or data of a wrong kind.
+        not agree, metadata that is not finite; TypeError for labels or data of a wrong kind.
         Source: Vinyals et al. 2016, section 2.2.
 
         >>> x = np.arange(12, dtype=np.float32).reshape(6, 2)
@@ -186,6 +190,8 @@ class EpisodeSampler(Sampler):
         >>> episode = sampler.batch(0)
         >>> episode.support_x.shape, episode.support_y[0]
         ((4, 2, 2), array([0, 1], dtype=int32))
+        >>> EpisodeSampler.from_arrays(x, y, ways=2, shots=1, queries=1, metadata=np.eye(3)).batch(0).metadata.shape
+        (1, 2, 3)
         """
         where = "EpisodeSampler.from_arrays"
         data, labels = np.asarray(x), _labels(where, y)
@@ -213,9 +219,11 @@ class EpisodeSampler(Sampler):
         names, group, counts = np.unique(labels, return_inverse=True, return_counts=True)
         rows = np.argsort(group, kind="stable")  # examples class by class, in their given order
         starts = np.cumsum(counts) - counts
+        told = None if metadata is None else _told(where, metadata, names, _floats(dtype))
         if classes is not None:
             chosen = _chosen(where, classes, names.tolist())
             names, counts, starts = names[chosen], counts[chosen], starts[chosen]
+            told = None if told is None else told[chosen]
         draw = ClassDraw(
             where,
             counts,
@@ -227,24 +235,26 @@ class EpisodeSampler(Sampler):
             tasks=tasks,
             seed=seed,
         )
-        return cls(draw, data, rows, starts, np.dtype(dtype), values, names.tolist())
+        return cls(draw, data, rows, starts, np.dtype(dtype), values, told, names.tolist())
 
-    def batch(self, step: int) -> Episode:
-        """Return the episodes of one step: x [tasks, ways * n, ...], labels [tasks, ways * n] (or targets)."""
+    def batch(self, step: int) -> Episode | DescribedEpisode:
+        """Return the episodes of one step: x [tasks, ways * n, ...], labels [tasks, ways * n] (or targets), and metadata if there is."""
         classes, examples, _ = self._draw.draw(step)
         support, query = self._draw.split(self._rows[self._starts[classes][:, :, None] + examples])
         support_x = self._x[support].astype(self._dtype, copy=False)
         query_x = self._x[query].astype(self._dtype, copy=False)
         if self._targets is None:
             support_y, query_y = self._draw.labels()
+        else:
+            support_y, query_y = (self._targets[part].astype(_floats(self._dtype), copy=False) for part in (support, query))
+        if self._metadata is None:
             return Episode(support_x, support_y, query_x, query_y)
-        kind = self._dtype if self._dtype.kind == "f" else np.dtype(np.float32)
-        return Episode(
-            support_x,
-            self._targets[support].astype(kind, copy=False),
-            query_x,
-            self._targets[query].astype(kind, copy=False),
-        )
+        return DescribedEpisode(support_x, support_y, query_x, query_y, self._metadata[classes])
+
+
+def _floats(dtype: Any) -> np.dtype[Any]:
+    """The dtype of what is a number beside x of ``dtype``: the same, float32 beside token ids."""
+    return np.dtype(dtype if np.dtype(dtype).kind == "f" else np.float32)
 
 
 def _labels(where: str, y: Any) -> NDArray[Any]:
@@ -265,6 +275,21 @@ def _kind(label: Any) -> str:
     if isinstance(label, str):
         return "str"
     return "int" if isinstance(label, int | np.integer) and not isinstance(label, bool) else type(label).__name__
+
+
+def _told(where: str, metadata: Any, names: NDArray[Any], dtype: np.dtype[Any]) -> NDArray[Any]:
+    """Metadata [classes, m] as finite numbers of ``dtype``."""
+    told = np.asarray(metadata)
+    if told.dtype.kind not in "fiub":
+        raise expected(where, "metadata an array of numbers", told.dtype, TypeError)
+    if told.ndim != 2 or len(told) != len(names) or not told.size:
+        raise expected(where, f"metadata of shape [{len(names)}, m], a row for each class of y", list(told.shape))
+    with np.errstate(over="ignore"):
+        told = told.astype(dtype)
+    bad = ~np.isfinite(told).all(axis=1)
+    if bad.any():
+        raise expected(where, f"metadata finite in {dtype}", f"other numbers for class {names[bad].tolist()[0]!r}")
+    return told
 
 
 def _chosen(where: str, classes: Any, names: list[Any]) -> NDArray[np.intp]:

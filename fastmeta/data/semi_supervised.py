@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from fastmeta.data.episode import Episode
+from fastmeta.data.episode import DescribedEpisode, Episode
 from fastmeta.data.sampler import Sampler
 from fastmeta.errors import expected, whole
 
@@ -32,7 +32,7 @@ class SemiSupervised(Sampler):
             raise expected("SemiSupervised", "a sampler with batch(step)", type(sampler).__name__, TypeError)
         self.sampler, self.labelled = sampler, whole("SemiSupervised", "labelled", labelled)
 
-    def batch(self, step: int) -> Episode:
+    def batch(self, step: int) -> Episode | DescribedEpisode:
         """The episodes of one step, as the sampler's but for support labels of -1."""
         episode = self.sampler.batch(step)
         y = episode.support_y

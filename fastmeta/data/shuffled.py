@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from fastmeta.data.episode import Episode
+from fastmeta.data.episode import DescribedEpisode, Episode
 from fastmeta.data.sampler import Sampler, seed_word, stream
 from fastmeta.errors import expected
 
@@ -32,10 +32,11 @@ class Shuffled(Sampler):
             raise expected("Shuffled", "a sampler with batch(step)", type(sampler).__name__, TypeError)
         self.sampler = sampler
 
-    def batch(self, step: int) -> Episode:
+    def batch(self, step: int) -> Episode | DescribedEpisode:
         """The episodes of one step, as the sampler's but for the order of support examples."""
         bits = stream(0, seed_word("Shuffled", step, "step")).jumped()  # a part that no sampler has drawn from
-        x, y, *query = self.sampler.batch(step)
+        episode = self.sampler.batch(step)
+        x, y = episode[:2]
         order = np.argsort(bits.random_raw(y.shape[0] * y.shape[1]).reshape(y.shape[:2]), axis=1)
         tasks = np.arange(len(y))[:, None]
-        return Episode(x[tasks, order], y[tasks, order], *query)
+        return episode._replace(support_x=x[tasks, order], support_y=y[tasks, order])
