@@ -477,3 +477,37 @@ def test_order(dtype, descending, k):
     b = Builder([(dtype, x.shape)], [(np.int32, (3, k, 5))])
     b.emit(ORDER, [code(dtype), *x.shape, k, descending, *view(b.input(0), x.shape, dtype).words, *view(b.output(0), (3, k, 5), np.int32).words])
     np.testing.assert_array_equal(b.run(x)[0], np.argsort(-x if descending else x, 1, kind="stable")[:, :k])
+
+
+@pytest.mark.parametrize("dtype", NUMBERS)
+@pytest.mark.parametrize("descending", [0, 1])
+@pytest.mark.parametrize("n", [1, 16, 63, 64, 65, 129, 256, 257, 512, 513])
+def test_order_of_many(isa, dtype, descending, n):
+    """By counting up to some length, which the instruction set decides, and by a heap; zeros of both signs are one number."""
+    x = np.round(sample((2, n), dtype) * 100)
+    x[:, ::7] = 0
+    if dtype != np.int32:
+        x[:, ::5] *= -1  # -0.0 too
+        x[0, n // 3 :: 11] = np.nan
+        x[1, n // 2 :: 13] = -np.inf
+        x[1, n // 4 :: 17] = np.inf
+    else:
+        x[0, ::9] = np.iinfo(dtype).max
+        x[1, ::9] = np.iinfo(dtype).min
+    known = x.astype(np.int64) if dtype == np.int32 else x  # whose negatives are numbers
+    want = np.argsort(-known if descending else known, 1, kind="stable")
+    for k in {n, n // 8, n // 8 + 1} - {0}:
+        b = Builder([(dtype, x.shape)], [(np.int32, (2, k))])
+        b.emit(ORDER, [code(dtype), *x.shape, 1, k, descending, *view(b.input(0), (*x.shape, 1), dtype).words, *view(b.output(0), (2, k, 1), np.int32).words])
+        np.testing.assert_array_equal(b.run(x)[0], want[:, :k])
+
+
+@pytest.mark.native
+@pytest.mark.parametrize("dtype", FLOATS)
+@pytest.mark.parametrize("n", [64, 600])
+def test_order_takes_what_is_too_small_for_zero(dtype, n):
+    x = np.full((1, n), np.finfo(dtype).tiny / 4, dtype)
+    x[:, ::3] = 0
+    b = Builder([(dtype, x.shape)], [(np.int32, x.shape)])
+    b.emit(ORDER, [code(dtype), *x.shape, 1, n, 0, *view(b.input(0), (*x.shape, 1), dtype).words, *view(b.output(0), (1, n, 1), np.int32).words])
+    np.testing.assert_array_equal(b.run(x)[0], [np.arange(n)])

@@ -48,7 +48,7 @@ std::unique_ptr<Instruction> bind(const Instr& instr, const Kernels& kernels, co
           [&](const ScatterSpec& s) -> std::unique_ptr<Instruction> { return std::make_unique<Scatter>(tag, s, kernels); },
           [&](const CumsumSpec& s) -> std::unique_ptr<Instruction> { return std::make_unique<Cumsum>(tag, s); },
           [&](const ArgReduceSpec& s) -> std::unique_ptr<Instruction> { return std::make_unique<ArgReduce>(tag, s); },
-          [&](const OrderSpec& s) -> std::unique_ptr<Instruction> { return std::make_unique<Order>(tag, s); },
+          [&](const OrderSpec& s) -> std::unique_ptr<Instruction> { return std::make_unique<Order>(tag, s, kernels); },
           [&](const DistanceSpec& s) -> std::unique_ptr<Instruction> {
             if (s.dtype == F32) return std::make_unique<Distance<float>>(tag, s, kernels);
             return std::make_unique<Distance<double>>(tag, s, kernels);

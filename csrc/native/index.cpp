@@ -2,6 +2,8 @@
 
 #include <algorithm>
 #include <cstring>
+#include <limits>
+#include <type_traits>
 
 namespace fastmeta {
 
@@ -298,10 +300,14 @@ void ArgReduce::run_typed(Worker& worker) const {
     }
 }
 
-Order::Order(int tag, const OrderSpec& spec) : Instruction(tag), dtype_(spec.dtype), o_(spec.o), n_(spec.n), k_(spec.k), i_(spec.i), descending_(spec.descending) {
+Order::Order(int tag, const OrderSpec& spec, const Kernels& kernels)
+    : Instruction(tag), kernels_(kernels), dtype_(spec.dtype), o_(spec.o), n_(spec.n), k_(spec.k), i_(spec.i), descending_(spec.descending) {
   const int64_t dims[] = {o_, n_, i_}, first[] = {o_, k_, i_};
   x_ = Strided(spec.x, 3, dims);
   out_ = Strided(spec.out, 3, first);
+  // Counting compares all with all, a vector at a time; a heap of few costs hardly more than a look at each value.
+  const int64_t lanes = kernels.vector_bytes / (dtype_ == F64 ? 8 : 4);
+  counted_ = n_ <= kMostRanks && n_ <= 32 * lanes && k_ * 8 >= n_;
   // Rows are independent; shares of less than 50 us are not worth a team.
   parts_ = std::clamp<int64_t>(int64_t(double(o_) * double(n_) * double(i_) / 4e4), 1, std::max<int64_t>(1, std::min<int64_t>(o_ * i_, 16)));
 }
@@ -315,8 +321,8 @@ void Order::run_part(Worker& worker, int64_t part) const {
   const int64_t all = o_ * i_, first = all * part / parts_, last = all * (part + 1) / parts_;
   auto typed = [&](auto type) {
     using T = decltype(type);
-    if (descending_) run_typed<T, true>(worker, first, last);
-    else run_typed<T, false>(worker, first, last);
+    if (counted_) descending_ ? by_counting<T, true>(worker, first, last) : by_counting<T, false>(worker, first, last);
+    else descending_ ? by_heap<T, true>(worker, first, last) : by_heap<T, false>(worker, first, last);
   };
   if (dtype_ == F32) typed(float{});
   else if (dtype_ == F64) typed(double{});
@@ -326,7 +332,7 @@ void Order::run_part(Worker& worker, int64_t part) const {
 // A heap of the first k indices so far, the last of them on top, stands where the result goes: no other memory, and a value
 // that comes after all of them, as most do when k is small, costs one comparison.  Taking the top away k times sorts it.
 template <class T, bool descending>
-void Order::run_typed(Worker& worker, int64_t first, int64_t last) const {
+void Order::by_heap(Worker& worker, int64_t first, int64_t last) const {
   Patience patience(worker);
   for (int64_t row = first; row < last; ++row) {
     const int64_t o = row / i_, i = row % i_;
@@ -370,6 +376,41 @@ void Order::run_typed(Worker& worker, int64_t first, int64_t last) const {
       index(k) = largest;
       if (patience.ended(1)) return;
     }
+  }
+}
+
+namespace {
+
+// An integer that is less than another's where the value comes before its: NaN after all, zeros alike.
+template <bool descending>
+int32_t key_of(int32_t v) { return descending ? ~v : v; }
+template <bool descending, class T>
+auto key_of(T v) {
+  using Key = std::conditional_t<sizeof(T) == 4, int32_t, int64_t>;
+  constexpr Key most = std::numeric_limits<Key>::max();
+  const T same = v == 0 ? T(0) : v;
+  Key key;
+  std::memcpy(&key, &same, sizeof key);
+  key ^= (key >> (8 * sizeof key - 1)) & most;  // of negative numbers the larger has the lower bits
+  return v != v ? most : descending ? ~key : key;
+}
+
+}  // namespace
+
+template <class T, bool descending>
+void Order::by_counting(Worker& worker, int64_t first, int64_t last) const {
+  using Key = decltype(key_of<descending>(T{}));
+  alignas(64) Key key[kMostRanks] = {}, place[kMostRanks];
+  Patience patience(worker);
+  for (int64_t row = first; row < last; ++row) {
+    const int64_t o = row / i_, i = row % i_;
+    const char* x = x_.at(worker) + o * x_.stride[0] + i * x_.stride[2];
+    char* out = out_.at(worker) + o * out_.stride[0] + i * out_.stride[2];
+    for (int64_t n = 0; n < n_; ++n) key[n] = key_of<descending>(*reinterpret_cast<const T*>(x + n * x_.stride[1]));
+    ranks(key, place);
+    for (int64_t n = 0; n < n_; ++n)
+      if (place[n] < k_) at<int32_t>(out + place[n] * out_.stride[1]) = int32_t(n);
+    if (patience.ended(n_)) return;
   }
 }
 

@@ -71,14 +71,19 @@ class ArgReduce final : public Instruction {
 
 class Order final : public Instruction {
  public:
-  Order(int tag, const OrderSpec& spec);
+  Order(int tag, const OrderSpec& spec, const Kernels& kernels);
   void run(Worker& worker) const override;
 
  private:
   void run_part(Worker& worker, int64_t part) const;
-  template <class T, bool descending> void run_typed(Worker& worker, int64_t first, int64_t last) const;
+  template <class T, bool descending> void by_heap(Worker& worker, int64_t first, int64_t last) const;
+  template <class T, bool descending> void by_counting(Worker& worker, int64_t first, int64_t last) const;
+  void ranks(const int32_t* key, int32_t* at) const { kernels_.ranks4(key, n_, at); }
+  void ranks(const int64_t* key, int64_t* at) const { kernels_.ranks8(key, n_, at); }
+  const Kernels& kernels_;
   DType dtype_;
   int64_t parts_ = 1;
+  bool counted_;
   int64_t o_, n_, k_, i_;
   bool descending_;
   Strided x_, out_;

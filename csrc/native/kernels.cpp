@@ -23,6 +23,7 @@ namespace FASTMETA_TARGET {
 #include "pull_tiles.hpp"
 #include "proto_rows.hpp"
 #include "proto_tiles.hpp"
+#include "ranks.hpp"
 #include "rows.hpp"
 #include "tiles.hpp"
 #include "../generated/elementwise.hpp"
@@ -39,6 +40,7 @@ __attribute__((noinline)) static Kernels make_kernels() {
   fill_pulls_by_products(k);
   fill_protos(k);
   fill_inverses(k);
+  fill_ranks(k);
   fill_rows(k);
   fill_elementwise(k);
   fill_tiles(k);

@@ -237,8 +237,11 @@ struct RowsArgs {
 };
 using RowsFn = int64_t (*)(const RowsArgs&);
 
+constexpr int64_t kMostRanks = 512;  // keys whose places are counted, at most
+
 struct Kernels {
   const char* name;    // "baseline", "avx2", "avx512", "avx512-halves"
+  int64_t vector_bytes;
   void (*gemm_f32)(const GemmArgs<float>&, const GemmData<float>&);
   void (*gemm_f64)(const GemmArgs<double>&, const GemmData<double>&);
   GemmTiles<float> (*gemm_tiles_f32)(const GemmArgs<float>&);
@@ -255,6 +258,8 @@ struct Kernels {
   void (*sum_weights_f64)(const double* weight, int64_t row, int64_t col, int64_t rows, int64_t cols, double* row_sum, double* col_sum);
   RowsFn gather_rows[2];   // of 4-byte and 8-byte elements
   RowsFn scatter_rows[3];  // [F32, F64, I32]
+  void (*ranks4)(const int32_t* key, int64_t n, int32_t* at);  // ranks.hpp
+  void (*ranks8)(const int64_t* key, int64_t n, int64_t* at);
   void (*proto_f32)(const ProtoArgs<float>&);
   void (*proto_f64)(const ProtoArgs<double>&);
   void (*inverse_f32)(const InverseArgs<float>&, int64_t from);
