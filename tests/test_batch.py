@@ -137,6 +137,33 @@ def test_groups(examples, monkeypatch):
     check(p, batch(p), leaves)
 
 
+def recurrent(weights, x):
+    """One sequence through a small cell."""
+    step = lambda h, now: (fm.tanh(now @ weights[0] + h @ weights[1]),) * 2
+    return fm.mean(fm.square(fm.scan(step, fm.zeros(3, dtype=x.dtype), x)[1] - x[:, :1]))
+
+
+@pytest.mark.parametrize("some", [0, 3000])
+def test_scans_of_rows_are_one_scan(some, monkeypatch):
+    """Over all rows, or in groups that leave places empty: stacked and summed, and gradients of what the rows share."""
+
+    def rows(weights, x):
+        each = fm.map_tasks(recurrent, in_axes=(None, 0))(weights, x)
+        return fm.sum(fm.square(each)) + fm.sum(fm.map_tasks(lambda x: recurrent(weights, x) ** 2, reduce="mean")(x))
+
+    if some:
+        monkeypatch.setattr("fastmeta.transforms.batch.ALL", 0)
+        monkeypatch.setattr("fastmeta.transforms.batch.SOME", some)
+    rng = np.random.default_rng(4)
+    weights, x = [rng.normal(size=(2, 3)), rng.normal(size=(3, 3)) / 2], rng.normal(size=(3, 17, 6, 2))
+    f = fm.map_tasks(fm.value_and_grad(rows, argnums=(0, 1)), in_axes=(None, 0), reduce=("mean", ("mean", None)))
+    p = simplify(f.program(weights, x))
+    assert 17 in lengths(p)
+    left = lengths(batch(p))
+    assert 17 not in left and (set(left) == {6} if not some else max(left) < 17)
+    check(p, batch(p), [*weights, x, np.float64(1 / 3)])  # the last is what means multiply by
+
+
 def test_a_batched_body_keeps_what_it_computes_once():
     g = Graph()
     w, x = g.input((2, 2), "f64"), g.input((2, 2), "f64")

@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 from test_batch import program
 from test_primitives import CASES, sample, seed_of
+from test_programs import forced
 
 import fastmeta as fm
-from fastmeta import transforms
 from fastmeta.ops.structure import LOOP, Loop, loop
 from fastmeta.oracle import evaluate
 from fastmeta.program import Graph, Program
-from fastmeta.transforms.batch import batch
+from fastmeta.transforms import groups
 from fastmeta.transforms.groups import form, over_tasks, widened
 from fastmeta.transforms.lanes import LARGEST, Lanes
 from fastmeta.transforms.simplify import simplify
@@ -39,8 +39,8 @@ def lengths(p: Program) -> list[int]:
 @pytest.mark.parametrize(("op", "spec", "attrs"), CASES)
 def test_operations_that_have_a_rule(op, spec, attrs, tasks, monkeypatch):
     """With each choice of operands that differ between tasks, stacked and summed; 19 tasks leave places of the last group empty."""
-    monkeypatch.setattr(transforms.lanes, "FEW", 1e9)
-    check_rule(op, spec, attrs, tasks, Lanes, 16)
+    monkeypatch.setattr(groups, "form", forced(Lanes))
+    check_rule(op, spec, attrs, tasks, Lanes, 3)
 
 
 def check_rule(op, spec, attrs, tasks, kind, most):
@@ -51,7 +51,7 @@ def check_rule(op, spec, attrs, tasks, kind, most):
         if summed and body.outputs[0].dtype != "f64":
             continue
         p = tasks_of(body, invariant, summed, tasks)
-        wide = widened(p, inside=True)  # however few the tasks
+        wide = widened(p)
         has_rule = kind.knows(op)
         assert lengths(wide) == ([-(-tasks // most)] if has_rule and any(v.ins and not v.op.view for v in body.live()) else [tasks]), op.name
         arrays = [sets[0][k] if k < invariant else np.stack([one[k] for one in sets]) for k in range(len(sets[0]))]
@@ -171,20 +171,3 @@ def test_what_does_not_pay_runs_task_by_task():
     assert not wide(lambda x: fm.sum(fm.tanh(x @ x)), 32, 20, 20)
     assert not wide(lambda x: fm.kernels.pairwise_distance(x, x, metric="l1").sum(), 32, 3, 3)
     assert not wide(lambda x: fm.scan(lambda c, t: (0.9 * c + t, c), x[0], x)[1], 32, LARGEST + 1)
-
-
-def test_loops_inside_of_a_task():
-    """Scans of rows of a task run side by side too, whatever else is in the task: stacked, summed, and with places left empty."""
-
-    def rows(weights, x):
-        each = fm.map_tasks(recurrent, in_axes=(None, 0))(weights, x)
-        return fm.sum(fm.square(each)) + fm.sum(fm.tanh(fm.einsum("rti,sti->rs", x, x) @ fm.ones((len(x), 300), dtype=x.dtype)))
-
-    weights = [rng.normal(size=(2, 3)), rng.normal(size=(3, 3)) / 2]
-    for tasks, n in ((2, 5), (3, 17)):
-        f = fm.map_tasks(fm.value_and_grad(rows, argnums=(0, 1)), in_axes=(None, 0), reduce=("mean", ("mean", None)))
-        x = rng.normal(size=(tasks, n, 6, 2))
-        p = batch(simplify(f.program(weights, x)))
-        inner = [s for v in widened(p).live() if v.op is LOOP for s in lengths(v.attrs[0].body)]
-        assert widened(p) is not p and n not in inner and -(-n // 16) in inner
-        agree(f, weights, x)

@@ -326,7 +326,7 @@ def test_second_order(first: int, engine: str, monkeypatch: pytest.MonkeyPatch) 
 def forced(kind: Any) -> Callable[..., Form | None]:
     """Up to three tasks together wherever that can be, however little it pays."""
 
-    def of(s: Loop, tasks: int, inside: bool = False) -> Form | None:
+    def of(s: Loop, tasks: int) -> Form | None:
         computed = [e.v.op for e in equations(s) if not e.given]
         can = not s.carry and tasks > 1 and computed and all(map(kind.knows, computed))
         return (kind, 3) if can else None

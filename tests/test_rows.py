@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from test_lanes import agree, check_rule, is_wide, lengths
+from test_lanes import agree, check_rule, is_wide
 from test_primitives import CASES
 from test_programs import forced
 
 import fastmeta as fm
 from fastmeta import nn
-from fastmeta.ops.structure import LOOP
-from fastmeta.program import Program
 from fastmeta.transforms import groups, rows
 from fastmeta.transforms.batch import batch
-from fastmeta.transforms.groups import over_tasks, widened
+from fastmeta.transforms.groups import over_tasks
 from fastmeta.transforms.rows import GROUPS, MOST, Rows
 from fastmeta.transforms.simplify import simplify
 from fastmeta.tree import flatten
@@ -120,19 +118,6 @@ def test_what_does_not_pay_runs_task_by_task():
     assert not pays(lambda w, x: x @ w, 32, 1, 60, w=(60, 60))
     assert not pays(lambda w, x: fm.exp(x) @ w, 32, 1, rows.LARGEST + 1, w=(rows.LARGEST + 1, 10))
     assert not pays(lambda w, x: nn.max_pool2d(fm.reshape(x @ w, (1, 10, 12, 1))), 32, 1, 120)
-
-
-def test_loops_inside_of_a_task():
-    """Sequences of a task run together too."""
-
-    def task(weights, x):
-        return fm.sum(fm.square(fm.map_tasks(recurrent, in_axes=(None, 0))(weights, x)))
-
-    f = fm.map_tasks(fm.value_and_grad(task), in_axes=(None, 0), reduce="mean")
-    x = rng.normal(size=(3, 16, 9, INPUTS))  # four groups of four
-    p: Program = widened(batch(simplify(f.program(WEIGHTS, x))))
-    assert {n for v in p.live() if v.op is LOOP for n in lengths(v.attrs[0].body)} == {4}
-    agree(f, WEIGHTS, x)
 
 
 def test_float32_is_as_accurate_as_task_by_task():

@@ -56,12 +56,8 @@ class Groups:
     def plan(self, of: Form | None) -> Loaded:
         found = self.plans.get(of)
         if found is None:
-            found = self.plans[of] = self.load(grouped(self.ready, of) if of else self.one())
+            found = self.plans[of] = self.load(grouped(self.ready, of) if of else self.p)
         return found
-
-    def one(self) -> Program:
-        wide = widened(self.ready)
-        return self.p if wide is self.ready else wide
 
     def run(self, arrays: Sequence[Any]) -> Any:
         try:

@@ -1,19 +1,20 @@
 """Batching: a loop without a carry inside of a task runs as many of its iterations at once as need little memory.
 
 Vectors that meet the same matrix in every iteration become the rows of one product, and numbers fill vectors.  Where all
-iterations are one such batch, there is no loop any more.
+iterations are one such batch, there is no loop any more.  Scans in the body are scans over all of a batch.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
-from fastmeta.ops.structure import LOOP, Loop, loop, rebuilt
+from fastmeta.ops.structure import LOOP, PROJECT, Loop, loop, rebuilt
 from fastmeta.program import DTYPES, INPUT, Graph, Program, Var
 from fastmeta.transforms.groups import in_groups
 from fastmeta.transforms.rows import Rows, evenly
 from fastmeta.transforms.sums import Sums
-from fastmeta.transforms.together import differing, slices
+from fastmeta.transforms.together import differing, inside, slices
 
 ALL = 8 << 20  # bytes that all iterations may need at the same time: straight code computes nothing again for its derivative
 SOME = 1 << 19  # bytes that a batch of some may need, to stay in the cache
@@ -50,29 +51,36 @@ def _batched_loops(p: Program, of_tasks: bool) -> Program:
 
 def _at_once(s: Loop) -> int:
     """How many iterations are a batch; 0 where an operation has no rule."""
-    differs = differing(s.body, slices(s))
-    values = [v for v in s.body.live() if v.id in differs and v.op is not INPUT]
-    if s.carry or not all(Rows.knows(v.op) for v in values):
+    kept = None if s.carry else _kept(s, slices(s))
+    if kept is None or kept > LARGE:
         return 0
-    kept = _kept(s, values, differs)
-    if kept > LARGE:
-        return 1
     return s.length if s.length * kept <= ALL else evenly(s.length, SOME // kept)
 
 
-def _kept(s: Loop, values: list[Var], differs: set[int]) -> int:
-    """Bytes of an iteration's values that it needs at the same time, at most."""
-    summed = Sums(differs).without_terms(s.body.outputs[s.stacked :])
-    sizes = {v.id: v.size * DTYPES[v.dtype].itemsize for v in values if not (v.op.view or v.id in summed)}
+def _kept(s: Loop, flags: Sequence[bool]) -> int | None:
+    """Bytes that an iteration needs at the same time, at most, for what differs as ``flags`` say of inputs; None where an operation has no rule."""
+    differs = differing(s.body, flags)
+    values = [v for v in s.body.live() if v.id in differs and v.op is not INPUT]
+    summed = Sums(differs).without_terms(s.body.outputs[s.carry + s.stacked :])
     memory: dict[int, int] = {}  # whose memory a value reads
     last: dict[int, int] = {}  # where it is read last
     for at, v in enumerate(values):
         memory[v.id] = memory.get(v.ins[0].id, v.id) if v.op.view else v.id
         last.update({memory[i.id]: at for i in (v, *v.ins) if i.id in memory})
     most = now = 0
+    sizes: dict[int, int] = {}
     for at, v in enumerate(values):
+        inner: int | None = 0
+        if v.op is LOOP:
+            inner = _kept(v.attrs[0], inside(v.attrs[0], [i.id in differs for i in v.ins]))
+        elif v.op is not PROJECT and not Rows.knows(v.op):
+            return None
+        elif not (v.op.view or v.id in summed):
+            sizes[v.id] = v.size * DTYPES[v.dtype].itemsize
+        if inner is None:
+            return None
         now += sizes.get(v.id, 0)
-        most = max(most, now)
+        most = max(most, now + inner)
         now -= sum(sizes.get(k, 0) for k in {memory[i.id] for i in (v, *v.ins) if i.id in memory} if last[k] == at)
     return most
 

@@ -16,41 +16,32 @@ from fastmeta.transforms.together import Together, body
 Form = tuple[type[Together], int]
 
 
-def form(s: Loop, tasks: int, inside: bool = False) -> Form | None:
+def form(s: Loop, tasks: int) -> Form | None:
     """How tasks of a loop over tasks run together, and how many at a time; None where they run one by one.
 
-    A function of the body and the number of tasks only, for it decides the last bits of sums.  Loops ``inside`` of a task are no threads' to share.
+    A function of the body and the number of tasks only, for it decides the last bits of sums.
     """
     if s.carry:
         return None
-    if (n := lanes.width(s, tasks, inside)) > 1:
+    if (n := lanes.width(s, tasks)) > 1:
         return lanes.Lanes, n
     return (rows.Rows, n) if (n := rows.width(s, tasks)) > 1 else None
 
 
-def widened(p: Program, inside: bool = False) -> Program:
-    """The program whose loops over a known number of tasks take many at a time where that pays: those ``inside`` of a task too."""
-    name = f"widened, {inside}"
-    done = p.memo.get(name)
+def widened(p: Program) -> Program:
+    """The program whose loops over a known number of tasks take many at a time where that pays."""
+    done = p.memo.get("widened")
     if done is None:
-        done = p.memo[name] = _widened(p, inside)
+        done = p.memo["widened"] = _widened(p)
     return done
 
 
-def _widened(p: Program, inside: bool) -> Program:
-    def change(s: Loop) -> bool:
-        return form(s, s.length, inside) is not None or widened(s.body, True) is not s.body
-
+def _widened(p: Program) -> Program:
     def visit(g: Graph, v: Var, ins: tuple[Any, ...], env: list[Any]) -> Any:
-        if v.op is not LOOP:
-            return None
-        s: Loop = v.attrs[0]
-        of = form(s, s.length, inside)
-        if of is None:
-            return loop(g, s._replace(body=widened(s.body, True)), ins)
-        return in_groups(g, s, ins, of)
+        of = form(v.attrs[0], v.attrs[0].length) if v.op is LOOP else None
+        return in_groups(g, v.attrs[0], ins, of) if of else None
 
-    return rebuilt(p, visit) if any(v.op is LOOP and change(v.attrs[0]) for v in p.live()) else p
+    return rebuilt(p, visit) if any(v.op is LOOP and form(v.attrs[0], v.attrs[0].length) for v in p.live()) else p
 
 
 def in_groups(g: Graph, s: Loop, ins: tuple[Var, ...], of: Form) -> list[Var]:

@@ -44,14 +44,14 @@ class Sizes(NamedTuple):
     factor: int  # elements of the largest matrix of a task that is multiplied by another of its own
 
 
-def width(s: Loop, tasks: int, inside: bool = False) -> int:
+def width(s: Loop, tasks: int) -> int:
     """How many tasks of a loop over tasks run side by side; 1 where that does not pay."""
     if tasks < LEAST:
         return 1
     sizes: Sizes | None = s.body.memo.get("sizes")
     if sizes is None:
         sizes = s.body.memo["sizes"] = sizes_of(s)
-    if sizes.mean > FEW or tasks < sizes.mean and not inside:
+    if sizes.mean > FEW or tasks < sizes.mean:
         return 1
     most = 16 if tasks <= 48 else 32 if tasks < 512 else 64
     while most > 16 and most * sizes.factor > FACTOR:
