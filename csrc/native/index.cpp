@@ -307,7 +307,7 @@ Order::Order(int tag, const OrderSpec& spec, const Kernels& kernels)
   out_ = Strided(spec.out, 3, first);
   // Counting compares all with all, a vector at a time; a heap of few costs hardly more than a look at each value.
   const int64_t lanes = kernels.vector_bytes / (dtype_ == F64 ? 8 : 4);
-  counted_ = n_ <= kMostRanks && n_ <= 32 * lanes && k_ * 8 >= n_;
+  counted_ = n_ <= 4 * lanes || (n_ <= kMostRanks && n_ <= 32 * lanes && k_ * 8 >= n_);
   // Rows are independent; shares of less than 50 us are not worth a team.
   parts_ = std::clamp<int64_t>(int64_t(double(o_) * double(n_) * double(i_) / 4e4), 1, std::max<int64_t>(1, std::min<int64_t>(o_ * i_, 16)));
 }
@@ -401,6 +401,7 @@ template <class T, bool descending>
 void Order::by_counting(Worker& worker, int64_t first, int64_t last) const {
   using Key = decltype(key_of<descending>(T{}));
   alignas(64) Key key[kMostRanks] = {}, place[kMostRanks];
+  int32_t order[kMostRanks];
   Patience patience(worker);
   for (int64_t row = first; row < last; ++row) {
     const int64_t o = row / i_, i = row % i_;
@@ -408,8 +409,8 @@ void Order::by_counting(Worker& worker, int64_t first, int64_t last) const {
     char* out = out_.at(worker) + o * out_.stride[0] + i * out_.stride[2];
     for (int64_t n = 0; n < n_; ++n) key[n] = key_of<descending>(*reinterpret_cast<const T*>(x + n * x_.stride[1]));
     ranks(key, place);
-    for (int64_t n = 0; n < n_; ++n)
-      if (place[n] < k_) at<int32_t>(out + place[n] * out_.stride[1]) = int32_t(n);
+    for (int64_t n = 0; n < n_; ++n) order[place[n]] = int32_t(n);
+    for (int64_t k = 0; k < k_; ++k) at<int32_t>(out + k * out_.stride[1]) = order[k];
     if (patience.ended(n_)) return;
   }
 }
