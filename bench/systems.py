@@ -325,6 +325,123 @@ def hidden_markov() -> System:
     return System([normal(8, 8), normal(8, 6)], (symbols[0], symbols[1]), episode)
 
 
+def physics_informed() -> System:
+    """Burgers' equation (Raissi et al. 2019) of a viscosity of the task's own, 64 collocation points one by one under a map; loss after one step."""
+
+    def episode(L: Any, p: Any, nu: Any, points: Any, start: Any, value: Any) -> Any:
+        def u(p: Any, z: Any) -> Any:
+            for layer in p[:-1]:
+                z = L.np.tanh(z @ layer["w"] + layer["b"])
+            return (z @ p[-1]["w"] + p[-1]["b"])[0]
+
+        def residual(p: Any, z: Any) -> Any:
+            d, bend = L.grad(u, 1)(p, z), L.grad(lambda z: L.grad(u, 1)(p, z)[0])(z)
+            return (d[1] + u(p, z) * d[0] - nu * bend[0]) ** 2
+
+        def loss(p: Any) -> Any:
+            return L.np.mean(L.vmap(lambda z: residual(p, z))(points)) + L.np.mean(L.vmap(lambda z, t: (u(p, z) - t) ** 2)(start, value))
+
+        return loss(descended(L, p, L.grad(loss)(p), 0.01))
+
+    return System(weights(2, 32, 32, 1), (np.abs(normal(16)), normal(16, 64, 2), normal(16, 16, 2), normal(16, 16)), episode)
+
+
+def descended(L: Any, params: Any, gradient: Any, rate: float) -> Any:
+    return L.tree_map(lambda p, g: p - rate * g, params, gradient)
+
+
+def all_pairs() -> System:
+    """A kernel of two embedded points, written for one pair and mapped twice: 40 points."""
+
+    def episode(L: Any, p: Any, x: Any, y: Any) -> Any:
+        def kernel(a: Any, b: Any) -> Any:
+            return L.np.exp(-0.1 * L.np.sum(L.np.abs(L.np.tanh(mlp(L, p, a[None])) - L.np.tanh(mlp(L, p, b[None])))))
+
+        return L.np.mean((L.vmap(lambda a: L.vmap(lambda b: kernel(a, b))(x))(x) @ y - y) ** 2)
+
+    return System(weights(8, 32, 16), (normal(16, 40, 8), normal(16, 40, 1)), episode)
+
+
+def private_gradients() -> System:
+    """An inner step by clipped gradients of single examples, as differential privacy asks for (Abadi et al. 2016): second order."""
+
+    def episode(L: Any, p: Any, xs: Any, ys: Any, xq: Any, yq: Any) -> Any:
+        def loss(p: Any, x: Any, y: Any) -> Any:
+            return cross_entropy(L, mlp(L, p, x), y)
+
+        def clipped(x: Any, y: Any) -> Any:
+            g = L.grad(loss)(p, x[None], y[None])
+            size = L.np.sqrt(sum(L.np.sum(layer[k] ** 2) for layer in g for k in ("w", "b")) + 1e-12)
+            return L.tree_map(lambda a: a * L.np.minimum(1.0, 1.0 / size), g)
+
+        mean = L.tree_map(lambda a: L.np.mean(a, axis=0), L.vmap(clipped)(xs, ys))
+        return loss(descended(L, p, mean, 0.1), xq, yq)
+
+    return System(weights(32, 64, 64, 5), (normal(16, 25, 32), labels(16, 25), normal(16, 25, 32), labels(16, 25)), episode)
+
+
+def planning() -> System:
+    """Costs of 32 action sequences through a model of the dynamics that takes one step on the task's transitions: a scan under a map."""
+
+    def episode(L: Any, p: Any, s: Any, a: Any, after: Any, plans: Any, goal: Any) -> Any:
+        def model(p: Any, s: Any, a: Any) -> Any:
+            return s + mlp(L, p, L.concat([s, a], axis=-1))
+
+        p = descended(L, p, L.grad(lambda p: L.np.mean((model(p, s, a) - after) ** 2))(p), 0.1)
+
+        def step(z: Any, u: Any) -> Any:
+            z = model(p, z[None], u[None])[0]
+            return z, L.np.sum((z - goal) ** 2)
+
+        return L.np.mean(L.vmap(lambda plan: L.np.sum(L.scan(step, s[0], plan)[1]))(plans))
+
+    return System(weights(6, 64, 64, 4), (normal(8, 32, 4), normal(8, 32, 2), normal(8, 32, 4), normal(8, 32, 15, 2), normal(8, 4)), episode)
+
+
+def sequences() -> System:
+    """Ten sequences of a task, each alone through an LSTM of 32 units under a map; loss after one step."""
+
+    def episode(L: Any, p: Any, xs: Any, ys: Any, xq: Any, yq: Any) -> Any:
+        def out(p: Any, x: Any) -> Any:
+            def step(state: Any, now: Any) -> Any:
+                return lstm_gates(L, now @ p["w"] + state[0] @ p["u"] + p["b"], state[1]), None
+
+            none = L.np.zeros(32, dtype=f32) + x[0, 0] * 0
+            return (L.scan(step, (none, none), x)[0][0] @ p["v"])[0]
+
+        def loss(p: Any, x: Any, y: Any) -> Any:
+            return L.np.mean(L.vmap(lambda a, b: (out(p, a) - b) ** 2)(x, y))
+
+        return loss(descended(L, p, L.grad(loss)(p, xs, ys), 0.1), xq, yq)
+
+    params = {"w": normal(4, 128, scale=0.3), "u": normal(32, 128, scale=0.15), "b": np.zeros(128, f32), "v": normal(32, 1, scale=0.2)}
+    return System(params, (normal(8, 10, 20, 4), normal(8, 10), normal(8, 10, 20, 4), normal(8, 10)), episode)
+
+
+def sliced_wasserstein() -> System:
+    """Sliced Wasserstein distance (Bonneel et al. 2015) of 128 embedded points from a task's: 16 projections, each sorted."""
+    along = normal(8, 16)
+
+    def episode(L: Any, p: Any, x: Any, y: Any) -> Any:
+        return L.np.mean((L.np.sort(mlp(L, p, x), axis=0) - L.np.sort(y @ along, axis=0)) ** 2)
+
+    return System(weights(4, 64, 16), (normal(16, 128, 4), normal(16, 128, 8)), episode)
+
+
+def nearest_descriptors() -> System:
+    """DN4 (Li et al. 2019): cosines of the 25 local descriptors of a query with those of each class, the three nearest added up."""
+
+    def episode(L: Any, p: Any, x: Any, xq: Any, yq: Any) -> Any:
+        def unit(x: Any) -> Any:
+            z = mlp(L, p, L.np.reshape(x, (-1, 32)))
+            return z * L.rsqrt(L.np.sum(z * z, axis=1, keepdims=True) + 1e-6)
+
+        near = L.top_k(L.np.reshape(unit(xq) @ unit(x).T, (15 * 25, 5, 25)), 3)[0]
+        return cross_entropy(L, L.np.sum(L.np.reshape(near, (15, 25, 5, 3)), axis=(1, 3)), yq)
+
+    return System(weights(32, 64, 64), (normal(8, 5, 25, 32), normal(8, 15, 25, 32), labels(8, 15)), episode)
+
+
 SYSTEMS: dict[str, Callable[[], System]] = {
     "conditional neural process, 32 tasks": neural_process,
     "ridge regression head, 32 tasks": ridge_head,
@@ -342,6 +459,13 @@ SYSTEMS: dict[str, Callable[[], System]] = {
     "pendulum's constants by Runge-Kutta, second order, 64 tasks": physics,
     "soft dynamic time warping, 64 tasks": soft_dtw,
     "hidden Markov model after one step, second order, 64 tasks": hidden_markov,
+    "physics-informed network after one step, second order, 16 tasks": physics_informed,
+    "kernel mapped over all pairs, 16 tasks": all_pairs,
+    "clipped gradients of single examples, second order, 16 tasks": private_gradients,
+    "plans through a model after one step, second order, 8 tasks": planning,
+    "sequences each through an LSTM, second order, 8 tasks": sequences,
+    "sliced Wasserstein distance, 16 tasks": sliced_wasserstein,
+    "nearest local descriptors, 8 tasks": nearest_descriptors,
 }
 
 
@@ -353,7 +477,7 @@ def fastmeta(system: System) -> Callable[[], Any]:
 
     import fastmeta as fm
 
-    names = ("relu", "sigmoid", "softmax", "log_softmax", "rsqrt", "one_hot", "concat", "scan", "grad", "stop_gradient", "vjp", "logdet")
+    names = ("relu", "sigmoid", "softmax", "log_softmax", "rsqrt", "one_hot", "concat", "scan", "grad", "stop_gradient", "vjp", "logdet", "tree_map", "top_k")
     L = SimpleNamespace(np=fm, solve=lambda a, b: fm.inverse(a) @ b, vmap=fm.map_tasks, **{n: getattr(fm, n) for n in names})
     step = fm.map_tasks(fm.value_and_grad(lambda p, *data: system.episode(L, p, *data)), in_axes=(None, *[0 for _ in system.data]), reduce="mean")
     return lambda: tuple(optree.tree_leaves(step(system.params, *system.data)))
@@ -366,7 +490,7 @@ def jax(system: System) -> Callable[[], Any]:
     L = SimpleNamespace(
         np=jnp, relu=jax.nn.relu, sigmoid=jax.nn.sigmoid, softmax=jax.nn.softmax, log_softmax=jax.nn.log_softmax, rsqrt=jax.lax.rsqrt,
         one_hot=jax.nn.one_hot, concat=jnp.concatenate, solve=jnp.linalg.solve, scan=jax.lax.scan, grad=jax.grad, stop_gradient=jax.lax.stop_gradient,
-        vmap=jax.vmap, vjp=jax.vjp, logdet=lambda k: jnp.linalg.slogdet(k)[1],
+        vmap=jax.vmap, vjp=jax.vjp, tree_map=jax.tree.map, top_k=jax.lax.top_k, logdet=lambda k: jnp.linalg.slogdet(k)[1],
     )  # fmt: skip
     each = jax.vmap(jax.value_and_grad(lambda p, *data: system.episode(L, p, *data)), (None, *[0 for _ in system.data]))
     params, data = jax.device_put((system.params, system.data))

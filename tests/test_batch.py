@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import itertools
+from typing import Any
 
 import numpy as np
 import pytest
 from test_primitives import CASES, sample, seed_of
 
 import fastmeta as fm
+from fastmeta.ops.lanes import LANE_PRODUCT
 from fastmeta.ops.structure import LOOP, Loop, loop
 from fastmeta.oracle import evaluate
 from fastmeta.plan import make_plan
@@ -162,6 +164,26 @@ def test_scans_of_rows_are_one_scan(some, monkeypatch):
     left = lengths(batch(p))
     assert 17 not in left and (set(left) == {6} if not some else max(left) < 17)
     check(p, batch(p), [*weights, x, np.float64(1 / 3)])  # the last is what means multiply by
+
+
+def test_small_matrices_of_their_own_run_side_by_side():
+    """Networks of a few units that adapt to each row; through larger ones, and weights that rows share, rows are rows of products."""
+
+    def adapted(weights, x):
+        return recurrent([w - 0.1 * g for w, g in zip(weights, fm.grad(recurrent)(weights, x), strict=True)], x)
+
+    rng = np.random.default_rng(5)
+    weights, x = [rng.normal(size=(2, 3)), rng.normal(size=(3, 3)) / 2], rng.normal(size=(2, 21, 4, 2))
+    for loss, side_by_side in ((adapted, True), (recurrent, False)):
+        f = fm.map_tasks(fm.value_and_grad(lambda w, x, loss=loss: fm.sum(fm.square(fm.map_tasks(loss, in_axes=(None, 0))(w, x)))), in_axes=(None, 0), reduce="sum")
+        p = simplify(f.program(weights, x))
+        assert (LANE_PRODUCT in operations(batch(p))) is side_by_side
+        check(p, batch(p), [*weights, x])
+
+
+def operations(p: Program) -> set[Any]:
+    found = {v.op for v in p.live()}
+    return found.union(*[operations(v.attrs[0].body) for v in p.live() if v.op is LOOP])
 
 
 def test_a_batched_body_keeps_what_it_computes_once():

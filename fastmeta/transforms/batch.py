@@ -2,6 +2,7 @@
 
 Vectors that meet the same matrix in every iteration become the rows of one product, and numbers fill vectors.  Where all
 iterations are one such batch, there is no loop any more.  Scans in the body are scans over all of a batch.
+Where iterations multiply small matrices of their own, as small networks that adapt, they run as `lanes`.
 """
 
 from __future__ import annotations
@@ -11,7 +12,8 @@ from typing import Any
 
 from fastmeta.ops.structure import LOOP, PROJECT, Loop, loop, rebuilt
 from fastmeta.program import DTYPES, INPUT, Graph, Program, Var
-from fastmeta.transforms.groups import in_groups
+from fastmeta.transforms import lanes
+from fastmeta.transforms.groups import Form, in_groups
 from fastmeta.transforms.rows import Rows, evenly
 from fastmeta.transforms.sums import Sums
 from fastmeta.transforms.together import differing, inside, slices
@@ -39,22 +41,27 @@ def _batched_loops(p: Program, of_tasks: bool) -> Program:
         if v.op is not LOOP:
             return None
         s: Loop = v.attrs[0]._replace(body=_batch(v.attrs[0].body))
-        n = 0 if of_tasks else _at_once(s)
-        if 0 < n == s.length:
-            return _straight(g, s, ins)
-        return in_groups(g, s, ins, (Rows, n)) if n > 1 else loop(g, s, ins)
+        of = None if of_tasks else _at_once(s)
+        if of is None:
+            return loop(g, s, ins)
+        return _straight(g, s, ins) if of == (Rows, s.length) else in_groups(g, s, ins, of)
 
     if not any(v.op is LOOP for v in p.live()):
         return p
     return rebuilt(p, visit)
 
 
-def _at_once(s: Loop) -> int:
-    """How many iterations are a batch; 0 where an operation has no rule."""
-    kept = None if s.carry else _kept(s, slices(s))
+def _at_once(s: Loop) -> Form | None:
+    """How iterations run together, and how many; None for one by one."""
+    if s.carry or s.length < 1:
+        return None
+    if lanes.sizes_of(s).factor and (n := lanes.width(s, s.length)) > 1:
+        return lanes.Lanes, n
+    kept = _kept(s, slices(s))
     if kept is None or kept > LARGE:
-        return 0
-    return s.length if s.length * kept <= ALL else evenly(s.length, SOME // kept)
+        return None
+    n = s.length if s.length * kept <= ALL else evenly(s.length, SOME // kept)
+    return (Rows, n) if n > 1 or n == s.length else None
 
 
 def _kept(s: Loop, flags: Sequence[bool]) -> int | None:

@@ -41,16 +41,14 @@ class Sizes(NamedTuple):
     """What equations of a task come to."""
 
     mean: float  # elements, on average over all that are run; infinite where an operation has no rule
-    factor: int  # elements of the largest matrix of a task that is multiplied by another of its own
+    factor: int  # elements of the largest matrix of a task that is multiplied by another of its own, 0 without
 
 
 def width(s: Loop, tasks: int) -> int:
     """How many tasks of a loop over tasks run side by side; 1 where that does not pay."""
     if tasks < LEAST:
         return 1
-    sizes: Sizes | None = s.body.memo.get("sizes")
-    if sizes is None:
-        sizes = s.body.memo["sizes"] = sizes_of(s)
+    sizes = sizes_of(s)
     if sizes.mean > FEW or tasks < sizes.mean:
         return 1
     most = 16 if tasks <= 48 else 32 if tasks < 512 else 64
@@ -61,6 +59,13 @@ def width(s: Loop, tasks: int) -> int:
 
 def sizes_of(s: Loop) -> Sizes:
     """Of a body over tasks.  Where one factor of a product is the same in all tasks, that becomes one longer product, of which its elements count."""
+    found: Sizes | None = s.body.memo.get("sizes")
+    if found is None:
+        found = s.body.memo["sizes"] = _sizes_of(s)
+    return found
+
+
+def _sizes_of(s: Loop) -> Sizes:
     count = factor = 0
     elements = 0.0
     for e in equations(s):
@@ -71,7 +76,7 @@ def sizes_of(s: Loop) -> Sizes:
         count += e.times
         if e.v.op is MATMUL and all(e.differs):
             elements += e.times * e.v.size * e.v.ins[0].shape[-1] / MULTIPLY_ADDS
-            factor = max(factor, *[i.size for i in e.v.ins])
+            factor = factor if e.added else max(factor, *[i.size for i in e.v.ins])
         else:
             elements += e.times * e.v.size
     return Sizes(elements / count, factor) if count else Sizes(inf, 0)
