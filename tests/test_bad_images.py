@@ -51,6 +51,10 @@ CASES = [
     case("conv1d-stride", lambda x, w: fm.nn.conv1d(x, w, stride=(1, 2)), X[0], W[0], error=TypeError, message=r"\[conv1d\] expected a stride of one whole number, got \(1, 2\)"),
     case("conv1d-nothing", lambda x, w: fm.nn.conv1d(x, w), ones(2, 0, 3), W[0], message=r"\[conv1d\] expected at least one sequence, step and channel, got \(2, 0, 3\)"),
     case("conv1d-integers", lambda x, w: fm.nn.conv1d(x, w), np.ones((2, 5, 3), np.int64), W[0], error=TypeError, message=r"\[conv1d\] expected float sequences, got i32\[2, 5, 3\]"),
+    # conv_transpose2d
+    case("transpose-channels", lambda x, w: fm.nn.conv_transpose2d(x, w), X, ones(3, 3, 2, 4), message=r"\[conv_transpose2d\] expected weights \[kh, kw, 3, out\]"),
+    case("transpose-padding", lambda x, w: fm.nn.conv_transpose2d(x, w, padding=9), X, W, message=r"\[conv_transpose2d\] expected padding that leaves a pixel"),
+    case("transpose-stride", lambda x, w: fm.nn.conv_transpose2d(x, w, stride=0), X, W, message=r"\[conv_transpose2d\] expected a stride of at least 1"),
     # depthwise_conv2d
     case("depthwise-channels", lambda x, w: fm.nn.depthwise_conv2d(x, w), X, ones(3, 3, 2), message=r"\[depthwise_conv2d\] expected weights \[kh, kw, 3\] for images \(2, 6, 5, 3\), got \(3, 3, 2\)"),
     case("depthwise-rank", lambda x, w: fm.nn.depthwise_conv2d(x, w), X, W, message=r"\[depthwise_conv2d\] expected weights \[kh, kw, channels\], none of them 0, got \(3, 3, 3, 4\)"),

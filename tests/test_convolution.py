@@ -126,6 +126,39 @@ def test_dilation_and_numbers_for_each_axis_are_torchs(shape: Any, kernel: Any, 
         leaves_close(back(ct), (nhwc(gx), np.transpose(gw.numpy(), (2, 3, 1, 0)).reshape(v.shape)), 1e-9)
 
 
+@pytest.mark.parametrize("stride", [1, 2, (3, 1)], ids=str)
+@pytest.mark.parametrize("padding", [0, 1, (0, 1)], ids=str)
+@pytest.mark.parametrize("kernel", [(3, 3), (4, 2)], ids=str)
+def test_transposed_convolution_is_torchs(stride: Any, padding: Any, kernel: Any, backend: str) -> None:
+    rng = RNG(13)
+    x, w = rng.normal(size=(2, 4, 5, 3)), rng.normal(size=(*kernel, 3, 2))
+    tx, tw = nchw(x), torch.tensor(np.transpose(w, (2, 3, 0, 1)).copy(), requires_grad=True)
+    ty = tf.conv_transpose2d(tx, tw, stride=stride, padding=padding)
+    ct = rng.normal(size=nhwc(ty).shape)
+    gx, gw = torch.autograd.grad(ty, (tx, tw), nchw(ct).detach())
+    f = lambda x, w: fm.nn.conv_transpose2d(x, w, stride=stride, padding=padding)
+    y, back = fm.vjp(f, x, w)
+    np.testing.assert_allclose(y, nhwc(ty), rtol=1e-9, atol=1e-9)
+    leaves_close(back(ct), (nhwc(gx), np.transpose(gw.numpy(), (2, 3, 0, 1))), 1e-9)
+    np.testing.assert_allclose(f(x.astype(np.float32), w.astype(np.float32)), y, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("stride", [1, 2, (3, 1)], ids=str)
+@pytest.mark.parametrize("kernel", [(3, 3), (4, 2), (1, 1)], ids=str)
+@pytest.mark.parametrize("padding", ["same", "valid"])
+def test_transposed_convolution_undoes_the_shape(stride: Any, kernel: Any, padding: str) -> None:
+    """It is the convolution's transpose: <conv2d(y, w), x> = <y, conv_transpose2d(x, w turned)>."""
+    rng = RNG(14)
+    x, w = rng.normal(size=(2, 4, 5, 3)), rng.normal(size=(*kernel, 3, 2))
+    y = fm.nn.conv_transpose2d(x, w, stride=stride, padding=padding)
+    if padding == "same":
+        assert y.shape[1:3] == tuple(np.multiply((4, 5), stride))
+    z = rng.normal(size=y.shape)
+    seen = fm.nn.conv2d(z, np.swapaxes(w, 2, 3), stride=stride, padding=padding)
+    np.testing.assert_allclose(np.sum(seen * x), np.sum(z * y), rtol=1e-9)
+    fm.testing.check_grads(lambda x, w: fm.nn.conv_transpose2d(x, w, stride=stride, padding=padding), (x[:1], w))
+
+
 @pytest.mark.parametrize("at", [{"padding": 2, "stride": 2}, {"dilation": 3}, {"padding": "valid", "dilation": 2, "stride": 2}], ids=str)
 def test_conv1d_is_torchs(at: dict[str, Any], backend: str) -> None:
     rng = RNG(9)

@@ -41,6 +41,33 @@ def conv2d(x: Any, w: Any, *, stride: Size = 1, padding: str | Size = "same", di
 
 
 @array_function
+def conv_transpose2d(x: Any, w: Any, *, stride: Size = 1, padding: str | Size = "same") -> Var:
+    """The transpose of `conv2d`, which makes images larger: x [n, h, w, in] under w [kh, kw, in, out]: [n, oh, ow, out].
+
+    Each pixel adds its products with the kernel to the pixels that a `conv2d` of this stride and padding would make it from.
+    ``padding`` "same" gives oh = h * stride, "valid" (h - 1) * stride + kh, a number that many fewer rows and columns on every side.
+    Errors: as for `conv2d`; ValueError for padding that leaves no pixel.
+
+    >>> x = np.array([[1.0, 2.0], [3.0, 4.0]]).reshape(1, 2, 2, 1)
+    >>> conv_transpose2d(x, np.ones((2, 2, 1, 1)), stride=2)[0, :, :, 0]
+    array([[1., 1., 2., 2.],
+           [1., 1., 2., 2.],
+           [3., 3., 4., 4.],
+           [3., 3., 4., 4.]])
+    """
+    where = "conv_transpose2d"
+    _weights(where, x, w, "kh kw in out")
+    kernel, steps = w.shape[:2], _numbers(where, "stride", stride)
+    size = tuple([n * s for n, s in zip(x.shape[1:3], steps, strict=True)])
+    pads = _pads(where, padding, size, kernel, steps)
+    if padding != "same":
+        size = tuple([n - s + k - a - b for n, s, k, (a, b) in zip(size, steps, kernel, pads, strict=True)])
+        if min(size) < 1:
+            raise expected(where, "padding that leaves a pixel", f"{shown(x)} under a kernel of {kernel} with padding {padding!r}")
+    return cv.convolve_input(x, sh.permute(w, (0, 1, 3, 2)), steps, pads, size)
+
+
+@array_function
 def conv1d(x: Any, w: Any, *, stride: int = 1, padding: str | int = "same", dilation: int = 1) -> Var:
     """x [n, length, in] convolved with w [k, in, out]: [n, steps, out].
 
@@ -196,8 +223,8 @@ def _pool(where: str, x: Any, window: Any, stride: Any) -> tuple[cv.Pair, cv.Pai
     return size, steps, pl.pooled(where, x.shape, size, steps)
 
 
-def _geometry(where: str, x: Any, w: Any, names: str, stride: Any, padding: Any, dilation: Any) -> tuple[Shape, cv.Padding, Shape]:
-    """Stride, padding and dilation of x under weights w, of axes ``names``, once all are what they should be."""
+def _weights(where: str, x: Any, w: Any, names: str) -> int:
+    """The number of axes of x under weights w, of axes ``names``, once they fit together."""
     weights = names.split()
     axes = sum(name[0] == "k" for name in weights)
     _floats(where, x, axes)
@@ -205,10 +232,16 @@ def _geometry(where: str, x: Any, w: Any, names: str, stride: Any, padding: Any,
         raise expected(where, f"weights of dtype {x.dtype}", shown(w), TypeError)
     if len(w.shape) != len(weights) or not w.size:
         raise expected(where, f"weights [{', '.join(weights)}], none of them 0", w.shape)
-    size, kernel = x.shape[1:-1], w.shape[:axes]
     if w.shape[axes] != x.shape[-1]:
         weights[axes] = str(x.shape[-1])
         raise expected(where, f"weights [{', '.join(weights)}] for {KINDS[axes][0]} {x.shape}", w.shape)
+    return axes
+
+
+def _geometry(where: str, x: Any, w: Any, names: str, stride: Any, padding: Any, dilation: Any) -> tuple[Shape, cv.Padding, Shape]:
+    """Stride, padding and dilation of x under weights w, of axes ``names``, once all are what they should be."""
+    axes = _weights(where, x, w, names)
+    size, kernel = x.shape[1:-1], w.shape[:axes]
     steps = _numbers(where, "stride", stride, axes)
     apart = _numbers(where, "dilation", dilation, axes)
     apart = tuple([d if k > 1 else 1 for k, d in zip(kernel, apart, strict=True)])  # one element has no neighbour
