@@ -138,7 +138,7 @@ class Decoder {
   }
 
   Instr read_instr() {
-    const int64_t opcode = in_.next("opcode", 1, 13);
+    const int64_t opcode = in_.next("opcode", 1, 14);
     const int64_t n_words = in_.next("words of instruction", 3, int64_t(n_words_));
     Instr instr;
     const int64_t outer = in_.enter(n_words - 2, "words of instruction");
@@ -157,7 +157,8 @@ class Decoder {
       case 10: instr.body = read_distance(); break;
       case 11: instr.body = read_pull(); break;
       case 12: instr.body = read_proto(); break;
-      default: instr.body = read_inverse(); break;
+      case 13: instr.body = read_inverse(); break;
+      default: instr.body = read_depthwise(); break;
     }
     in_.leave(outer, "instruction");
     return instr;
@@ -501,6 +502,33 @@ class Decoder {
     if (out.has_pivots) out.pivots = read_operand(2, dims, Access::Write, out.dtype, "PIVOTS");
     count(product(dims, 3) * (Checked(out.n) + 1));
     return out;
+  }
+
+  DepthwiseSpec read_depthwise() {
+    DepthwiseSpec out{};
+    out.dtype = DType(in_.next("dtype of DEPTHWISE", 0, 1));
+    out.weight = in_.flag("weight of DEPTHWISE");
+    for (int64_t* dim : {&out.n, &out.in[0], &out.in[1], &out.c, &out.taps[0], &out.taps[1], &out.out[0], &out.out[1], &out.stride[0], &out.stride[1], &out.dilation[0], &out.dilation[1]})
+      *dim = in_.next("dim of DEPTHWISE", 1, kMaxDim);
+    for (int d : {0, 1}) {
+      const Checked reach = Checked(out.out[d] - 1) * out.stride[d] + Checked(out.taps[d] - 1) * out.dilation[d];
+      if (!reach.within(0, out.in[d] - 1)) refuse(where("DEPTHWISE"), "windows inside of the map", "more in dim " + std::to_string(d));
+    }
+    const std::array<int64_t, 4> x{out.n, out.in[0], out.in[1], out.c}, y{out.n, out.out[0], out.out[1], out.c};
+    const std::array<int64_t, 3> w{out.taps[0], out.taps[1], out.c};
+    out.x = read_channels(x, Access::Read, out.dtype, "X");
+    out.other = out.weight ? read_channels(y, Access::Read, out.dtype, "Y") : read_channels(w, Access::Read, out.dtype, "W");
+    out.target = out.weight ? read_channels(w, Access::Write, out.dtype, "OUT") : read_channels(y, Access::Write, out.dtype, "OUT");
+    count(product(y.data(), 4) * out.taps[0] * out.taps[1]);
+    return out;
+  }
+
+  // An operand whose last axis lies side by side.
+  template <size_t rank>
+  Operand read_channels(const std::array<int64_t, rank>& dims, Access access, DType dtype, const char* what) {
+    const Operand operand = read_operand(int(rank), dims.data(), access, dtype, what);
+    if (dims[rank - 1] > 1 && operand.stride[rank - 1] != 1) refuse(where(what), "channels with unit stride", std::to_string(operand.stride[rank - 1]));
+    return operand;
   }
 
   // Rows whose features lie side by side.

@@ -184,6 +184,14 @@ struct InverseSpec {
   Operand pivots;
 };
 
+// x [n, in, c] under kernels w [taps, c], each channel under its own: y [n, out, c]; or the gradient of w by x and y's.
+struct DepthwiseSpec {
+  DType dtype;
+  bool weight;
+  int64_t n, in[2], c, taps[2], out[2], stride[2], dilation[2];
+  Operand x, other, target;
+};
+
 struct SumSpec {
   int base;
   DType dtype;
@@ -204,7 +212,7 @@ struct LoopSpec {
 
 struct Instr {
   int tag;
-  std::variant<PassSpec, GemmSpec, GatherSpec, ScatterSpec, CumsumSpec, ArgReduceSpec, LoopSpec, ConvSpec, OrderSpec, DistanceSpec, PullSpec, ProtoSpec, InverseSpec> body;
+  std::variant<PassSpec, GemmSpec, GatherSpec, ScatterSpec, CumsumSpec, ArgReduceSpec, LoopSpec, ConvSpec, OrderSpec, DistanceSpec, PullSpec, ProtoSpec, InverseSpec, DepthwiseSpec> body;
 };
 
 struct Block {

@@ -13,7 +13,7 @@ ENGINES = ("numba",) if PURE else ("native",)  # what runs plans where nothing i
 BACKENDS = (*ENGINES, "numpy")
 OF_THE_CORE = (
     "test_core_calls.py", "test_core_instructions.py", "test_core_loops.py", "test_core_refused.py", "test_conv_core.py", "test_distance_core.py",
-    "test_plan_safety.py", "test_gemm.py", "test_vmath.py",
+    "test_depthwise_core.py", "test_inverse_core.py", "test_lane_products.py", "test_park.py", "test_proto_core.py", "test_plan_safety.py", "test_gemm.py", "test_vmath.py",
 )  # fmt: skip
 
 if not PURE:

@@ -12,7 +12,7 @@ from fastmeta.ops.microops import CAST, MICROOPS
 
 MAGIC = 0x464D504C
 OPS = {op.name: number for number, op in enumerate(MICROOPS)} | {"cast": CAST}
-PASS, GEMM, GATHER, SCATTER, CUMSUM, ARGREDUCE, LOOP, CONV, ORDER, DISTANCE, PULL, PROTO, INVERSE = range(1, 14)
+PASS, GEMM, GATHER, SCATTER, CUMSUM, ARGREDUCE, LOOP, CONV, ORDER, DISTANCE, PULL, PROTO, INVERSE, DEPTHWISE = range(1, 15)
 STORE, SUM, MAX, MIN, ACCUMULATE = range(5)
 DTYPES = [np.dtype(name) for name in ("float32", "float64", "int32", "bool")]
 

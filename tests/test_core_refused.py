@@ -11,6 +11,7 @@ from core_plans import scan, task_loop
 from plan_tools import (
     ARGREDUCE,
     CUMSUM,
+    DEPTHWISE,
     DISTANCE,
     GATHER,
     INVERSE,
@@ -170,6 +171,9 @@ def everything():
     part = [view(b.const(), (), np.int32).to((5,)), view(b.input(0), (5,)), view(b.output(4), (2,), np.bool_)]
     results = [1, *view(b.output(7), (), offset=400).words, 1, *view(b.output(7), (), offset=404).words, *ends]
     b.emit(INVERSE, [0, 2, 5, *view(b.input(0), (2, 5, 5)).words, *view(b.output(7), (2, 5, 5), offset=440).words, 0])
+    images, taps = view(b.input(0), (1, 3, 5, 4)), view(b.input(1), (2, 2, 4))
+    b.emit(DEPTHWISE, [0, 0, *images.shape, 2, 2, 1, 3, 2, 1, 1, 2, *images.words, *taps.words, *view(b.output(7), (1, 1, 3, 4), offset=640).words])
+    b.emit(DEPTHWISE, [0, 1, *images.shape, 2, 2, 1, 3, 2, 1, 1, 2, *images.words, *view(b.input(1), (1, 1, 3, 4)).words, *view(b.output(7), (2, 2, 4), offset=704).words])
     b.emit(PROTO, [0, 5, 2, 6, 0x3FF0000000000000, *rows.words, *others.words, *(word for o in part for word in o.words), *results])
     yield b, [sample((2, 5, 6)), sample((6, 4)), np.random.default_rng(1).integers(0, 5, (2, 3, 4), dtype=np.int32)]
 

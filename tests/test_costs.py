@@ -157,7 +157,7 @@ def test_little_that_is_read_many_times_lies_contiguous():
     x, w = np.ones((2, 9, 9, 8), np.float32), np.ones((8, 3, 3), np.float32)
 
     def copies(f, *args):
-        return [v.shape for v in prepare(fm.jit(f).program(*args)).live() if v.op is COPY]
+        return [v.shape for v in prepare(fm.jit(f).program(*args), kernels=False).live() if v.op is COPY]
 
     permuted = lambda x, w: fm.nn.depthwise_conv2d(x, fm.permute_dims(w, (1, 2, 0)), padding=1)
     assert copies(permuted, x, w) == 9 * [(8,)]

@@ -103,8 +103,7 @@ template <class Device> class Walker final : public Runner {
       blocks_.push_back(int64_t(block.instrs.size()));
       at += 2 + words_[at + 1];
       for (const Instr& instr : block.instrs)
-        if (std::holds_alternative<DistanceSpec>(instr.body) || std::holds_alternative<PullSpec>(instr.body) || std::holds_alternative<ProtoSpec>(instr.body))
-          throw std::invalid_argument("[plan] distances: expected their expansion on this backend, got an instruction");
+        if (is_fused(instr)) throw std::invalid_argument("[plan] fused forms: expected their expansion on this backend, got an instruction");
       for (const Instr& instr : block.instrs) has_indices_ |= std::holds_alternative<GatherSpec>(instr.body) || std::holds_alternative<ScatterSpec>(instr.body);
     }
   }
@@ -325,6 +324,15 @@ template <class Device> class Walker final : public Runner {
     for (const auto& status : found)
       if (status.recorded && (!first || status.task < first->task)) first = &status;
     if (first) throw BadIndexError(int(first->tag), first->task, first->index, first->bound);
+  }
+
+  static bool is_fused(const Instr& instr) {
+    return std::visit(
+        [](const auto& spec) {
+          using Spec = std::decay_t<decltype(spec)>;
+          return (std::is_same_v<Spec, DistanceSpec> || std::is_same_v<Spec, PullSpec> || std::is_same_v<Spec, ProtoSpec> || std::is_same_v<Spec, InverseSpec> || std::is_same_v<Spec, DepthwiseSpec>);
+        },
+        instr.body);
   }
 
   int tag() const { return now_ < 0 ? -1 : int(words_[size_t(now_) + 2]); }

@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "convolution.hpp"
+#include "depthwise.hpp"
 #include "distance.hpp"
 #include "index.hpp"
 #include "inverse.hpp"
@@ -64,6 +65,10 @@ std::unique_ptr<Instruction> bind(const Instr& instr, const Kernels& kernels, co
           [&](const InverseSpec& s) -> std::unique_ptr<Instruction> {
             if (s.dtype == F32) return std::make_unique<Inverse<float>>(tag, s, kernels);
             return std::make_unique<Inverse<double>>(tag, s, kernels);
+          },
+          [&](const DepthwiseSpec& s) -> std::unique_ptr<Instruction> {
+            if (s.dtype == F32) return std::make_unique<Depthwise<float>>(tag, s, kernels);
+            return std::make_unique<Depthwise<double>>(tag, s, kernels);
           },
           [&](const LoopSpec& s) -> std::unique_ptr<Instruction> { return std::make_unique<Loop>(tag, s, program); },
       },

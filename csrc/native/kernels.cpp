@@ -11,6 +11,7 @@ namespace FASTMETA_TARGET {
 
 #include "conv.hpp"
 #include "winograd_tiles.hpp"
+#include "depthwise_tiles.hpp"
 #include "distance_tiles.hpp"
 #include "distance_panels.hpp"
 #include "long_cosines.hpp"
@@ -35,6 +36,7 @@ __attribute__((noinline)) static Kernels make_kernels() {
   k.conv_f32 = conv<float>;
   k.conv_f64 = conv<double>;
   fill_winograd(k);
+  fill_depthwise(k);
   fill_distances(k);
   fill_pulls(k);
   fill_pulls_by_products(k);

@@ -199,6 +199,30 @@ struct InverseArgs {
 };
 constexpr int64_t inverse_scratch(int64_t n, int64_t size) { return 3 * kInverseRows * lines(n, size); }
 
+// y[p] = sum over rows i and columns j of x[p * x_pixel + i * x_row + j * x_col] * w[i * w_row + j * w_col], elementwise over
+// channels that lie side by side; p counts the pixels of a row.
+template <class T>
+struct DepthwiseArgs {
+  int64_t pixels, channels, rows, cols;
+  const T* x;
+  int64_t x_pixel, x_row, x_col;
+  const T* w;
+  int64_t w_row, w_col;
+  T* y;
+  int64_t y_pixel;
+};
+// out[j] = sum over images n, rows r and pixels p of x[n, r, p + column j] * g[n, r, p]; channels of one vector at most.
+template <class T>
+struct DepthwiseWeightArgs {
+  int64_t images, rows, pixels, channels, cols;
+  const T* x;
+  int64_t x_image, x_row, x_pixel, x_col;
+  const T* g;
+  int64_t g_image, g_row, g_pixel;
+  T* out;
+  int64_t out_col;
+};
+
 // One micro-op on a tile of `rows` x `cols`: dst(r, c) = op(x(r, c), y(r, c), z(r, c)).
 // dst has unit column stride; each argument has column stride 1, or 0 where the variant says so.
 struct TileArgs {
@@ -264,6 +288,10 @@ struct Kernels {
   void (*proto_f64)(const ProtoArgs<double>&);
   void (*inverse_f32)(const InverseArgs<float>&, int64_t from);
   void (*inverse_f64)(const InverseArgs<double>&, int64_t from);
+  void (*depthwise_f32)(const DepthwiseArgs<float>&);
+  void (*depthwise_f64)(const DepthwiseArgs<double>&);
+  void (*depthwise_weight_f32)(const DepthwiseWeightArgs<float>&);
+  void (*depthwise_weight_f64)(const DepthwiseWeightArgs<double>&);
   TileFn tile[kMaxOps][3][kVariants];  // [micro-op][F32, F64, I32][variant]; nullptr where the op has no such type
   TileFn cast[4][4];                   // [source dtype][target dtype], unit column strides
   ReduceFn reduce[4][3];               // [mode][F32, F64, I32]

@@ -13,6 +13,7 @@ from fastmeta.ops import convolution as cv
 from fastmeta.ops import elementwise as ew
 from fastmeta.ops import pooling as pl
 from fastmeta.ops import shape as sh
+from fastmeta.ops.depthwise import depthwise
 from fastmeta.ops.product import matmul
 from fastmeta.ops.reduce import total
 from fastmeta.program import FLOATS, Shape, Var
@@ -94,15 +95,8 @@ def depthwise_conv2d(x: Any, w: Any, *, stride: Size = 1, padding: str | Size = 
     array([[ 1., 10.],
            [ 1., 10.]], dtype=float32)
     """
-    geometry = _geometry("depthwise_conv2d", x, w, "kh kw channels", stride, padding, dilation)
-    y: Var | None = None
-    for k, pixels in enumerate(_seen(x, w.shape[:2], *geometry)):
-        i, j = divmod(k, w.shape[1])
-        tap = sh.cut(w, (i, j, 0), (i + 1, j + 1, w.shape[2]), (1, 1, 1))
-        part = ew.multiply(pixels, sh.broadcast(sh.reshape(tap, w.shape[2:]), pixels.shape, (3,)))
-        y = part if y is None else ew.add(y, part)
-    assert y is not None
-    return y
+    steps, pads, apart = _geometry("depthwise_conv2d", x, w, "kh kw channels", stride, padding, dilation)
+    return depthwise(_padded(x, pads), w, steps, apart)
 
 
 def _convolved(x: Var, w: Var, stride: cv.Pair, padding: cv.Padding, dilation: cv.Pair) -> Var:
@@ -120,17 +114,16 @@ def _convolved(x: Var, w: Var, stride: cv.Pair, padding: cv.Padding, dilation: c
     return cv.convolve(x, w, stride, padding)
 
 
+def _padded(x: Var, padding: cv.Padding) -> Var:
+    (top, bottom), (left, right) = padding
+    return sh.pad(x, (0, top, left, 0), (0, bottom, right, 0), (0,) * 4)
+
+
 def _seen(x: Var, kernel: cv.Pair, stride: cv.Pair, padding: cv.Padding, dilation: cv.Pair) -> list[Var]:
     """What each tap of a kernel, row by row, sees of images x: [n, oh, ow, c]."""
-    (top, bottom), (left, right) = padding
-    padded = sh.pad(x, (0, top, left, 0), (0, bottom, right, 0), (0,) * 4)
-    out = (x.shape[0], *cv.positions(padded.shape[1:3], _reach(kernel, dilation), stride), x.shape[3])
+    padded = _padded(x, padding)
+    out = (x.shape[0], *cv.positions(padded.shape[1:3], cv.reach(kernel, dilation), stride), x.shape[3])
     return [view(padded) for view in pl.slices(out, kernel, stride, dilation)]
-
-
-def _reach(kernel: Shape, dilation: Shape) -> Shape:
-    """How many pixels a kernel is wide, those between its elements included."""
-    return tuple([d * (k - 1) + 1 for k, d in zip(kernel, dilation, strict=True)])
 
 
 @array_function
@@ -245,7 +238,7 @@ def _geometry(where: str, x: Any, w: Any, names: str, stride: Any, padding: Any,
     steps = _numbers(where, "stride", stride, axes)
     apart = _numbers(where, "dilation", dilation, axes)
     apart = tuple([d if k > 1 else 1 for k, d in zip(kernel, apart, strict=True)])  # one element has no neighbour
-    reach = _reach(kernel, apart)
+    reach = cv.reach(kernel, apart)
     pads = _pads(where, padding, size, reach, steps)
     padded = tuple([n + a + b for n, (a, b) in zip(size, pads, strict=True)])
     if any(k > n for k, n in zip(reach, padded, strict=True)):

@@ -39,6 +39,11 @@ def positions(size: Pair, kernel: Pair, stride: Pair, padding: Padding = ((0, 0)
     return h, w
 
 
+def reach(kernel: Shape, dilation: Shape) -> Shape:
+    """How many pixels a kernel is wide, those between its elements included."""
+    return tuple([d * (k - 1) + 1 for k, d in zip(kernel, dilation, strict=True)])
+
+
 # -- rules
 
 

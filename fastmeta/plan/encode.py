@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import struct
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from itertools import chain
 from math import prod
 from typing import Any, NamedTuple
@@ -11,27 +10,25 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fastmeta.ops import elementwise as ew
-from fastmeta.ops.distance import DISTANCE, DISTANCE_PULL, KERNEL_METRICS, PULL_METRICS
-from fastmeta.ops.elimination import ELIMINATION
 from fastmeta.ops.index import GATHER, SCATTER_ADD
 from fastmeta.ops.lanes import LANE_PRODUCT
 from fastmeta.ops.order import ARGSORT
 from fastmeta.ops.product import MATMUL
-from fastmeta.ops.proto import PARTS, PROTO
 from fastmeta.ops.reduce import ARGMAX, ARGMIN, CUMSUM
 from fastmeta.ops.shape import CONCAT, MOVE, PAD
 from fastmeta.ops.structure import LOOP, PROJECT, Loop
 from fastmeta.plan.convolution import flops, geometry
 from fastmeta.plan.fuse import MAX_PHASES, REDUCTIONS, Group, Phase, fuse, root, through
+from fastmeta.plan.kernels import KERNELS
 from fastmeta.plan.layout import View, dense, folded, in_order, parts, restride, view_of
 from fastmeta.plan.lifetimes import Lifetimes
 from fastmeta.plan.memory import Addresses, Arena, aligned
-from fastmeta.plan.phases import CODES, REDUCE, PhaseCode, Place
+from fastmeta.plan.phases import CODES, REDUCE, PhaseCode, Place, bits, operand
 from fastmeta.program import ARRAY, CONST, DTYPES, Program, Shape, Var
 
 MAGIC, VERSION = 0x464D504C, 1
 B_INPUT, B_OUTPUT, B_CONST, B_SHARED, B_ARENA, B_SLICE, B_SUM, B_CARRY = range(8)
-PASS, GEMM, I_GATHER, I_SCATTER, I_CUMSUM, I_ARGREDUCE, I_LOOP, I_CONV, I_ORDER, I_DISTANCE, I_PULL, I_PROTO, I_INVERSE = range(1, 14)
+PASS, GEMM, I_GATHER, I_SCATTER, I_CUMSUM, I_ARGREDUCE, I_LOOP, I_CONV, I_ORDER = range(1, 10)
 SIZE = {0: 4, 1: 8, 2: 4, 3: 1}
 
 
@@ -241,14 +238,9 @@ class Block:
             self.loop(v)
         elif v.op is CONCAT or v.op is PAD:
             self.joined(v, g)
-        elif v.op is DISTANCE:
-            self.distance(v)
-        elif v.op is DISTANCE_PULL:
-            self.pull(g)
-        elif v.op is PROTO:
-            self.proto(g)
-        elif v.op is ELIMINATION:
-            self.inverse(g)
+        elif v.op in KERNELS:
+            opcode, write = KERNELS[v.op]
+            self.instruction(opcode, v, *write(self, g))
         elif v.op is MOVE:
             self.move(v)
         else:
@@ -343,17 +335,17 @@ class Block:
         code = CODES[core.dtype]
         c_place = Place(at.base, at.offset, code, dense(first.shape))
         turn = _lanes_before if first.op is LANE_PRODUCT else tuple
-        payload = [code, len(first.shape) - 2, *turn(first.shape), _bits(alpha)] if matrices else [code, *geometry(first)]
+        payload = [code, len(first.shape) - 2, *turn(first.shape), bits(alpha)] if matrices else [code, *geometry(first)]
         payload.append(len(operands))
         work = 0
         for w, (a, b) in zip(g.products, operands, strict=True):
             inner = turn(w.ins[0].shape)[-1]
-            payload += [*([inner] if matrices else []), *_operand(a, turn), *_operand(b, turn)]
+            payload += [*([inner] if matrices else []), *operand(a, turn), *operand(b, turn)]
             work += 2 * first.size * inner if matrices else flops(w)
         self.e.flops += work * self.times
-        payload += _operand(c_place, turn)
+        payload += operand(c_place, turn)
         addend = c_place if added else cin_place
-        payload += [0] if addend is None else [1, *_operand(addend, turn)]
+        payload += [0] if addend is None else [1, *operand(addend, turn)]
         todo = [epilogue, *rest] if epilogue.members or core.id in self.sums and not added else rest
         words, extra = self.phases(g, todo, None if added else core)
         self.instruction(GEMM if matrices else I_CONV, core, [*payload, len(todo), *words], 2 * work + prod(first.shape) * 4 + extra)
@@ -433,65 +425,10 @@ class Block:
             some = phases[k : k + MAX_PHASES]
             self.instruction(PASS, v, [len(some), *chain.from_iterable(some)], work * len(some) // len(phases) + 64)
 
-    def distance(self, v: Var) -> None:
-        self.allocate(v)
-        head, work = self.rows(v)
-        self.instruction(I_DISTANCE, v, [*head, *_operand(self.place(v))], work)
-
-    def pull(self, g: Group) -> None:
-        """The derivative of distances in the rows of one side, or of both."""
-        first = self.first(g)
-        payload, work = self.rows(first)
-        payload += _operand(self.place(first.ins[2]))
-        self.instruction(I_PULL, first, [*payload, *self.results(g, (0, 1))], work)
-
-    def proto(self, g: Group) -> None:
-        first = self.first(g)
-        (n, features), m = first.ins[0].shape, first.ins[1].shape[0]
-        payload = [CODES[first.dtype], n, m, features, _bits(first.attrs[0])]
-        for v in first.ins:
-            payload += _operand(self.place(v))
-        self.e.flops += 2 * n * m * features * self.times * (1 + sum(bool(v.shape) for v in (first, *g.twins)))
-        self.instruction(I_PROTO, first, [*payload, *self.results(g, PARTS)], n * m * (3 * features + 1))
-
-    def inverse(self, g: Group) -> None:
-        """Inverses, pivots, or both; pivots alone need memory for the inverses too."""
-        first = self.first(g)
-        x = first.ins[0]
-        count, n = x.shape[:2]
-        found = {v.attrs[-1]: self.place(v) for v in (first, *g.twins)}
-        scratch = None if False in found else self.arena.take(bytes_of(x))
-        out = found[False] if scratch is None else Place(self.memory, scratch, CODES[x.dtype], dense(x.shape))
-        self.e.flops += 2 * x.size * n * self.times
-        payload = [CODES[x.dtype], count, n, *_operand(self.place(x)), *_operand(out), *([1, *_operand(found[True])] if True in found else [0])]
-        self.instruction(I_INVERSE, first, payload, 2 * x.size * (n + 1))
-        if scratch is not None:
-            self.arena.give(scratch)
-
     def move(self, v: Var) -> None:
         spot, code = self.allocate(v), self.code(v.shape)
         code.store(v.ins[0], Place(spot.base, spot.offset, CODES[v.dtype], dense(v.shape)))
         self.instruction(PASS, v, [1, *code.words(False)], 8 * bytes_of(v))
-
-    def first(self, g: Group) -> Var:
-        """The first of several results of an instruction, all of them allocated."""
-        assert g.single is not None
-        for v in (g.single, *g.twins):
-            self.allocate(v)
-        return g.single
-
-    def results(self, g: Group, names: Sequence[Any]) -> list[int]:
-        """For each of the results that an instruction may have, whether it has it, and where."""
-        places = {v.attrs[-1]: self.place(v) for v in (g.single, *g.twins) if v is not None}
-        return [word for name in names for word in ([1, *_operand(places[name])] if name in places else [0])]
-
-    def rows(self, v: Var) -> tuple[list[int], int]:
-        """The words that DISTANCE and PULL begin with, and the work."""
-        (x, y), metric = v.ins[:2], (KERNEL_METRICS if v.op is DISTANCE else PULL_METRICS).index(v.attrs[0])
-        (n, features), m = x.shape, y.shape[0]
-        self.e.flops += 3 * n * m * features * self.times
-        words = [CODES[v.dtype], metric, n, m, features, *_operand(self.place(x)), *_operand(self.place(y))]
-        return words, 2 * (n * m * (features + 1) + (n + m) * features)
 
     def indexed(self, v: Var) -> None:
         """Gather, scatter-add, cumulative sums and positions of extremes: three axes, the middle one indexed."""
@@ -625,14 +562,6 @@ def _over(shape: Shape, strides: tuple[int, ...], space: Shape) -> tuple[int, ..
     return tuple([0 if n == 1 else next(kept) for n in space])
 
 
-def _bits(x: float) -> int:
-    return int(struct.unpack("<q", struct.pack("<d", x))[0])
-
-
 def _lanes_before(axes: tuple[int, ...]) -> tuple[int, ...]:
     """[.., m, n, lanes] as [.., lanes, m, n]: products of many tasks are one of matrices with an axis more before."""
     return (*axes[:-3], axes[-1], *axes[-3:-1])
-
-
-def _operand(p: Place, turn: Callable[[tuple[int, ...]], tuple[int, ...]] = tuple) -> list[int]:
-    return [p.base, p.offset, p.dtype, *turn(p.strides)]

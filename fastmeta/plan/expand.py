@@ -1,4 +1,4 @@
-"""Expansion: pooling in comparisons and selections over strided slices; inverses and log-determinants by eliminations, of a kernel or in a loop of passes; products side by side, where there is no kernel."""
+"""Expansion: pooling in comparisons and selections over strided slices; inverses and log-determinants by eliminations, of a kernel or in a loop of passes; products side by side and kernels of single channels, where there is no kernel."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import numpy as np
 
 from fastmeta.ops import elementwise as ew
 from fastmeta.ops.convolution import Pair
+from fastmeta.ops.depthwise import PAIR, tap_by_tap
 from fastmeta.ops.elimination import ELIMINATION, eliminate
 from fastmeta.ops.lanes import LANE_PRODUCT
 from fastmeta.ops.linalg import INVERSE, LOGDET
@@ -41,6 +42,8 @@ def expand(p: Program, kernels: bool = True) -> Program:
             return inverted(ins[0], kernels)
         if v.op is LOGDET:
             return log_determinants(ins[0], kernels)
+        if v.op in PAIR:
+            return None if kernels else tap_by_tap(v, *ins)
         if v.op is LANE_PRODUCT:
             return None if kernels else side_by_side(*ins)
         if v.op is POOL_INDEX:
@@ -74,7 +77,7 @@ def expand(p: Program, kernels: bool = True) -> Program:
         tiled[y.id] = tiles
         return y
 
-    if not any(v.op in (LOOP, INVERSE, LOGDET, LANE_PRODUCT, POOL_INDEX, POOL_TAKE, POOL_PUT) for v in p.live()):
+    if not any(v.op in (LOOP, INVERSE, LOGDET, LANE_PRODUCT, POOL_INDEX, POOL_TAKE, POOL_PUT, *PAIR) for v in p.live()):
         return p
     return reshaped(rebuilt(p, visit))
 

@@ -11,6 +11,7 @@ from math import prod
 from typing import Any, NamedTuple
 
 from fastmeta.ops.convolution import CONV_WEIGHT, TRIO
+from fastmeta.ops.depthwise import PAIR
 from fastmeta.ops.distance import DISTANCE, DISTANCE_PULL
 from fastmeta.ops.index import GATHER, SCATTER_ADD
 from fastmeta.ops.lanes import LANE_PRODUCT
@@ -192,7 +193,7 @@ def lay_out(p: Program, of: Loop | None = None) -> Program:
             ins = _convolved(g, v, ins, known)
         elif v.op in (DISTANCE, DISTANCE_PULL, PROTO):
             ins = (*[_side_by_side(g, x, known) for x in ins[:2]], *ins[2:])
-        elif v.op is LANE_PRODUCT:
+        elif v.op is LANE_PRODUCT or v.op in PAIR:
             ins = tuple([_side_by_side(g, x, known) for x in ins])
         elif v.op in INDEXED:
             ins = _foldable(g, v, ins, known)

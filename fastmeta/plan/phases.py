@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -24,6 +25,16 @@ class Place(NamedTuple):
     offset: int
     dtype: int
     strides: tuple[int, ...]
+
+
+def operand(p: Place, turn: Callable[[tuple[int, ...]], tuple[int, ...]] = tuple) -> list[int]:
+    """A place as words, its strides in the order that ``turn`` gives them."""
+    return [p.base, p.offset, p.dtype, *turn(p.strides)]
+
+
+def bits(x: float) -> int:
+    """A float64 as a word."""
+    return int(struct.unpack("<q", struct.pack("<d", x))[0])
 
 
 class Store(NamedTuple):

@@ -16,6 +16,7 @@ import numpy as np
 
 from fastmeta.ops import elementwise as ew
 from fastmeta.ops.convolution import TRIO
+from fastmeta.ops.depthwise import PAIR
 from fastmeta.ops.index import GATHER, SCATTER_ADD
 from fastmeta.ops.pooling import POOL_PUT
 from fastmeta.ops.product import MATMUL
@@ -481,7 +482,7 @@ def _bilinear(op: Primitive) -> Rule:
     return rule
 
 
-for _op in TRIO:
+for _op in (*TRIO, *PAIR):
     rewrite(_op)(_bilinear(_op))
 
 
