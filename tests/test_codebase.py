@@ -101,7 +101,10 @@ def in_new_process(script: str) -> list[str]:
     return done.stdout.split()
 
 
-@pytest.mark.parametrize("script", ["import fastmeta", "import fastmeta as fm, numpy as np; fm.map_tasks(fm.grad(lambda p, x: p * x), in_axes=(None, 0), reduce='mean')(np.float32(1), np.ones(3, np.float32))"], ids=["import", "use"])
+USE = "import fastmeta as fm, numpy as np; fm.map_tasks(fm.grad(lambda p, x: p * x), in_axes=(None, 0), reduce='mean')(np.float32(1), np.ones(3, np.float32))"
+
+
+@pytest.mark.parametrize("script", ["import fastmeta", pytest.param(USE, marks=pytest.mark.native)], ids=["import", "use"])
 def test_the_import_pulls_in_nothing_heavy(script: str) -> None:
     before = set(in_new_process("import numpy, optree, sys; print(*sys.modules)"))
     after = set(in_new_process(f"{script}\nimport sys; print(*sys.modules)"))
@@ -207,7 +210,10 @@ def test_no_pickle_and_no_evaluation_of_text() -> None:
 # -------------------------------------------------------------------------------------------------------- examples
 
 
-@pytest.mark.parametrize("path", FILES, ids=name_of)
+OF_THE_CORE = ("fastmeta.memory",)  # whose examples need it
+
+
+@pytest.mark.parametrize("path", [pytest.param(path, marks=[pytest.mark.native] if name_of(path) in OF_THE_CORE else []) for path in FILES], ids=name_of)
 def test_examples_in_docstrings(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     name = name_of(path)
     if name == "fastmeta.__main__":  # runs the command line when imported

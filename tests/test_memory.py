@@ -171,7 +171,7 @@ def step(k):
     f = fm.map_tasks(fm.grad(lambda p, x: fm.sum(fm.tanh(p * x)) * float(k)), in_axes=(None, 0), reduce="mean")
     f(np.ones(20, np.float32), np.ones((8, 20), np.float32))
 
-for k in range(100):
+for k in range(300):  # until the allocator has what it needs
     step(k)
 gc.collect()
 before, objects = resident(), len(gc.get_objects())
@@ -222,6 +222,7 @@ args = learner.init(0), (images(32, 5, 28, 1), labels(32, 5), images(32, 5, 28, 
 }
 
 
+@pytest.mark.native
 @pytest.mark.parametrize("threads", [1, 2])
 @pytest.mark.parametrize("name", PROGRAMS)
 def test_the_estimate_is_what_a_call_takes(name: str, threads: int) -> None:
@@ -247,6 +248,7 @@ print(estimate.total, resident("VmHWM") - before)
     assert estimate == pytest.approx(measured, rel=0.2)
 
 
+@pytest.mark.native
 def test_the_estimate_by_parts() -> None:
     f = fm.map_tasks(lambda w, x: (fm.sum(fm.tanh(x @ w)), x @ w), in_axes=(None, 0), reduce=("mean", None))
     w = np.ones((100, 30), F32)
@@ -270,6 +272,7 @@ def test_the_estimate_by_parts() -> None:
         fm.memory_estimate(fm.map_tasks(lambda a, b: a + b), np.ones(2, F32), np.ones(3, F32))
 
 
+@pytest.mark.native
 def test_the_estimate_counts_what_large_products_pack(threads):
     """Weights of 1.6 MB by 40 rows are packed into panels by every thread, once for all its tasks."""
     w, x = np.ones((784, 512), F32), np.ones((4, 40, 784), F32)
@@ -279,6 +282,7 @@ def test_the_estimate_counts_what_large_products_pack(threads):
         assert n * w.nbytes <= scratch <= 1.5 * n * w.nbytes
 
 
+@pytest.mark.native
 def test_tasks_side_by_side():
     """A few tasks run one by one, more of them in one plan."""
 
