@@ -10,12 +10,15 @@ import pytest
 from test_primitives import CASES, sample, seed_of
 
 import fastmeta as fm
+from fastmeta.backends import Loaded
+from fastmeta.backends.groups import load_in_groups
 from fastmeta.ops.lanes import LANE_PRODUCT
 from fastmeta.ops.structure import LOOP, Loop, loop
 from fastmeta.oracle import evaluate
 from fastmeta.plan import make_plan
 from fastmeta.program import NAMES, Graph, Program, inline
-from fastmeta.transforms.batch import ALL, LARGE, SOME, batch
+from fastmeta.transforms.batch import ALL, LARGE, SOME, batch, mapped_inside
+from fastmeta.transforms.fused import has_kernels
 from fastmeta.transforms.rows import Rows
 from fastmeta.transforms.simplify import simplify
 
@@ -184,6 +187,25 @@ def test_small_matrices_of_their_own_run_side_by_side():
 def operations(p: Program) -> set[Any]:
     found = {v.op for v in p.live()}
     return found.union(*[operations(v.attrs[0].body) for v in p.live() if v.op is LOOP])
+
+
+@pytest.mark.parametrize("rows", [6, 4000])
+def test_calls_with_a_kernel_run_by_their_bodies_where_that_spares_a_loop(rows):
+    """Distances of a few rows, under a map; of many they are the kernel's."""
+
+    def task(w, x):
+        return fm.map_tasks(lambda a: fm.sum(fm.kernels.pairwise_distance(fm.reshape(fm.tanh(w @ a), (rows, 4)), fm.ones((9, 4), dtype=w.dtype), metric="l1")))(x)
+
+    rng = np.random.default_rng(6)
+    w, x = rng.normal(size=(rows * 4, 3)).astype(np.float32), rng.normal(size=(2, 7, 3)).astype(np.float32)
+    f = fm.map_tasks(task, in_axes=(None, 0))
+    loaded: list[Program] = []
+    load_in_groups(f.program(w, x), lambda p: loaded.append(p) or Loaded(lambda arrays: None))
+    (p,) = loaded
+    assert mapped_inside(batch(simplify(p))) == int(rows > 6)
+    assert has_kernels(p) is (rows > 6)
+    want = [[np.abs(np.tanh(w @ a).reshape(rows, 1, 4) - 1).sum() * 9 for a in xs] for xs in x]
+    np.testing.assert_allclose(f(w, x), want, 1e-4)
 
 
 def test_a_batched_body_keeps_what_it_computes_once():

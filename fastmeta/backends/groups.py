@@ -11,15 +11,22 @@ import numpy as np
 from fastmeta.backends import Loaded
 from fastmeta.ops.structure import Loop
 from fastmeta.program import Program
-from fastmeta.transforms.batch import batch
+from fastmeta.transforms.batch import batch, mapped_inside
 from fastmeta.transforms.fused import has_kernels, unfused
 from fastmeta.transforms.groups import Form, counting, form, grouped, over_tasks, widened
 from fastmeta.transforms.simplify import simplify
 
 
 def load_in_groups(p: Program, load: Callable[[Program], Loaded]) -> Loaded:
-    """``p`` by ``load``, with tasks together where that pays; calls that have a kernel, for which there is no rule, by their bodies then."""
+    """``p`` by ``load``, with tasks together where that pays; calls that have a kernel, for which there is no rule, by their bodies then.
+
+    So they are where fewer loops stay inside of a task without them.
+    """
     ready = batch(simplify(p))
+    if has_kernels(p) and (stay := mapped_inside(ready)):
+        bodies = batch(simplify(unfused(p)))
+        if mapped_inside(bodies) < stay:
+            p, ready = unfused(p), bodies
     return _together(p, ready, load) or has_kernels(p) and _together(p, batch(simplify(unfused(p))), load) or load(p)
 
 

@@ -28,6 +28,12 @@ def batch(p: Program) -> Program:
     return _batch(p, of_tasks=True)
 
 
+def mapped_inside(p: Program, of_tasks: bool = True) -> int:
+    """How many loops without a carry are inside of tasks."""
+    loops = [v.attrs[0] for v in p.live() if v.op is LOOP]
+    return sum((not of_tasks and not s.carry) + mapped_inside(s.body, False) for s in loops)
+
+
 def _batch(p: Program, of_tasks: bool = False) -> Program:
     name = f"batched, {of_tasks}"
     done = p.memo.get(name)
