@@ -74,7 +74,7 @@ def _kept(s: Loop, flags: Sequence[bool]) -> int | None:
     """Bytes that an iteration needs at the same time, at most, for what differs as ``flags`` say of inputs; None where an operation has no rule."""
     differs = differing(s.body, flags)
     values = [v for v in s.body.live() if v.id in differs and v.op is not INPUT]
-    summed = Sums(differs).without_terms(s.body.outputs[s.carry + s.stacked :])
+    summed = Sums(s.body.live(), differs).without_terms(s.body.outputs[s.carry + s.stacked :])
     memory: dict[int, int] = {}  # whose memory a value reads
     last: dict[int, int] = {}  # where it is read last
     for at, v in enumerate(values):

@@ -14,11 +14,14 @@ FACTORS = {ew.NEGATIVE.name: (0,), ew.MULTIPLY.name: (0, 1), ew.DIVIDE.name: (0,
 
 
 class Sums:
-    """What is known of the sums of a body's values, of which those numbered in ``differs`` differ between tasks."""
+    """What is known of the sums of a body's ``values``, operands first, of which those numbered in ``differs`` differ between tasks."""
 
-    def __init__(self, differs: Container[int]) -> None:
+    def __init__(self, values: Iterable[Var], differs: Container[int]) -> None:
         self.differs = differs
-        self.known: dict[int, bool] = {}
+        self.with_terms: set[int] = set()  # whose sums are made of a value of each task
+        for v in values:
+            if v.id in differs and not self._spares_terms(v):
+                self.with_terms.add(v.id)
 
     def is_longer(self, v: Var) -> bool:
         """Whether v's sum is one longer product: of two matrices that both differ."""
@@ -30,28 +33,29 @@ class Sums:
         if v.op is ew.WHERE:
             return () if 0 in at else v.ins[1:]
         if v.op in (ew.ADD, ew.SUBTRACT, CONCAT, SUM):  # linear in all together
-            return v.ins if any(self.has_no_terms(i) for i in v.ins) else ()
+            return v.ins if any(i.id not in self.with_terms for i in v.ins) else ()
         if len(at) != 1 or at[0] not in FACTORS.get(v.op.name, v.op.linear):
             return ()
         (k,) = at
         smaller = v.op is MATMUL or v.ins[k].size <= v.size  # a product is more work than its operand's sum
         return (v.ins[k],) if smaller and v.ins[k].dtype == v.dtype else ()
 
-    def has_no_terms(self, v: Var) -> bool:
-        """Whether v's sum is made without v of each task."""
-        if v.id not in self.known:
-            through = self.passes(v) if v.id in self.differs else ()
-            below = v.op in (MATMUL, BROADCAST) or all(self.has_no_terms(i) for i in through)
-            self.known[v.id] = v.id not in self.differs or self.is_longer(v) or bool(through) and below
-        return self.known[v.id]
+    def _spares_terms(self, v: Var) -> bool:
+        through = self.passes(v)
+        below = v.op in (MATMUL, BROADCAST) or all(i.id not in self.with_terms for i in through)
+        return self.is_longer(v) or bool(through) and below
 
-    def without_terms(self, summed: Iterable[Var]) -> set[int]:
-        """Values, by number, that need no memory of their own in these sums."""
-        found: set[int] = set()
+    def needed(self, summed: Iterable[Var]) -> list[Var]:
+        """The values of which these sums are made, themselves included, operands first."""
+        found: dict[int, Var] = {}
         ahead = list(summed)
         while ahead:
             v = ahead.pop()
-            if v.id in self.differs and v.id not in found and (self.is_longer(v) or self.passes(v)):
-                found.add(v.id)
-                ahead += self.passes(v)
-        return found
+            if v.id not in found:
+                found[v.id] = v
+                ahead += self.passes(v) if v.id in self.differs else ()
+        return [found[k] for k in sorted(found)]
+
+    def without_terms(self, summed: Iterable[Var]) -> set[int]:
+        """Values, by number, that need no memory of their own in these sums."""
+        return {v.id for v in self.needed(summed) if v.id in self.differs and (self.is_longer(v) or self.passes(v))}

@@ -30,7 +30,7 @@ class Together(ABC):
         self.g, self.n, self.mask = g, n, mask
         self.made: dict[int, Any] = dict(zip((v.id for v in p.inputs), ins, strict=True))  # of the program's values, by number
         self.differs = differing(p, differs)
-        self.of_sums = Sums(self.differs)
+        self.of_sums = Sums(p.live(), self.differs)
         self.sums: dict[int, Var] = {}  # over tasks, by number; of what a loop has summed from the loop
         for v in p.live():
             if v.id in self.made:
@@ -101,7 +101,9 @@ class Together(ABC):
     def sum(self, v: Var) -> Var:
         """The sum over the tasks that count; of products a longer product, which needs no memory for its terms."""
         if v.id not in self.sums:
-            self.sums[v.id] = self._sum(v)
+            for u in self.of_sums.needed([v]):
+                if u.id not in self.sums:
+                    self.sums[u.id] = self._sum(u)
         return self.sums[v.id]
 
     def _sum(self, v: Var) -> Var:
@@ -110,7 +112,7 @@ class Together(ABC):
         if self.of_sums.is_longer(v):
             return self.longer(self.counted(self.made[v.ins[0].id]), self.made[v.ins[1].id])
         if v.id in self.differs and (through := self.of_sums.passes(v)):
-            return self.g.emit(v.op, tuple([self.sum(i) if i in through else self.made[i.id] for i in v.ins]), v.attrs)
+            return self.g.emit(v.op, tuple([self.sums[i.id] if i in through else self.made[i.id] for i in v.ins]), v.attrs)
         return total(self.counted(self.each(v)), (self.axis(len(v.shape)),))
 
     def counted(self, x: Var) -> Var:
@@ -202,7 +204,7 @@ class Equation(NamedTuple):
 def equations(s: Loop, flags: Sequence[bool] | None = None, times: int = 1) -> Iterator[Equation]:
     """All of a body over tasks, and of the loops in it."""
     found = differing(s.body, slices(s) if flags is None else flags)
-    added = Sums(found).without_terms(s.body.outputs[s.carry + s.stacked :])
+    added = Sums(s.body.live(), found).without_terms(s.body.outputs[s.carry + s.stacked :])
     for v in s.body.live():
         if v.id in found:
             differs = tuple([i.id in found for i in v.ins])
