@@ -19,19 +19,19 @@ FASTMETA_INLINE void ranks_from(const T* key, int64_t n, int64_t start, T* at) {
   const int64_t end = start + kVectors * L < n ? start + kVectors * L : n;
   int64_t j = 0;
   for (; j < start; j++) {
-    const T x = key[j];
+    const V x = S::splat(key[j]);
     FASTMETA_UNROLL
-    for (int64_t v = 0; v < kVectors; v++) count[v] -= x <= mine[v];
+    for (int64_t v = 0; v < kVectors; v++) count[v] -= V(x <= mine[v]);
   }
   for (; j < end; j++) {
-    const T x = key[j], before = T(j);
+    const V x = S::splat(key[j]), before = S::splat(T(j));
     FASTMETA_UNROLL
-    for (int64_t v = 0; v < kVectors; v++) count[v] -= (x < mine[v]) | ((x == mine[v]) & (before < index[v]));
+    for (int64_t v = 0; v < kVectors; v++) count[v] -= V((x < mine[v]) | ((x == mine[v]) & (before < index[v])));
   }
   for (; j < n; j++) {
-    const T x = key[j];
+    const V x = S::splat(key[j]);
     FASTMETA_UNROLL
-    for (int64_t v = 0; v < kVectors; v++) count[v] -= x < mine[v];
+    for (int64_t v = 0; v < kVectors; v++) count[v] -= V(x < mine[v]);
   }
   FASTMETA_UNROLL
   for (int64_t v = 0; v < kVectors; v++) S::store(at + start + v * L, count[v]);
