@@ -343,8 +343,8 @@ class Decoder {
     const int n_products = int(in_.next("products", 1, kMaxProducts));
     const Checked cells = product(y.data(), 4);
     for (int p = 0; p < n_products; ++p) {
-      const Operand a = read_map(conv.kind == 1 ? y : x, conv.dtype, "A");
-      const Operand b = conv.kind == 2 ? read_map(y, conv.dtype, "B") : read_dense(w, Access::Read, conv.dtype, "B");
+      const Operand a = read_channels(conv.kind == 1 ? y : x, Access::Read, conv.dtype, "A");
+      const Operand b = conv.kind == 2 ? read_channels(y, Access::Read, conv.dtype, "B") : read_dense(w, Access::Read, conv.dtype, "B");
       conv.products.emplace_back(a, b);
       count(cells * conv.taps[0] * conv.taps[1] * conv.c);
     }
@@ -357,13 +357,6 @@ class Decoder {
       if (phase.rowwise && (phase.rank != 4 || !std::equal(target.begin(), target.end(), phase.dims)))
         refuse(where("rowwise phase"), "the dims of OUT", "others");
     return conv;
-  }
-
-  // [images, rows, columns, channels] whose channels have unit stride.
-  Operand read_map(const std::array<int64_t, 4>& dims, DType dtype, const char* what) {
-    const Operand operand = read_operand(4, dims.data(), Access::Read, dtype, what);
-    if (dims[3] > 1 && operand.stride[3] != 1) refuse(where(what), "channels with unit stride", std::to_string(operand.stride[3]));
-    return operand;
   }
 
   Operand read_dense(const std::array<int64_t, 4>& dims, Access access, DType dtype, const char* what) {

@@ -111,12 +111,12 @@ def _weight_transpose(i: int, ct: Var, v: Var) -> Var:
     return convolve(x, ct, stride, padding)
 
 
-def windows(kernel: Pair, stride: Pair, out: Shape) -> Iterator[tuple[int, int, tuple[slice, ...]]]:
+def windows(kernel: Pair, stride: Pair, out: Shape, dilation: Pair = (1, 1)) -> Iterator[tuple[int, int, tuple[slice, ...]]]:
     """For each tap (i, j): what it sees of the padded images [N, H, W, C], as an index of [N, OH, OW, C]."""
-    (sh, sw), (oh, ow) = stride, out
+    (sh, sw), (oh, ow), (dh, dw) = stride, out, dilation
     for i in range(kernel[0]):
         for j in range(kernel[1]):
-            yield i, j, (slice(None), slice(i, i + (oh - 1) * sh + 1, sh), slice(j, j + (ow - 1) * sw + 1, sw))
+            yield i, j, (slice(None), slice(i * dh, i * dh + (oh - 1) * sh + 1, sh), slice(j * dw, j * dw + (ow - 1) * sw + 1, sw))
 
 
 def _np_conv(x: np.ndarray, w: np.ndarray, stride: Pair, padding: Padding) -> np.ndarray:

@@ -6,14 +6,13 @@ transpose in the maps is such a convolution again: of the cotangent, spread out 
 
 from __future__ import annotations
 
-from math import prod
 from typing import Any
 
 import numpy as np
 
 from fastmeta.errors import expected
 from fastmeta.ops import elementwise as ew
-from fastmeta.ops.convolution import Pair, positions, reach
+from fastmeta.ops.convolution import Pair, positions, reach, windows
 from fastmeta.ops.pooling import slices
 from fastmeta.ops.reduce import total
 from fastmeta.ops.shape import FLIP, broadcast, concat, cut, pad, reshape
@@ -85,22 +84,16 @@ def _weight_transpose(i: int, ct: Var, v: Var) -> Var:
     return depthwise(x, ct, stride, dilation)
 
 
-def _taps(kernel: Shape, stride: Pair, dilation: Pair, out: Shape) -> list[tuple[slice, ...]]:
-    return [
-        (slice(None), slice(i, i + (out[1] - 1) * stride[0] + 1, stride[0]), slice(j, j + (out[2] - 1) * stride[1] + 1, stride[1]))
-        for i in range(0, kernel[0] * dilation[0], dilation[0])
-        for j in range(0, kernel[1] * dilation[1], dilation[1])
-    ]
-
-
 def _np_depthwise(x: np.ndarray, w: np.ndarray, stride: Pair, dilation: Pair) -> np.ndarray:
-    out = (len(x), *positions(x.shape[1:3], reach(w.shape[:2], dilation), stride))
-    return sum(x[at] * by for at, by in zip(_taps(w.shape[:2], stride, dilation, out), w.reshape(-1, w.shape[2]), strict=True))
+    out = positions(x.shape[1:3], reach(w.shape[:2], dilation), stride)
+    return sum(x[at] * w[i, j] for i, j, at in windows(w.shape[:2], stride, out, dilation))
 
 
 def _np_depthwise_weight(x: np.ndarray, g: np.ndarray, stride: Pair, dilation: Pair, kernel: Pair) -> np.ndarray:
-    taps = [np.sum(x[at] * g, axis=(0, 1, 2), dtype=x.dtype) for at in _taps(kernel, stride, dilation, g.shape)]
-    return np.stack(taps).reshape(*kernel, x.shape[3])
+    w = np.empty((*kernel, x.shape[3]), x.dtype)
+    for i, j, at in windows(kernel, stride, g.shape[1:3], dilation):
+        w[i, j] = np.sum(x[at] * g, axis=(0, 1, 2), dtype=x.dtype)
+    return w
 
 
 DEPTHWISE = Primitive(
@@ -140,4 +133,4 @@ def tap_by_tap(v: Var, x: Var, y: Var) -> Var:
 
 def _gradient(x: Var, g: Var, stride: Pair, dilation: Pair, kernel: Pair) -> Var:
     taps = [total(ew.multiply(view(x), g), (0, 1, 2)) for view in slices(g.shape, kernel, stride, dilation)]
-    return reshape(concat(tuple([reshape(tap, (1, x.shape[3])) for tap in taps]), 0), (prod(kernel) // kernel[1], kernel[1], x.shape[3]))
+    return reshape(concat(tuple([reshape(tap, (1, x.shape[3])) for tap in taps]), 0), (*kernel, x.shape[3]))

@@ -20,7 +20,7 @@ from fastmeta.transforms.together import differing, inside, slices
 
 ALL = 8 << 20  # bytes that all iterations may need at the same time: straight code computes nothing again for its derivative
 SOME = 1 << 19  # bytes that a batch of some may need, to stay in the cache
-LARGE = 1 << 17  # bytes of one iteration above which it gains nothing by others beside it
+LARGE = SOME // 4  # bytes of one iteration above which it gains nothing by others beside it
 
 
 def batch(p: Program) -> Program:
@@ -66,8 +66,7 @@ def _at_once(s: Loop) -> Form | None:
     kept = _kept(s, slices(s))
     if kept is None or kept > LARGE:
         return None
-    n = s.length if s.length * kept <= ALL else evenly(s.length, SOME // kept)
-    return (Rows, n) if n > 1 or n == s.length else None
+    return Rows, s.length if s.length * kept <= ALL else evenly(s.length, SOME // kept)
 
 
 def _kept(s: Loop, flags: Sequence[bool]) -> int | None:
