@@ -41,7 +41,7 @@ std::unique_ptr<Instruction> bind(const Instr& instr, const Kernels& kernels, co
             return std::make_unique<Gemm<double>>(tag, s, kernels);
           },
           [&](const ConvSpec& s) -> std::unique_ptr<Instruction> {
-            if (program.winograd() && Winograd::pays(s)) return std::make_unique<Winograd>(tag, s, kernels);
+            if (const int64_t side = program.winograd() ? Winograd::side(s) : 0) return std::make_unique<Winograd>(tag, s, kernels, side);
             if (s.dtype == F32) return std::make_unique<Convolution<float>>(tag, s, kernels);
             return std::make_unique<Convolution<double>>(tag, s, kernels);
           },

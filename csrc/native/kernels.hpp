@@ -84,8 +84,8 @@ struct ConvArgs {
 
 // Winograd's transforms: of each tile and channel a small square of numbers into another.
 enum WinogradTransform {
-  kWinogradMap,      // 4 x 4 pixels of a map
-  kWinogradSum,      // 4 x 4 products into 2 x 2 pixels
+  kWinogradMap,      // the pixels of a map that a tile reads
+  kWinogradSum,      // products into the pixels of a tile
   kWinogradSpread,   // its transpose
   kWinogradWeights,  // 3 x 3 taps
   kWinogradTaps,     // its transpose
@@ -99,7 +99,7 @@ struct WinogradArgs {
   float* y;
   const int64_t* y_at;  // [tiles]
   int64_t y_row, y_column;
-  const uint8_t* missing = nullptr;  // Sum and Spread: [tiles], bit 0: the map ends before the second row of pixels; bit 1: column
+  const uint8_t* missing = nullptr;  // Sum and Spread: [tiles], bits 0, 1: rows of pixels that are outside of the map, at the end; bits 2, 3: columns
   const float* start = nullptr;      // Sum and Taps: added, laid out as y; nullptr: zeros; may be y
 };
 
@@ -272,7 +272,8 @@ struct Kernels {
   GemmTiles<double> (*gemm_tiles_f64)(const GemmArgs<double>&);
   void (*conv_f32)(const ConvArgs<float>&);
   void (*conv_f64)(const ConvArgs<double>&);
-  void (*winograd[kWinogradTransforms])(const WinogradArgs&);
+  void (*winograd2[kWinogradTransforms])(const WinogradArgs&);  // of tiles of 2 x 2 pixels
+  void (*winograd4[kWinogradTransforms])(const WinogradArgs&);
   DistanceFns<float> distance_f32[kMetrics];
   DistanceFns<double> distance_f64[kMetrics];
   PullFns<float> pull_f32[kPullMetrics];

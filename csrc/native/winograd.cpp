@@ -1,6 +1,7 @@
 #include "winograd.hpp"
 
 #include <algorithm>
+#include <cstdlib>
 
 namespace fastmeta {
 
@@ -11,29 +12,40 @@ constexpr int64_t kFewestTiles = 24, kMostTiles = 320;  // of a unit: rows of a 
 constexpr int64_t kCachedWeights = 1 << 15;  // c * o: sixteen matrices of more leave the second-level cache
 constexpr int64_t kPartChannels = 16;       // of kind 2, a multiple of all vectors
 
-// What decides, from shapes alone. Fitted to times with AVX-512 on maps of 2 x 2 to 14 x 14 and 16 to 128 channels, in the
-// time of a multiply-add: what the transforms of a tile cost for each of its channels, and those of nine taps.
-constexpr double kTileWork = 104, kTapsWork = 180;
-constexpr double kGain = 1.1;
+// What decides, from shapes alone. Fitted to times with AVX-512 and AVX2 on 1 to 75 maps of 2 x 2 to 42 x 42 and 16 to 640 channels,
+// in the time of a multiply-add: what the transforms of a tile cost for each of its channels, and those of nine taps.
+struct Cost {
+  int64_t side;
+  double tile, taps;
+};
+constexpr Cost kCosts[] = {{2, 110, 200}, {4, 256, 420}};
+constexpr double kWindow = 12;  // nine multiply-adds and what is around them
 
 }  // namespace
 
-bool Winograd::pays(const ConvSpec& spec) {
+int64_t Winograd::side(const ConvSpec& spec) {
   for (int d : {0, 1})
-    if (spec.taps[d] != 3 || spec.stride[d] != 1) return false;
-  if (spec.dtype != F32) return false;
+    if (spec.taps[d] != 3 || spec.stride[d] != 1) return 0;
+  if (spec.dtype != F32) return 0;
   const int64_t* const map = spec.kind == 1 ? spec.in : spec.out;
-  const double tiles = double(spec.n) * double(ceil_div(map[0], 2)) * double(ceil_div(map[1], 2));
-  const double transforms = kTileWork * (1 / double(spec.c) + 1 / double(spec.o));
-  return 9 * double(spec.n) * double(map[0]) * double(map[1]) > kGain * (tiles * (16 + transforms) + kTapsWork);
+  double least = kWindow * double(spec.n) * double(map[0]) * double(map[1]);
+  int64_t best = 0;
+  for (const Cost& cost : kCosts) {
+    const double tiles = double(spec.n) * double(ceil_div(map[0], cost.side)) * double(ceil_div(map[1], cost.side));
+    const double places = double((cost.side + 2) * (cost.side + 2));
+    const double work = tiles * (places + cost.tile * (1 / double(spec.c) + 1 / double(spec.o))) + cost.taps;
+    if (work < least) least = work, best = cost.side;
+  }
+  if (const char* forced = std::getenv("WSIDE")) return std::atoi(forced);
+  return best;
 }
 
-Winograd::Planes::Planes(int64_t rows, int64_t channels) : row(ceil_div(channels, 16) * 16) {
+Winograd::Planes::Planes(int64_t count, int64_t rows, int64_t channels) : count(count), row(ceil_div(channels, 16) * 16) {
   plane = rows * row + 16;  // a cache line more: stores to all places at once must not meet in one set
 }
 
-Winograd::Winograd(int tag, const ConvSpec& spec, const Kernels& kernels)
-    : Instruction(tag), spec_(spec), kernels_(&kernels) {
+Winograd::Winograd(int tag, const ConvSpec& spec, const Kernels& kernels, int64_t side)
+    : Instruction(tag), spec_(spec), kernels_(&kernels), transforms_(side == 4 ? kernels.winograd4 : kernels.winograd2), side_(side), edge_(side + 2), places_(edge_ * edge_) {
   const bool transposed = spec.kind == 1;
   const int64_t n_products = int64_t(spec.products.size());
   depth_ = transposed ? spec.o : spec.c;
@@ -41,21 +53,21 @@ Winograd::Winograd(int tag, const ConvSpec& spec, const Kernels& kernels)
   Axis axes[2];
   for (int d : {0, 1}) {
     maps_[d] = transposed ? spec.in[d] : spec.out[d];
-    tiles_[d] = ceil_div(maps_[d], 2);
+    tiles_[d] = ceil_div(maps_[d], side);
     // Pixel h of x reads y at h + pad - 2 .. h + pad, the last tap first.
     axes[d] = transposed ? Axis{spec.out[d], 1, 1, 2 - spec.pad[d]} : Axis{spec.in[d], 1, 1, spec.pad[d]};
   }
   long_ = multiply_adds(spec) > kSplitWork;
-  const int64_t bytes = 16 * 4 * std::max(depth_, width_) * n_products;
+  const int64_t bytes = places_ * 4 * std::max(depth_, width_) * n_products;
   // Where the weights are read from afar, once for many tiles.
   const int64_t fewest = spec.c * spec.o <= kCachedWeights ? kFewestTiles : kMostTiles;
   units_ = Units(spec.n, tiles_, std::max(fewest, kPlaneBytes / bytes), 1);
   const int64_t tiles = units_.images * units_.rows * tiles_[1];
-  read_ = Planes(tiles, depth_);
-  other_ = Planes(tiles, width_);
+  read_ = Planes(places_, tiles, depth_);
+  other_ = Planes(places_, tiles, width_);
   turned_ = transposed && (spec.c * spec.o <= kCachedWeights || units_.count > 2);
-  weights_ = transposed && !turned_ ? Planes(width_, depth_) : Planes(depth_, width_);
-  copy_ = {axes[0], axes[1], 2 * tiles_[1] + 2, 0};
+  weights_ = transposed && !turned_ ? Planes(places_, width_, depth_) : Planes(places_, depth_, width_);
+  copy_ = {axes[0], axes[1], side * tiles_[1] + 2, 0};
   phases_ = UnitPhases(spec.phases, kernels, spec.kind != 2 && (units_.count > 1 || long_));
   if (long_ && spec.kind != 2) parts_ = phases_.parts(units_.count);
 
@@ -65,7 +77,7 @@ Winograd::Winograd(int tag, const ConvSpec& spec, const Kernels& kernels)
   place(scratch_.x_at, rows * 8);
   place(scratch_.y_at, rows * 8);
   place(scratch_.missing, tiles);
-  place(scratch_.copy, (2 * units_.rows + 2) * copy_.columns * depth_ * 4);
+  place(scratch_.copy, (side * units_.rows + 2) * copy_.columns * depth_ * 4);
   place(scratch_.read, n_products * read_.size() * 4);
   place(scratch_.other, (spec.kind == 2 ? n_products : 1) * other_.size() * 4);
   place(scratch_.weights, (spec.kind == 2 ? 1 : n_products) * weights_.size() * 4);
@@ -89,7 +101,7 @@ void Winograd::turn_weights(Worker& worker) const {
       w = taps;
     }
     if (spec_.kind == 1) w += 8 * tap, step = -tap;
-    kernels_->winograd[kWinogradWeights]({rows, columns, w, x_at, 3 * step, step, to, y_at, 4 * weights_.plane, weights_.plane});
+    transforms_[kWinogradWeights]({rows, columns, w, x_at, 3 * step, step, to, y_at, edge_ * weights_.plane, weights_.plane});
     to += weights_.size();
   }
 }
@@ -103,13 +115,13 @@ void Winograd::copy_tiles(Worker& worker, const Operand& map, const Unit& unit, 
   int64_t* const x_at = scratch<int64_t>(worker, scratch_.x_at);
   int64_t* const y_at = scratch<int64_t>(worker, scratch_.y_at);
   for (int64_t t = 0; t < tiles; ++t) {
-    x_at[t] = 2 * (t / tiles_[1] * row + t % tiles_[1] * channels);
+    x_at[t] = side_ * (t / tiles_[1] * row + t % tiles_[1] * channels);
     y_at[t] = t * read_.row;
   }
   const char* const from = worker.bases[map.base] + map.offset + first * 4;
   for (int64_t k = 0; k < unit.images; ++k, to += tiles * read_.row) {
-    padded.copy(from + (unit.image + k) * map.stride[0] * 4, map.stride[1] * 4, map.stride[2] * 4, reinterpret_cast<char*>(copy), 2 * unit.row, 2 * unit.rows + 2);
-    kernels_->winograd[kWinogradMap]({tiles, channels, copy, x_at, row, channels, to, y_at, 4 * read_.plane, read_.plane});
+    padded.copy(from + (unit.image + k) * map.stride[0] * 4, map.stride[1] * 4, map.stride[2] * 4, reinterpret_cast<char*>(copy), side_ * unit.row, side_ * unit.rows + 2);
+    transforms_[kWinogradMap]({tiles, channels, copy, x_at, row, channels, to, y_at, edge_ * read_.plane, read_.plane});
   }
 }
 
@@ -118,13 +130,14 @@ int64_t Winograd::find_tiles(Worker& worker, const Unit& unit, const Operand& ma
   int64_t* const x_at = scratch<int64_t>(worker, scratch_.x_at);
   int64_t* const y_at = scratch<int64_t>(worker, scratch_.y_at);
   uint8_t* const missing = scratch<uint8_t>(worker, scratch_.missing);
+  auto beyond = [&](int d, int64_t tile) { return std::max<int64_t>(side_ * (tile + 1) - maps_[d], 0); };
   int64_t t = 0;
   for (int64_t k = 0; k < unit.images; ++k)
     for (int64_t p = unit.row; p < unit.row + unit.rows; ++p)
       for (int64_t q = 0; q < tiles_[1]; ++q, ++t) {
         x_at[t] = t * row;
-        y_at[t] = (unit.image + k) * map.stride[0] + 2 * (p * map.stride[1] + q * map.stride[2]);
-        missing[t] = uint8_t((2 * p + 1 == maps_[0]) | (2 * q + 1 == maps_[1]) << 1);
+        y_at[t] = (unit.image + k) * map.stride[0] + side_ * (p * map.stride[1] + q * map.stride[2]);
+        missing[t] = uint8_t(beyond(0, p) | beyond(1, q) << 2);
       }
   return t;
 }
@@ -141,7 +154,7 @@ void Winograd::run_unit(Worker& worker, const float* weights, int64_t number, ch
   GemmArgs<float> args{tiles, width_, n_products, 1};
   args.c_m = other_.row;
   std::fill_n(args.products, n_products, Product{depth_, read_.row, 1, down, across});
-  for (int64_t place = 0; place < 16; ++place) {
+  for (int64_t place = 0; place < places_; ++place) {
     GemmData<float> data{sums + place * other_.plane, nullptr, nullptr, {}};
     for (int64_t p = 0; p < n_products; ++p) {
       data.factors[2 * p] = read + p * read_.size() + place * read_.plane;
@@ -152,11 +165,11 @@ void Winograd::run_unit(Worker& worker, const float* weights, int64_t number, ch
   Operand target = spec_.target;  // dense, whatever its strides say where a dim is 1
   target.stride[2] = width_, target.stride[1] = maps_[1] * width_, target.stride[0] = maps_[0] * maps_[1] * width_;
   find_tiles(worker, unit, target, other_.row);
-  kernels_->winograd[kWinogradSum]({tiles, width_, sums, scratch<int64_t>(worker, scratch_.x_at), 4 * other_.plane, other_.plane, worker.at<float>(target),
+  transforms_[kWinogradSum]({tiles, width_, sums, scratch<int64_t>(worker, scratch_.x_at), edge_ * other_.plane, other_.plane, worker.at<float>(target),
                                     scratch<int64_t>(worker, scratch_.y_at), target.stride[1], target.stride[2], scratch<uint8_t>(worker, scratch_.missing),
                                     spec_.has_cin ? worker.at<float>(spec_.cin) : nullptr});
-  const int64_t row = 2 * unit.row;
-  phases_.after(worker, {unit.image, unit.images, row, std::min(2 * unit.rows, maps_[0] - row)}, maps_, joints);
+  const int64_t row = side_ * unit.row;
+  phases_.after(worker, {unit.image, unit.images, row, std::min(side_ * unit.rows, maps_[0] - row)}, maps_, joints);
   if (long_) worker.poll();
 }
 
@@ -175,12 +188,12 @@ void Winograd::sum_taps(Worker& worker, int64_t first, int64_t last) const {
       const auto& [x, y] = spec_.products[size_t(p)];
       copy_tiles(worker, x, unit, first, channels, read + p * read_.size());
       tiles = find_tiles(worker, unit, y, other_.row);
-      kernels_->winograd[kWinogradSpread]({tiles, width_, worker.at<float>(y), y_at, y.stride[1], y.stride[2], spread + p * other_.size(), x_at, 4 * other_.plane, other_.plane,
+      transforms_[kWinogradSpread]({tiles, width_, worker.at<float>(y), y_at, y.stride[1], y.stride[2], spread + p * other_.size(), x_at, edge_ * other_.plane, other_.plane,
                                            scratch<uint8_t>(worker, scratch_.missing)});
     }
     GemmArgs<float> args{channels, width_, n_products, 1, weights_.row, 1, weights_.row};
     std::fill_n(args.products, n_products, Product{tiles, 1, read_.row, other_.row, 1});
-    for (int64_t place = 0; place < 16; ++place) {
+    for (int64_t place = 0; place < places_; ++place) {
       float* const sum = sums + place * weights_.plane;
       GemmData<float> data{sum, number ? sum : nullptr, nullptr, {}};
       for (int64_t p = 0; p < n_products; ++p) {
@@ -194,7 +207,7 @@ void Winograd::sum_taps(Worker& worker, int64_t first, int64_t last) const {
   if (worker.stopped()) return;
   for (int64_t k = 0; k < channels; ++k) x_at[k] = k * weights_.row, y_at[k] = (first + k) * width_;
   const int64_t tap = depth_ * width_;
-  kernels_->winograd[kWinogradTaps]({channels, width_, sums, x_at, 4 * weights_.plane, weights_.plane, worker.at<float>(spec_.target), y_at, 3 * tap, tap, nullptr,
+  transforms_[kWinogradTaps]({channels, width_, sums, x_at, edge_ * weights_.plane, weights_.plane, worker.at<float>(spec_.target), y_at, 3 * tap, tap, nullptr,
                                      spec_.has_cin ? worker.at<float>(spec_.cin) : nullptr});
 }
 
