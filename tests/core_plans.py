@@ -31,7 +31,7 @@ def scan(length, reverse, in_task):
     n = 7
     size = 4 * n
     lead = (-1,) if in_task else ()
-    b = Builder([(f32, (*lead, length, n))], [(f32, (*lead, length, n)), (f32, (*lead, n))], shared=256, arena=256)
+    b = Builder([(f32, (*lead, length, n))], [(f32, (*lead, length, n)), (f32, (*lead, n))], shared=256, arena=256, consts=np.zeros(1, f32).tobytes())
     x, stacked, last = b.input(0), b.output(0), b.output(1)
     memory, outer = (b.arena(), b.block()) if in_task else (b.shared(), 0)
     if in_task:
@@ -40,7 +40,7 @@ def scan(length, reverse, in_task):
         x, stacked, last = x_t, stacked_t, last_t
     inner = b.block()
     now, following = b.carry(memory, 0, size), b.carry(memory, 64, size)
-    b.elementwise((n,), [view(memory, (n,))], [("subtract", f32, -1, 0, 0)], [(1, STORE, view(memory, (n,)))], block=outer)
+    b.elementwise((n,), [view(b.const(), ()).to((n,))], [], [(0, STORE, view(memory, (n,)))], block=outer)
     x_k, stacked_k = b.slice(x, 0, size), b.slice(stacked, 0, size)
     loads = [view(now, (n,)), view(x_k, (n,))]
     b.elementwise((n,), loads, [("add", f32, 0, 0, 1), ("tanh", f32, -1, 2)], [(3, STORE, view(following, (n,))), (3, STORE, view(stacked_k, (n,)))], block=inner)

@@ -16,6 +16,7 @@ constexpr int64_t kDirectElements = 1 << 16;  // of a "tile" that lives in memor
 constexpr int64_t kFewestElements = 64;
 constexpr int64_t kFewElements = 512;  // of a tile: fewer hardly pay for the calls of its steps
 constexpr int64_t kCrossedCols = 64;  // tiles to transpose are squarish
+constexpr int64_t kFarBytes = 256 << 10;  // operands of more are hardly in the second-level cache
 
 // Teams: only what takes longer than kSplitWork is split, in parts of about kPartWork.
 constexpr double kStepCost = 0.2;  // ns per element and step
@@ -151,6 +152,7 @@ BoundPhase::BoundPhase(const Phase& phase, const Kernels& kernels, bool by_rows)
   finish_steps();
   find_joints(phase, by_rows);
   if (!by_rows && joinable_ && !empty_) choose_parts();
+  if (parts_ > 1) find_far();
 }
 
 void BoundPhase::choose_layout(const Phase& phase, bool by_rows) {
@@ -266,6 +268,15 @@ void BoundPhase::find_joints(const Phase& phase, bool by_rows) {
   joinable_ = joinable_ && joint_bytes_ <= kMostJoints;
 }
 
+void BoundPhase::find_far() {
+  for (int k = 0; k < n_memory_; ++k) {
+    int64_t bytes = slots_[k].item;
+    for (int d = 0; d < nest_.rank; ++d)
+      if (nest_.strides[k][d] != 0) bytes *= nest_.dims[d];
+    if (bytes > kFarBytes && slots_[k].col == slots_[k].item) far_.push_back(k);
+  }
+}
+
 void BoundPhase::choose_parts() {
   const int64_t row_tiles = (rows_ + tile_rows_ - 1) / tile_rows_, col_tiles = (cols_ + tile_cols_ - 1) / tile_cols_;
   total_tiles_ = nest_.elements() / (rows_ * cols_) * row_tiles * col_tiles;
@@ -359,23 +370,42 @@ void BoundPhase::run_tiles(Worker& worker) const {
   });
 }
 
-// Tiles part/parts of all, counted along columns, rows, then outer dims: the same tiles as without parts.
-void BoundPhase::run_part(Worker& worker, int64_t part, char* joints) const {
-  char *origin[kMaxSlots], *at[kMaxSlots];
-  place(worker, origin, joints);
-  std::copy_n(origin, slots_.size(), at);
+// Moves at to tile `number`, counted along columns, rows, then outer dims, and returns its rows and columns.
+std::pair<int64_t, int64_t> BoundPhase::find_tile(int64_t number, char* const* origin, char** at) const {
   const int64_t row_tiles = (rows_ + tile_rows_ - 1) / tile_rows_, col_tiles = (cols_ + tile_cols_ - 1) / tile_cols_;
-  const int64_t end = int64_t(__int128(total_tiles_) * (part + 1) / parts_);
-  for (int64_t tile = int64_t(__int128(total_tiles_) * part / parts_); tile < end && !worker.stopped(); ++tile) {
-    const int64_t col = tile % col_tiles * tile_cols_, row = tile / col_tiles % row_tiles * tile_rows_;
-    for (int k = 0; k < n_memory_; ++k) at[k] = origin[k] + row * slots_[k].row + col * slots_[k].col;
-    int64_t outer = tile / col_tiles / row_tiles;
-    for (int d = outer_rank_ - 1; d >= 0; --d) {
-      const int64_t index = outer % nest_.dims[d];
-      outer /= nest_.dims[d];
-      for (int k = 0; k < n_memory_; ++k) at[k] += index * nest_.strides[k][d];
-    }
-    run_tile(at, std::min(tile_rows_, rows_ - row), std::min(tile_cols_, cols_ - col));
+  const int64_t col = number % col_tiles * tile_cols_, row = number / col_tiles % row_tiles * tile_rows_;
+  for (int k = 0; k < n_memory_; ++k) at[k] = origin[k] + row * slots_[k].row + col * slots_[k].col;
+  int64_t outer = number / col_tiles / row_tiles;
+  for (int d = outer_rank_ - 1; d >= 0; --d) {
+    const int64_t index = outer % nest_.dims[d];
+    outer /= nest_.dims[d];
+    for (int k = 0; k < n_memory_; ++k) at[k] += index * nest_.strides[k][d];
+  }
+  return {std::min(tile_rows_, rows_ - row), std::min(tile_cols_, cols_ - col)};
+}
+
+// Asks for a tile of the operands that are far away: to the second-level cache, since the first is full of the tile before it.
+// A function that only prefetches is dropped by GCC unless it is inlined.
+inline __attribute__((always_inline)) void BoundPhase::fetch(char* const* at, std::pair<int64_t, int64_t> size) const {
+  for (int k : far_)
+    for (int64_t r = 0; r < size.first; ++r)
+      for (int64_t byte = 0; byte < size.second * slots_[k].item; byte += 64) __builtin_prefetch(at[k] + r * slots_[k].row + byte, 0, 2);
+}
+
+// Tiles part/parts of all: the same tiles as without parts.
+void BoundPhase::run_part(Worker& worker, int64_t part, char* joints) const {
+  char *origin[kMaxSlots], *places[2][kMaxSlots];
+  place(worker, origin, joints);
+  for (auto& at : places) std::copy_n(origin, slots_.size(), at);
+  char **at = places[0], **next = places[1];
+  int64_t tile = int64_t(__int128(total_tiles_) * part / parts_);
+  const int64_t last = int64_t(__int128(total_tiles_) * (part + 1) / parts_) - 1;
+  for (auto size = find_tile(tile, origin, at); tile <= last && !worker.stopped(); ++tile) {
+    const auto next_size = find_tile(std::min(tile + 1, last), origin, next);
+    fetch(next, next_size);
+    run_tile(at, size.first, size.second);
+    std::swap(at, next);
+    size = next_size;
   }
 }
 

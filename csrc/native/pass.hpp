@@ -74,6 +74,7 @@ class BoundPhase {
   void size_tiles();
   void finish_steps();
   void find_joints(const Phase& phase, bool by_rows);
+  void find_far();
   void choose_parts();
   bool is_dense(int slot) const;
   int64_t row_elements(int slot) const { return slots_[slot].row / slots_[slot].item; }
@@ -85,6 +86,8 @@ class BoundPhase {
   ReduceArgs reduce_args(const Step& step, int64_t rows, int64_t cols) const;
   void run_tile(char* const* at, int64_t rows, int64_t cols) const;
   void run_plane(Worker& worker, char* const* at, int64_t rows, int64_t cols) const;
+  std::pair<int64_t, int64_t> find_tile(int64_t number, char* const* origin, char** at) const;
+  void fetch(char* const* at, std::pair<int64_t, int64_t> size) const;
   void run_part(Worker& worker, int64_t part, char* joints) const;
   static void reduce_any(const Step& step, char* dst, int64_t dst_row, int64_t dst_col, const char* x, int64_t x_row, int64_t rows, int64_t cols);
 
@@ -104,6 +107,7 @@ class BoundPhase {
   int outer_rank_ = 0;
   int64_t tile_bytes_ = 0, joint_bytes_ = 0;
   std::vector<Joint> joints_;
+  std::vector<int> far_;  // slots of long arrays
   Nest nest_;  // of the memory operands
 };
 

@@ -136,7 +136,8 @@ template <class Op, class T, int Variant> struct TileRow {
         Piece<T>::store(d, apply(piece_x(int(n)), piece_y(int(n)), piece_z(int(n))), int(n));
         return;
       }
-      const V e = at(n - L);
+      V e{};
+      if (n % L != 0) e = at(n - L);
       int64_t i = 0;
       for (; i + 4 * L <= n; i += 4 * L) {
         const V a = at(i), b = at(i + L), c = at(i + 2 * L), f = at(i + 3 * L);
@@ -199,13 +200,29 @@ template <class Op, class T, int Variant> void tile(const TileArgs& a) {
       if (TileFn fn = as_row<Op, T>(b)) return fn(b);
     }
   }
-  for (;;) {
-    TileRow<Op, T, Variant>(x, y, z).run(d, n);
-    if (--rows == 0) return;
+  auto next_row = [&] {
     d += a.dst_row;
     x += a.x_row;
     if constexpr (Op::arity > 1) y += a.y_row;
     if constexpr (Op::arity > 2) z += a.z_row;
+  };
+  if constexpr (!Op::heavy) {
+    constexpr int64_t L = Simd<T>::lanes;
+    if (n <= 3 * L && n % L == 0) {  // the channels of few filters: what surrounds a row would cost as much as the row
+      for (;;) {
+        const TileRow<Op, T, Variant> row(x, y, z);
+        Simd<T>::store(d, row.at(0));
+        if (n > L) Simd<T>::store(d + L, row.at(L));
+        if (n > 2 * L) Simd<T>::store(d + 2 * L, row.at(2 * L));
+        if (--rows == 0) return;
+        next_row();
+      }
+    }
+  }
+  for (;;) {
+    TileRow<Op, T, Variant>(x, y, z).run(d, n);
+    if (--rows == 0) return;
+    next_row();
   }
 }
 
