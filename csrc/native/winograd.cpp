@@ -1,7 +1,6 @@
 #include "winograd.hpp"
 
 #include <algorithm>
-#include <cstdlib>
 
 namespace fastmeta {
 
@@ -12,14 +11,15 @@ constexpr int64_t kFewestTiles = 24, kMostTiles = 320;  // of a unit: rows of a 
 constexpr int64_t kCachedWeights = 1 << 15;  // c * o: sixteen matrices of more leave the second-level cache
 constexpr int64_t kPartChannels = 16;       // of kind 2, a multiple of all vectors
 
-// What decides, from shapes alone. Fitted to times with AVX-512 and AVX2 on 1 to 75 maps of 2 x 2 to 42 x 42 and 16 to 640 channels,
+// What decides, from shapes alone. Fitted to times with AVX-512 and AVX2 on 1 to 75 maps of 2 x 2 to 84 x 84 and 1 to 640 channels,
 // in the time of a multiply-add: what the transforms of a tile cost for each of its channels, and those of nine taps.
 struct Cost {
   int64_t side;
   double tile, taps;
 };
-constexpr Cost kCosts[] = {{2, 110, 200}, {4, 256, 420}};
+constexpr Cost kCosts[] = {{2, 110, 200}, {4, 270, 400}};
 constexpr double kWindow = 12;  // nine multiply-adds and what is around them
+constexpr int64_t kVector = 16;  // channels are computed by so many
 
 }  // namespace
 
@@ -28,15 +28,17 @@ int64_t Winograd::side(const ConvSpec& spec) {
     if (spec.taps[d] != 3 || spec.stride[d] != 1) return 0;
   if (spec.dtype != F32) return 0;
   const int64_t* const map = spec.kind == 1 ? spec.in : spec.out;
-  double least = kWindow * double(spec.n) * double(map[0]) * double(map[1]);
+  const int64_t depth = spec.kind == 1 ? spec.o : spec.c, width = spec.kind == 1 ? spec.c : spec.o;
+  auto per = [](int64_t channels) { return 1 / double(channels); };
+  auto computed = [](int64_t channels) { return double(ceil_div(channels, kVector) * kVector); };
   int64_t best = 0;
+  double least = kWindow * double(spec.n) * double(map[0]) * double(map[1]) * computed(width) * per(width);
   for (const Cost& cost : kCosts) {
     const double tiles = double(spec.n) * double(ceil_div(map[0], cost.side)) * double(ceil_div(map[1], cost.side));
-    const double places = double((cost.side + 2) * (cost.side + 2));
-    const double work = tiles * (places + cost.tile * (1 / double(spec.c) + 1 / double(spec.o))) + cost.taps;
+    const double products = (tiles * double((cost.side + 2) * (cost.side + 2)) + cost.taps) * computed(width) * per(width);
+    const double work = products + tiles * cost.tile * (computed(depth) + computed(width)) * per(depth) * per(width);
     if (work < least) least = work, best = cost.side;
   }
-  if (const char* forced = std::getenv("WSIDE")) return std::atoi(forced);
   return best;
 }
 
