@@ -185,6 +185,9 @@ WINOGRAD = {
     "many channels": Sizes(6, 6, 8, 200, 3, 3, 130, low=(1, 1), high=(1, 1)),
     "weights beyond the cache": Sizes(3, 4, 5, 190, 3, 3, 200, low=(1, 1), high=(1, 1)),
     "more of them, many tiles": Sizes(27, 9, 10, 260, 3, 3, 140, low=(1, 1), high=(1, 1)),
+    "small tiles": Sizes(9, 5, 6, 64, 3, 3, 47, low=(1, 1), high=(1, 1)),
+    "small tiles, uneven padding": Sizes(6, 4, 5, 33, 3, 3, 40, low=(3, 0), high=(0, 3)),
+    "small tiles, weights beyond the cache": Sizes(60, 5, 5, 190, 3, 3, 200, low=(1, 1), high=(1, 1)),
 }
 
 
