@@ -6,10 +6,12 @@ namespace fastmeta {
 
 namespace {
 
-constexpr int64_t kPlaneBytes = 192 << 10;  // of a unit's sixteen matrices: they and the weights stay in the second-level cache
+constexpr int64_t kPlaneBytes = 384 << 10;  // of a unit's matrices of one side: they and the weights stay in the second-level cache
 constexpr int64_t kFewestTiles = 24, kMostTiles = 320;  // of a unit: rows of a matrix product
 constexpr int64_t kCachedWeights = 1 << 15;  // c * o: sixteen matrices of more leave the second-level cache
-constexpr int64_t kPartChannels = 16;       // of kind 2, a multiple of all vectors
+constexpr int64_t kPartChannels = 16;  // a multiple of all vectors
+// Few tiles do little with weights that fill the caches: these are turned and used by blocks of channels.
+constexpr int64_t kBlockBytes = 2 << 20, kBlockChannels = 32, kBlockTiles = 64;
 
 // What decides, from shapes alone. Fitted to times with AVX-512 and AVX2 on 1 to 75 maps of 2 x 2 to 84 x 84 and 1 to 640 channels,
 // in the time of a multiply-add: what the transforms of a tile cost for each of its channels, and those of nine taps.
@@ -65,10 +67,15 @@ Winograd::Winograd(int tag, const ConvSpec& spec, const Kernels& kernels, int64_
   const int64_t fewest = spec.c * spec.o <= kCachedWeights ? kFewestTiles : kMostTiles;
   units_ = Units(spec.n, tiles_, std::max(fewest, kPlaneBytes / bytes), 1);
   const int64_t tiles = units_.images * units_.rows * tiles_[1];
-  read_ = Planes(places_, tiles, depth_);
-  other_ = Planes(places_, tiles, width_);
   turned_ = transposed && (spec.c * spec.o <= kCachedWeights || units_.count > 2);
-  weights_ = transposed && !turned_ ? Planes(places_, width_, depth_) : Planes(places_, depth_, width_);
+  const int64_t channels = spec.kind == 2 ? depth_ : width_, channel_bytes = places_ * 4 * (spec.kind == 2 ? width_ : depth_) * n_products;
+  block_ = channels;
+  if (units_.count == 1 && tiles <= kBlockTiles && channels * channel_bytes > kBlockBytes)
+    block_ = std::min(channels, std::max(kBlockBytes / channel_bytes / kPartChannels * kPartChannels, kBlockChannels));
+  const int64_t depth = spec.kind == 2 ? block_ : depth_, width = spec.kind == 2 ? width_ : block_;
+  read_ = Planes(places_, tiles, depth);
+  other_ = Planes(places_, tiles, width);
+  weights_ = transposed && !turned_ ? Planes(places_, width, depth) : Planes(places_, depth, width);
   copy_ = {axes[0], axes[1], side * tiles_[1] + 2, 0};
   phases_ = UnitPhases(spec.phases, kernels, spec.kind != 2 && (units_.count > 1 || long_));
   if (long_ && spec.kind != 2) parts_ = phases_.parts(units_.count);
@@ -87,12 +94,13 @@ Winograd::Winograd(int tag, const ConvSpec& spec, const Kernels& kernels, int64_
   place(scratch_.joints, parts_ * phases_.joint_bytes());
 }
 
-// Kinds 0 and 1: the places of the taps of all products. In kind 1 their order is turned.
-void Winograd::turn_weights(Worker& worker) const {
+// Kinds 0 and 1: the places of the taps of all products, for channels first .. first + channels of the target. In kind 1 their order is turned.
+void Winograd::turn_weights(Worker& worker, int64_t first, int64_t channels) const {
   int64_t* const x_at = scratch<int64_t>(worker, scratch_.x_at);
   int64_t* const y_at = scratch<int64_t>(worker, scratch_.y_at);
-  const int64_t rows = turned_ ? spec_.o : spec_.c, columns = turned_ ? spec_.c : spec_.o, tap = rows * columns;
-  for (int64_t k = 0; k < rows; ++k) x_at[k] = k * columns, y_at[k] = k * weights_.row;
+  const bool transposed = spec_.kind == 1 && !turned_;  // a row of weights is of one channel of the target
+  const int64_t rows = transposed ? channels : depth_, columns = transposed ? depth_ : channels, tap = depth_ * width_;
+  for (int64_t k = 0; k < rows; ++k) x_at[k] = transposed ? (first + k) * depth_ : k * width_ + first, y_at[k] = k * weights_.row;
   float* to = scratch<float>(worker, scratch_.weights);
   for (const auto& product : spec_.products) {
     const float* w = worker.at<float>(product.second);
@@ -144,16 +152,13 @@ int64_t Winograd::find_tiles(Worker& worker, const Unit& unit, const Operand& ma
   return t;
 }
 
-// Kinds 0 and 1.
-void Winograd::run_unit(Worker& worker, const float* weights, int64_t number, char* joints) const {
-  const Unit unit = units_[number];
+// Kinds 0 and 1: channels first .. first + channels of a unit's tiles.
+void Winograd::sum_tiles(Worker& worker, const Unit& unit, const float* read, const float* weights, int64_t first, int64_t channels) const {
   const int64_t tiles = unit.images * unit.rows * tiles_[1], n_products = int64_t(spec_.products.size());
-  float* const read = scratch<float>(worker, scratch_.read);
   float* const sums = scratch<float>(worker, scratch_.other);
-  for (int64_t p = 0; p < n_products; ++p) copy_tiles(worker, spec_.products[size_t(p)].first, unit, 0, depth_, read + p * read_.size());
   const bool transposed = spec_.kind == 1 && !turned_;
   const int64_t down = transposed ? 1 : weights_.row, across = transposed ? weights_.row : 1;
-  GemmArgs<float> args{tiles, width_, n_products, 1};
+  GemmArgs<float> args{tiles, channels, n_products, 1};
   args.c_m = other_.row;
   std::fill_n(args.products, n_products, Product{depth_, read_.row, 1, down, across});
   for (int64_t place = 0; place < places_; ++place) {
@@ -167,31 +172,65 @@ void Winograd::run_unit(Worker& worker, const float* weights, int64_t number, ch
   Operand target = spec_.target;  // dense, whatever its strides say where a dim is 1
   target.stride[2] = width_, target.stride[1] = maps_[1] * width_, target.stride[0] = maps_[0] * maps_[1] * width_;
   find_tiles(worker, unit, target, other_.row);
-  transforms_[kWinogradSum]({tiles, width_, sums, scratch<int64_t>(worker, scratch_.x_at), edge_ * other_.plane, other_.plane, worker.at<float>(target),
-                                    scratch<int64_t>(worker, scratch_.y_at), target.stride[1], target.stride[2], scratch<uint8_t>(worker, scratch_.missing),
-                                    spec_.has_cin ? worker.at<float>(spec_.cin) : nullptr});
+  transforms_[kWinogradSum]({tiles, channels, sums, scratch<int64_t>(worker, scratch_.x_at), edge_ * other_.plane, other_.plane, worker.at<float>(target) + first,
+                             scratch<int64_t>(worker, scratch_.y_at), target.stride[1], target.stride[2], scratch<uint8_t>(worker, scratch_.missing),
+                             spec_.has_cin ? worker.at<float>(spec_.cin) + first : nullptr});
+}
+
+// Kinds 0 and 1. weights: those of all channels, where these are one block.
+void Winograd::run_unit(Worker& worker, const float* weights, int64_t number, char* joints) const {
+  const Unit unit = units_[number];
+  float* const read = scratch<float>(worker, scratch_.read);
+  for (size_t p = 0; p < spec_.products.size(); ++p) copy_tiles(worker, spec_.products[p].first, unit, 0, depth_, read + int64_t(p) * read_.size());
+  if (block_ == width_) {
+    sum_tiles(worker, unit, read, weights, 0, width_);
+  } else {
+    struct Context {
+      const Winograd* self;
+      const Unit& unit;
+      const float* read;
+    } context{this, unit, read};
+    run_parts(worker, ceil_div(width_, block_), [](const void* argument, Worker& w, int64_t part) {
+      const auto& [self, unit, read] = *static_cast<const Context*>(argument);
+      const int64_t first = part * self->block_, channels = std::min(self->block_, self->width_ - first);
+      self->turn_weights(w, first, channels);
+      self->sum_tiles(w, unit, read, self->scratch<float>(w, self->scratch_.weights), first, channels);
+      if (self->long_) w.poll();
+    }, &context);
+    if (worker.stopped()) return;
+  }
   const int64_t row = side_ * unit.row;
   phases_.after(worker, {unit.image, unit.images, row, std::min(side_ * unit.rows, maps_[0] - row)}, maps_, joints);
   if (long_) worker.poll();
 }
 
-// Kind 2: channels first .. last of x, over all units.
-void Winograd::sum_taps(Worker& worker, int64_t first, int64_t last) const {
+// Kind 2: a unit's tiles of y.
+int64_t Winograd::spread_tiles(Worker& worker, const Unit& unit, float* spread) const {
+  int64_t tiles = 0;
+  for (const auto& product : spec_.products) {
+    const Operand& y = product.second;
+    tiles = find_tiles(worker, unit, y, other_.row);
+    transforms_[kWinogradSpread]({tiles, width_, worker.at<float>(y), scratch<int64_t>(worker, scratch_.y_at), y.stride[1], y.stride[2], spread, scratch<int64_t>(worker, scratch_.x_at),
+                                  edge_ * other_.plane, other_.plane, scratch<uint8_t>(worker, scratch_.missing)});
+    spread += other_.size();
+  }
+  return tiles;
+}
+
+// Kind 2: channels first .. last of x, over all units. spread: the tiles of y, where they are one unit that others read too.
+void Winograd::sum_taps(Worker& worker, int64_t first, int64_t last, const float* spread) const {
   const int64_t n_products = int64_t(spec_.products.size()), channels = last - first;
   float* const read = scratch<float>(worker, scratch_.read);
-  float* const spread = scratch<float>(worker, scratch_.other);
   float* const sums = scratch<float>(worker, scratch_.weights);
-  int64_t* const x_at = scratch<int64_t>(worker, scratch_.x_at);
-  int64_t* const y_at = scratch<int64_t>(worker, scratch_.y_at);
   for (int64_t number = 0; number < units_.count && !worker.stopped(); ++number) {
     const Unit unit = units_[number];
-    int64_t tiles = 0;
-    for (int64_t p = 0; p < n_products; ++p) {
-      const auto& [x, y] = spec_.products[size_t(p)];
-      copy_tiles(worker, x, unit, first, channels, read + p * read_.size());
-      tiles = find_tiles(worker, unit, y, other_.row);
-      transforms_[kWinogradSpread]({tiles, width_, worker.at<float>(y), y_at, y.stride[1], y.stride[2], spread + p * other_.size(), x_at, edge_ * other_.plane, other_.plane,
-                                           scratch<uint8_t>(worker, scratch_.missing)});
+    const int64_t tiles = unit.images * unit.rows * tiles_[1];
+    for (int64_t p = 0; p < n_products; ++p) copy_tiles(worker, spec_.products[size_t(p)].first, unit, first, channels, read + p * read_.size());
+    const float* others = spread;
+    if (!others) {
+      float* const own = scratch<float>(worker, scratch_.other);
+      spread_tiles(worker, unit, own);
+      others = own;
     }
     GemmArgs<float> args{channels, width_, n_products, 1, weights_.row, 1, weights_.row};
     std::fill_n(args.products, n_products, Product{tiles, 1, read_.row, other_.row, 1});
@@ -200,35 +239,43 @@ void Winograd::sum_taps(Worker& worker, int64_t first, int64_t last) const {
       GemmData<float> data{sum, number ? sum : nullptr, nullptr, {}};
       for (int64_t p = 0; p < n_products; ++p) {
         data.factors[2 * p] = read + p * read_.size() + place * read_.plane;
-        data.factors[2 * p + 1] = spread + p * other_.size() + place * other_.plane;
+        data.factors[2 * p + 1] = others + p * other_.size() + place * other_.plane;
       }
       kernels_->gemm_f32(args, data);
     }
     if (long_) worker.poll();
   }
   if (worker.stopped()) return;
+  int64_t* const x_at = scratch<int64_t>(worker, scratch_.x_at);
+  int64_t* const y_at = scratch<int64_t>(worker, scratch_.y_at);
   for (int64_t k = 0; k < channels; ++k) x_at[k] = k * weights_.row, y_at[k] = (first + k) * width_;
   const int64_t tap = depth_ * width_;
   transforms_[kWinogradTaps]({channels, width_, sums, x_at, edge_ * weights_.plane, weights_.plane, worker.at<float>(spec_.target), y_at, 3 * tap, tap, nullptr,
-                                     spec_.has_cin ? worker.at<float>(spec_.cin) : nullptr});
+                              spec_.has_cin ? worker.at<float>(spec_.cin) : nullptr});
 }
 
 void Winograd::run(Worker& worker) const {
   phases_.fill(worker);
   if (spec_.kind == 2) {
-    // Each part spreads all of y, so there are no more than threads; how channels are split does not show in the bits.
     struct Context {
       const Winograd* self;
       int64_t channels;
-    } context{this, spec_.c};
-    if (long_ && worker.team) context.channels = ceil_div(ceil_div(spec_.c, worker.call->pool->helpers() + 1), kPartChannels) * kPartChannels;
+      const float* spread;
+    } context{this, block_, nullptr};
+    if (block_ < spec_.c) {
+      float* const spread = scratch<float>(worker, scratch_.other);
+      spread_tiles(worker, units_[0], spread);
+      context.spread = spread;
+    } else if (long_ && worker.team) {  // each part spreads all of y, so there are no more than threads; how channels are split does not show in the bits
+      context.channels = ceil_div(ceil_div(spec_.c, worker.call->pool->helpers() + 1), kPartChannels) * kPartChannels;
+    }
     run_parts(worker, ceil_div(spec_.c, context.channels), [](const void* argument, Worker& w, int64_t part) {
-      const auto& [self, channels] = *static_cast<const Context*>(argument);
-      self->sum_taps(w, part * channels, std::min(self->spec_.c, (part + 1) * channels));
+      const auto& [self, channels, spread] = *static_cast<const Context*>(argument);
+      self->sum_taps(w, part * channels, std::min(self->spec_.c, (part + 1) * channels), spread);
     }, &context);
   } else {
+    if (block_ == width_) turn_weights(worker, 0, width_);
     const float* const weights = scratch<float>(worker, scratch_.weights);
-    turn_weights(worker);
     phases_.each(worker, units_.count, parts_, scratch<char>(worker, scratch_.joints), [&](Worker& w, int64_t unit, char* joints) { run_unit(w, weights, unit, joints); });
   }
   if (worker.stopped()) return;
