@@ -15,8 +15,10 @@ constexpr int64_t kTileElements = 2048;
 constexpr int64_t kDirectElements = 1 << 16;  // of a "tile" that lives in memory only: bounds the time between polls
 constexpr int64_t kFewestElements = 64;
 constexpr int64_t kFewElements = 512;  // of a tile: fewer hardly pay for the calls of its steps
+constexpr int64_t kLine = 64;  // bytes of a cache's line
 constexpr int64_t kCrossedCols = 64;  // tiles to transpose are squarish
-constexpr int64_t kFarBytes = 256 << 10;  // operands of more are hardly in the second-level cache
+constexpr int64_t kFarBytes = 4 << 20;    // operands of more are not in the second-level cache, and hardly in a third
+constexpr size_t kFewSteps = 3;           // hide nothing: the processor's own prefetching is as good
 
 // Teams: only what takes longer than kSplitWork is split, in parts of about kPartWork.
 constexpr double kStepCost = 0.2;  // ns per element and step
@@ -269,12 +271,16 @@ void BoundPhase::find_joints(const Phase& phase, bool by_rows) {
 }
 
 void BoundPhase::find_far() {
+  if (steps_.size() <= kFewSteps) return;
   for (int k = 0; k < n_memory_; ++k) {
     int64_t bytes = slots_[k].item;
     for (int d = 0; d < nest_.rank; ++d)
       if (nest_.strides[k][d] != 0) bytes *= nest_.dims[d];
-    if (bytes > kFarBytes && slots_[k].col == slots_[k].item) far_.push_back(k);
+    if (bytes <= kFarBytes || slots_[k].col != slots_[k].item) continue;
+    far_.push_back(k);
+    lines_ += tile_rows_ * (tile_cols_ * slots_[k].item / kLine + 1);
   }
+  lines_ = lines_ / int64_t(steps_.size()) + 1;
 }
 
 void BoundPhase::choose_parts() {
@@ -384,13 +390,38 @@ std::pair<int64_t, int64_t> BoundPhase::find_tile(int64_t number, char* const* o
   return {std::min(tile_rows_, rows_ - row), std::min(tile_cols_, cols_ - col)};
 }
 
-// Asks for a tile of the operands that are far away: to the second-level cache, since the first is full of the tile before it.
-// A function that only prefetches is dropped by GCC unless it is inlined.
-inline __attribute__((always_inline)) void BoundPhase::fetch(char* const* at, std::pair<int64_t, int64_t> size) const {
-  for (int k : far_)
-    for (int64_t r = 0; r < size.first; ++r)
-      for (int64_t byte = 0; byte < size.second * slots_[k].item; byte += 64) __builtin_prefetch(at[k] + r * slots_[k].row + byte, 0, 2);
-}
+// Asks for the memory of a tile, some lines with each step of the tile before it: a processor waits for few lines at a time, and
+// what is asked for in one go is waited for. To the second-level cache, since the first is full of the tile at hand.
+class BoundPhase::Ahead {
+ public:
+  Ahead(const BoundPhase& phase, char* const* at, std::pair<int64_t, int64_t> size) : phase_(phase), at_(at), rows_(size.first), cols_(size.second) { open(); }
+  inline __attribute__((always_inline)) void fetch(int64_t lines) {  // GCC drops calls of functions that only prefetch
+    for (; lines > 0 && far_ < phase_.far_.size(); --lines) {
+      __builtin_prefetch(line_, 0, 2);
+      if ((line_ += kLine) < end_) continue;
+      if (end_ == last_) row_ = 0, ++far_;
+      else ++row_;
+      open();
+    }
+  }
+
+ private:
+  void open() {
+    if (far_ == phase_.far_.size()) return;
+    const Slot& slot = phase_.slots_[phase_.far_[far_]];
+    const char* const first = at_[phase_.far_[far_]];
+    const int64_t bytes = cols_ * slot.item;
+    line_ = first + row_ * slot.row;
+    last_ = first + (rows_ - 1) * slot.row + bytes;
+    end_ = slot.row == bytes ? last_ : line_ + bytes;
+  }
+
+  const BoundPhase& phase_;
+  char* const* at_;
+  int64_t rows_, cols_, row_ = 0;
+  size_t far_ = 0;
+  const char *line_ = nullptr, *end_ = nullptr, *last_ = nullptr;  // of a run of memory, and the end of the operand's last
+};
 
 // Tiles part/parts of all: the same tiles as without parts.
 void BoundPhase::run_part(Worker& worker, int64_t part, char* joints) const {
@@ -402,8 +433,8 @@ void BoundPhase::run_part(Worker& worker, int64_t part, char* joints) const {
   const int64_t last = int64_t(__int128(total_tiles_) * (part + 1) / parts_) - 1;
   for (auto size = find_tile(tile, origin, at); tile <= last && !worker.stopped(); ++tile) {
     const auto next_size = find_tile(std::min(tile + 1, last), origin, next);
-    fetch(next, next_size);
-    run_tile(at, size.first, size.second);
+    Ahead ahead(*this, next, next_size);
+    run_tile(at, size.first, size.second, &ahead);
     std::swap(at, next);
     size = next_size;
   }
@@ -450,8 +481,9 @@ inline ReduceArgs BoundPhase::reduce_args(const Step& s, int64_t rows, int64_t c
   return {nullptr, nullptr, s.dst_row, s.dst_col, s.x_row, rows, cols, false};
 }
 
-void BoundPhase::run_tile(char* const* at, int64_t rows, int64_t cols) const {
+void BoundPhase::run_tile(char* const* at, int64_t rows, int64_t cols, Ahead* ahead) const {
   for (const Step& step : steps_) {
+    if (ahead) ahead->fetch(lines_);
     const auto [r, c] = extent(step, rows, cols);
     char *const dst = at[step.dst], *const x = at[step.x];
     switch (step.kind) {

@@ -69,6 +69,7 @@ class BoundPhase {
     Fill fill;
   };
   struct Builder;
+  class Ahead;
 
   void choose_layout(const Phase& phase, bool by_rows);
   void size_tiles();
@@ -84,10 +85,9 @@ class BoundPhase {
   TileArgs tile_args(const Step& step, int64_t rows, int64_t cols) const;
   PlaneCopy plane_copy(const Step& step, int64_t rows, int64_t cols) const;
   ReduceArgs reduce_args(const Step& step, int64_t rows, int64_t cols) const;
-  void run_tile(char* const* at, int64_t rows, int64_t cols) const;
+  void run_tile(char* const* at, int64_t rows, int64_t cols, Ahead* ahead = nullptr) const;
   void run_plane(Worker& worker, char* const* at, int64_t rows, int64_t cols) const;
   std::pair<int64_t, int64_t> find_tile(int64_t number, char* const* origin, char** at) const;
-  void fetch(char* const* at, std::pair<int64_t, int64_t> size) const;
   void run_part(Worker& worker, int64_t part, char* joints) const;
   static void reduce_any(const Step& step, char* dst, int64_t dst_row, int64_t dst_col, const char* x, int64_t x_row, int64_t rows, int64_t cols);
 
@@ -108,6 +108,7 @@ class BoundPhase {
   int64_t tile_bytes_ = 0, joint_bytes_ = 0;
   std::vector<Joint> joints_;
   std::vector<int> far_;  // slots of long arrays
+  int64_t lines_ = 0;     // of a tile's memory in them that are asked for by a step of the tile before
   Nest nest_;  // of the memory operands
 };
 
