@@ -183,6 +183,8 @@ template <class Op, class T> TileFn as_row(TileArgs& a) {
   return table.fn[v];
 }
 
+template <int N> struct Vectors { static constexpr int count = N; };
+
 template <class Op, class T, int Variant> void tile(const TileArgs& a) {
   T* d = static_cast<T*>(a.dst);
   const T *x = static_cast<const T*>(a.x), *y = static_cast<const T*>(a.y), *z = static_cast<const T*>(a.z);
@@ -200,24 +202,25 @@ template <class Op, class T, int Variant> void tile(const TileArgs& a) {
       if (TileFn fn = as_row<Op, T>(b)) return fn(b);
     }
   }
+  const int64_t d_row = a.dst_row, x_row = a.x_row, y_row = a.y_row, z_row = a.z_row;  // by value: stores could change what `a` refers to
   auto next_row = [&] {
-    d += a.dst_row;
-    x += a.x_row;
-    if constexpr (Op::arity > 1) y += a.y_row;
-    if constexpr (Op::arity > 2) z += a.z_row;
+    d += d_row;
+    x += x_row;
+    if constexpr (Op::arity > 1) y += y_row;
+    if constexpr (Op::arity > 2) z += z_row;
   };
-  if constexpr (!Op::heavy) {
+  if constexpr (!Op::heavy) {  // rows of so few vectors cost as much as what surrounds them
     constexpr int64_t L = Simd<T>::lanes;
-    if (n <= 3 * L && n % L == 0) {  // the channels of few filters: what surrounds a row would cost as much as the row
-      for (;;) {
+    auto walk = [&](auto lanes) __attribute__((always_inline)) {
+      constexpr int vectors = decltype(lanes)::count;
+      for (; rows > 0; --rows, next_row()) {
         const TileRow<Op, T, Variant> row(x, y, z);
-        Simd<T>::store(d, row.at(0));
-        if (n > L) Simd<T>::store(d + L, row.at(L));
-        if (n > 2 * L) Simd<T>::store(d + 2 * L, row.at(2 * L));
-        if (--rows == 0) return;
-        next_row();
+        FASTMETA_UNROLL
+        for (int j = 0; j < vectors; j++) Simd<T>::store(d + j * L, row.at(j * L));
       }
-    }
+    };
+    if (n == L) return walk(Vectors<1>{});
+    if (n == 2 * L) return walk(Vectors<2>{});
   }
   for (;;) {
     TileRow<Op, T, Variant>(x, y, z).run(d, n);
