@@ -75,7 +75,8 @@ def image_table() -> str:
     """Convolutional workloads that have a result file, each file from one run; empty if there are none."""
     files = [json.loads(f.read_text()) for f in sorted(RESULTS.glob("*.json"))]
     found = {title: report for f in files for title, report in f["reports"].items()}
-    if not found.keys() & IMAGES.keys():
+    origins = [f["provenance"] for f in files if f["reports"].keys() & IMAGES.keys()]
+    if not origins:
         return ""
     lines = ["", "| second-order MAML, 5-way 1-shot, float32 | fastmeta | of peak | " + " | ".join(IMAGE_PEERS) + " |"]
     lines.append("|---|---|---|" + "---|" * len(IMAGE_PEERS))
@@ -90,7 +91,8 @@ def image_table() -> str:
     lines.append("")
     lines.append(
         "Milliseconds per task through `fm.MAML`, percent of the multiply-add peak measured in the same run (operations of direct convolution), and how many "
-        "times longer the others take, torch's loop in its better layout; each file is one run, all contestants in float64 within 1e-9 of autograd first."
+        "times longer the others take, torch's loop in its better layout; each file is one run, all contestants in float64 within 1e-9 of autograd first: "
+        + "; ".join(sorted({f"{o['threads']} threads, {o['cpu']}, {o['date'][:10]}" for o in origins})) + "."
     )
     if MEMORY in found:
         parts = [

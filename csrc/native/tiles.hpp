@@ -183,7 +183,7 @@ template <class Op, class T> TileFn as_row(TileArgs& a) {
   return table.fn[v];
 }
 
-template <int N> struct Vectors { static constexpr int count = N; };
+template <int N> struct Count { static constexpr int value = N; };
 
 template <class Op, class T, int Variant> void tile(const TileArgs& a) {
   T* d = static_cast<T*>(a.dst);
@@ -211,16 +211,15 @@ template <class Op, class T, int Variant> void tile(const TileArgs& a) {
   };
   if constexpr (!Op::heavy) {  // rows of so few vectors cost as much as what surrounds them
     constexpr int64_t L = Simd<T>::lanes;
-    auto walk = [&](auto lanes) __attribute__((always_inline)) {
-      constexpr int vectors = decltype(lanes)::count;
+    auto walk = [&](auto count) __attribute__((always_inline)) {
       for (; rows > 0; --rows, next_row()) {
         const TileRow<Op, T, Variant> row(x, y, z);
         FASTMETA_UNROLL
-        for (int j = 0; j < vectors; j++) Simd<T>::store(d + j * L, row.at(j * L));
+        for (int j = 0; j < decltype(count)::value; j++) Simd<T>::store(d + j * L, row.at(j * L));
       }
     };
-    if (n == L) return walk(Vectors<1>{});
-    if (n == 2 * L) return walk(Vectors<2>{});
+    if (n == L) return walk(Count<1>{});
+    if (n == 2 * L) return walk(Count<2>{});
   }
   for (;;) {
     TileRow<Op, T, Variant>(x, y, z).run(d, n);

@@ -62,16 +62,16 @@ Winograd::Winograd(int tag, const ConvSpec& spec, const Kernels& kernels, int64_
     axes[d] = transposed ? Axis{spec.out[d], 1, 1, 2 - spec.pad[d]} : Axis{spec.in[d], 1, 1, spec.pad[d]};
   }
   long_ = multiply_adds(spec) > kSplitWork;
-  const int64_t bytes = places_ * 4 * std::max(depth_, width_) * n_products;
+  auto bytes_of = [&](int64_t channels) { return places_ * 4 * channels * n_products; };  // in the matrices of all products
   // Where the weights are read from afar, once for many tiles.
   const int64_t fewest = spec.c * spec.o <= kCachedWeights ? kFewestTiles : kMostTiles;
-  units_ = Units(spec.n, tiles_, std::max(fewest, kPlaneBytes / bytes), 1);
+  units_ = Units(spec.n, tiles_, std::max(fewest, kPlaneBytes / bytes_of(std::max(depth_, width_))), 1);
   const int64_t tiles = units_.images * units_.rows * tiles_[1];
-  turned_ = transposed && (spec.c * spec.o <= kCachedWeights || units_.count > 2);
-  const int64_t channels = spec.kind == 2 ? depth_ : width_, channel_bytes = places_ * 4 * (spec.kind == 2 ? width_ : depth_) * n_products;
+  const int64_t channels = spec.kind == 2 ? depth_ : width_, channel_bytes = bytes_of(spec.kind == 2 ? width_ : depth_);
   block_ = channels;
   if (units_.count == 1 && tiles <= kBlockTiles && channels * channel_bytes > kBlockBytes)
     block_ = std::min(channels, std::max(kBlockBytes / channel_bytes / kPartChannels * kPartChannels, kBlockChannels));
+  turned_ = transposed && block_ == channels && (spec.c * spec.o <= kCachedWeights || units_.count > 2);
   const int64_t depth = spec.kind == 2 ? block_ : depth_, width = spec.kind == 2 ? width_ : block_;
   read_ = Planes(places_, tiles, depth);
   other_ = Planes(places_, tiles, width);
@@ -94,7 +94,8 @@ Winograd::Winograd(int tag, const ConvSpec& spec, const Kernels& kernels, int64_
   place(scratch_.joints, parts_ * phases_.joint_bytes());
 }
 
-// Kinds 0 and 1: the places of the taps of all products, for channels first .. first + channels of the target. In kind 1 their order is turned.
+// Kinds 0 and 1: the places of the taps of all products, for channels first .. first + channels of the target. In kind 1
+// their order is turned.
 void Winograd::turn_weights(Worker& worker, int64_t first, int64_t channels) const {
   int64_t* const x_at = scratch<int64_t>(worker, scratch_.x_at);
   int64_t* const y_at = scratch<int64_t>(worker, scratch_.y_at);
@@ -205,16 +206,14 @@ void Winograd::run_unit(Worker& worker, const float* weights, int64_t number, ch
 }
 
 // Kind 2: a unit's tiles of y.
-int64_t Winograd::spread_tiles(Worker& worker, const Unit& unit, float* spread) const {
-  int64_t tiles = 0;
+void Winograd::spread_tiles(Worker& worker, const Unit& unit, float* spread) const {
   for (const auto& product : spec_.products) {
     const Operand& y = product.second;
-    tiles = find_tiles(worker, unit, y, other_.row);
+    const int64_t tiles = find_tiles(worker, unit, y, other_.row);
     transforms_[kWinogradSpread]({tiles, width_, worker.at<float>(y), scratch<int64_t>(worker, scratch_.y_at), y.stride[1], y.stride[2], spread, scratch<int64_t>(worker, scratch_.x_at),
                                   edge_ * other_.plane, other_.plane, scratch<uint8_t>(worker, scratch_.missing)});
     spread += other_.size();
   }
-  return tiles;
 }
 
 // Kind 2: channels first .. last of x, over all units. spread: the tiles of y, where they are one unit that others read too.
@@ -266,7 +265,8 @@ void Winograd::run(Worker& worker) const {
       float* const spread = scratch<float>(worker, scratch_.other);
       spread_tiles(worker, units_[0], spread);
       context.spread = spread;
-    } else if (long_ && worker.team) {  // each part spreads all of y, so there are no more than threads; how channels are split does not show in the bits
+    } else if (long_ && worker.team) {
+      // Each part spreads all of y, so there are no more than threads; how channels are split does not show in the bits.
       context.channels = ceil_div(ceil_div(spec_.c, worker.call->pool->helpers() + 1), kPartChannels) * kPartChannels;
     }
     run_parts(worker, ceil_div(spec_.c, context.channels), [](const void* argument, Worker& w, int64_t part) {

@@ -35,7 +35,7 @@ class Winograd final : public Instruction {
   void turn_weights(Worker& worker, int64_t first, int64_t channels) const;
   void sum_tiles(Worker& worker, const Unit& unit, const float* read, const float* weights, int64_t first, int64_t channels) const;
   void run_unit(Worker& worker, const float* weights, int64_t number, char* joints) const;
-  int64_t spread_tiles(Worker& worker, const Unit& unit, float* spread) const;
+  void spread_tiles(Worker& worker, const Unit& unit, float* spread) const;
   void sum_taps(Worker& worker, int64_t first, int64_t last, const float* spread) const;
   template <class U>
   U* scratch(Worker& worker, int64_t offset) const { return reinterpret_cast<U*>(worker.scratch + offset); }
@@ -47,7 +47,7 @@ class Winograd final : public Instruction {
   int64_t maps_[2];         // rows and columns that are cut into tiles: of the target, or of y in kind 2
   int64_t tiles_[2];        // down and across
   int64_t depth_, width_;   // channels of the map that is read in windows, and of the one in tiles
-  int64_t block_;           // channels (of the target, in kind 2 of x) whose weights are in work at a time: all, or as many as stay in the cache
+  int64_t block_;           // channels, of the target or in kind 2 of x, whose weights are in work at a time
   PaddedCopy copy_;
   Units units_;             // rows of tiles
   Planes read_, other_, weights_;  // of the windows, the tiles, the taps
