@@ -12,6 +12,7 @@ constexpr int64_t kCachedWeights = 1 << 15;  // c * o: sixteen matrices of more 
 constexpr int64_t kPartChannels = 16;  // a multiple of all vectors
 // Few tiles do little with weights that fill the caches: these are turned and used by blocks of channels.
 constexpr int64_t kBlockBytes = 2 << 20, kBlockChannels = 32, kBlockTiles = 64;
+constexpr int64_t kTeamChannels = 64;  // of a single unit's blocks, which a team shares: by shapes, since how a product is cut along columns may show in the bits
 
 // What decides, from shapes alone. Fitted to times with AVX-512 and AVX2 on 1 to 75 maps of 2 x 2 to 84 x 84 and 1 to 640 channels,
 // in the time of a multiply-add: what the transforms of a tile cost for each of its channels, and those of nine taps.
@@ -71,13 +72,15 @@ Winograd::Winograd(int tag, const ConvSpec& spec, const Kernels& kernels, int64_
   block_ = channels;
   if (units_.count == 1 && tiles <= kBlockTiles && channels * channel_bytes > kBlockBytes)
     block_ = std::min(channels, std::max(kBlockBytes / channel_bytes / kPartChannels * kPartChannels, kBlockChannels));
+  if (units_.count == 1 && long_ && spec.kind != 2) block_ = std::min(block_, kTeamChannels);
   turned_ = transposed && block_ == channels && (spec.c * spec.o <= kCachedWeights || units_.count > 2);
+  by_rows_ = transposed && !turned_;
   const int64_t depth = spec.kind == 2 ? block_ : depth_, width = spec.kind == 2 ? width_ : block_;
   read_ = Planes(places_, tiles, depth);
   other_ = Planes(places_, tiles, width);
-  weights_ = transposed && !turned_ ? Planes(places_, width, depth) : Planes(places_, depth, width);
+  weights_ = by_rows_ ? Planes(places_, width, depth) : Planes(places_, depth, width);
   copy_ = {axes[0], axes[1], side * tiles_[1] + 2, 0};
-  phases_ = UnitPhases(spec.phases, kernels, spec.kind != 2 && (units_.count > 1 || long_));
+  phases_ = UnitPhases(spec.phases, kernels, spec.kind != 2 && units_.count > 1);
   if (long_ && spec.kind != 2) parts_ = phases_.parts(units_.count);
 
   auto place = [&](int64_t& at, int64_t bytes) { at = scratch_.end, scratch_.end += round_up(bytes); };
@@ -94,25 +97,24 @@ Winograd::Winograd(int tag, const ConvSpec& spec, const Kernels& kernels, int64_
   place(scratch_.joints, parts_ * phases_.joint_bytes());
 }
 
-// Kinds 0 and 1: the places of the taps of all products, for channels first .. first + channels of the target. In kind 1
-// their order is turned.
-void Winograd::turn_weights(Worker& worker, int64_t first, int64_t channels) const {
+// Kinds 0 and 1: the places of the taps of all products, of some rows and columns of their matrices. In kind 1 the order of
+// taps is turned.
+void Winograd::turn_weights(Worker& worker, Range rows, Range columns, float* to) const {
   int64_t* const x_at = scratch<int64_t>(worker, scratch_.x_at);
   int64_t* const y_at = scratch<int64_t>(worker, scratch_.y_at);
-  const bool transposed = spec_.kind == 1 && !turned_;  // a row of weights is of one channel of the target
-  const int64_t rows = transposed ? channels : depth_, columns = transposed ? depth_ : channels, tap = depth_ * width_;
-  for (int64_t k = 0; k < rows; ++k) x_at[k] = transposed ? (first + k) * depth_ : k * width_ + first, y_at[k] = k * weights_.row;
-  float* to = scratch<float>(worker, scratch_.weights);
+  const int64_t tap = depth_ * width_, row = by_rows_ ? depth_ : width_;
+  for (int64_t k = 0; k < rows.count; ++k) x_at[k] = (turned_ ? k : rows.first + k) * row + columns.first, y_at[k] = k * weights_.row;
   for (const auto& product : spec_.products) {
     const float* w = worker.at<float>(product.second);
     int64_t step = tap;
     if (turned_) {
       float* const taps = scratch<float>(worker, scratch_.taps);
-      for (int64_t k = 0; k < 9; ++k) kernels_->transpose4(w + k * tap, spec_.o, taps + k * tap, spec_.c, spec_.c, spec_.o);
+      step = rows.count * width_;
+      for (int64_t k = 0; k < 9; ++k) kernels_->transpose4(w + k * tap + rows.first, depth_, taps + k * step, width_, width_, rows.count);
       w = taps;
     }
-    if (spec_.kind == 1) w += 8 * tap, step = -tap;
-    transforms_[kWinogradWeights]({rows, columns, w, x_at, 3 * step, step, to, y_at, edge_ * weights_.plane, weights_.plane});
+    if (spec_.kind == 1) w += 8 * step, step = -step;
+    transforms_[kWinogradWeights]({rows.count, columns.count, w, x_at, 3 * step, step, to, y_at, edge_ * weights_.plane, weights_.plane});
     to += weights_.size();
   }
 }
@@ -157,8 +159,7 @@ int64_t Winograd::find_tiles(Worker& worker, const Unit& unit, const Operand& ma
 void Winograd::sum_tiles(Worker& worker, const Unit& unit, const float* read, const float* weights, int64_t first, int64_t channels) const {
   const int64_t tiles = unit.images * unit.rows * tiles_[1], n_products = int64_t(spec_.products.size());
   float* const sums = scratch<float>(worker, scratch_.other);
-  const bool transposed = spec_.kind == 1 && !turned_;
-  const int64_t down = transposed ? 1 : weights_.row, across = transposed ? weights_.row : 1;
+  const int64_t down = by_rows_ ? 1 : weights_.row, across = by_rows_ ? weights_.row : 1;
   GemmArgs<float> args{tiles, channels, n_products, 1};
   args.c_m = other_.row;
   std::fill_n(args.products, n_products, Product{depth_, read_.row, 1, down, across});
@@ -178,12 +179,12 @@ void Winograd::sum_tiles(Worker& worker, const Unit& unit, const float* read, co
                              spec_.has_cin ? worker.at<float>(spec_.cin) + first : nullptr});
 }
 
-// Kinds 0 and 1. weights: those of all channels, where these are one block.
+// Kinds 0 and 1. weights: those of all channels; a single unit turns them itself, a block of channels after the other.
 void Winograd::run_unit(Worker& worker, const float* weights, int64_t number, char* joints) const {
   const Unit unit = units_[number];
   float* const read = scratch<float>(worker, scratch_.read);
   for (size_t p = 0; p < spec_.products.size(); ++p) copy_tiles(worker, spec_.products[p].first, unit, 0, depth_, read + int64_t(p) * read_.size());
-  if (block_ == width_) {
+  if (units_.count > 1) {
     sum_tiles(worker, unit, read, weights, 0, width_);
   } else {
     struct Context {
@@ -192,11 +193,13 @@ void Winograd::run_unit(Worker& worker, const float* weights, int64_t number, ch
       const float* read;
     } context{this, unit, read};
     run_parts(worker, ceil_div(width_, block_), [](const void* argument, Worker& w, int64_t part) {
-      const auto& [self, unit, read] = *static_cast<const Context*>(argument);
-      const int64_t first = part * self->block_, channels = std::min(self->block_, self->width_ - first);
-      self->turn_weights(w, first, channels);
-      self->sum_tiles(w, unit, read, self->scratch<float>(w, self->scratch_.weights), first, channels);
-      if (self->long_) w.poll();
+      const Context& c = *static_cast<const Context*>(argument);
+      const Winograd& self = *c.self;
+      const Range channels{part * self.block_, std::min(self.block_, self.width_ - part * self.block_)}, all{0, self.depth_};
+      float* const own = self.scratch<float>(w, self.scratch_.weights);
+      self.turn_weights(w, self.by_rows_ ? channels : all, self.by_rows_ ? all : channels, own);
+      self.sum_tiles(w, c.unit, c.read, own, channels.first, channels.count);
+      if (self.long_) w.poll();
     }, &context);
     if (worker.stopped()) return;
   }
@@ -253,30 +256,41 @@ void Winograd::sum_taps(Worker& worker, int64_t first, int64_t last, const float
                               spec_.has_cin ? worker.at<float>(spec_.cin) : nullptr});
 }
 
+// Of so many rows of weights or of their gradient, those of a part: all, or a thread's share. How rows are split does not show in the bits.
+int64_t Winograd::share(const Worker& worker, int64_t channels) const {
+  if (!long_ || !worker.team) return channels;
+  return ceil_div(ceil_div(channels, worker.call->pool->helpers() + 1), kPartChannels) * kPartChannels;
+}
+
 void Winograd::run(Worker& worker) const {
   phases_.fill(worker);
+  struct Context {
+    const Winograd* self;
+    int64_t channels;
+    float* shared;
+  } context{this, block_, nullptr};
   if (spec_.kind == 2) {
-    struct Context {
-      const Winograd* self;
-      int64_t channels;
-      const float* spread;
-    } context{this, block_, nullptr};
     if (block_ < spec_.c) {
-      float* const spread = scratch<float>(worker, scratch_.other);
-      spread_tiles(worker, units_[0], spread);
-      context.spread = spread;
-    } else if (long_ && worker.team) {
-      // Each part spreads all of y, so there are no more than threads; how channels are split does not show in the bits.
-      context.channels = ceil_div(ceil_div(spec_.c, worker.call->pool->helpers() + 1), kPartChannels) * kPartChannels;
+      context.shared = scratch<float>(worker, scratch_.other);
+      spread_tiles(worker, units_[0], context.shared);
+    } else {
+      context.channels = share(worker, spec_.c);  // each part spreads all of y, so there are no more than threads
     }
     run_parts(worker, ceil_div(spec_.c, context.channels), [](const void* argument, Worker& w, int64_t part) {
       const auto& [self, channels, spread] = *static_cast<const Context*>(argument);
       self->sum_taps(w, part * channels, std::min(self->spec_.c, (part + 1) * channels), spread);
     }, &context);
   } else {
-    if (block_ == width_) turn_weights(worker, 0, width_);
-    const float* const weights = scratch<float>(worker, scratch_.weights);
-    phases_.each(worker, units_.count, parts_, scratch<char>(worker, scratch_.joints), [&](Worker& w, int64_t unit, char* joints) { run_unit(w, weights, unit, joints); });
+    context.shared = scratch<float>(worker, scratch_.weights);
+    const int64_t rows = by_rows_ ? width_ : depth_;
+    context.channels = share(worker, rows);
+    if (units_.count > 1)
+      run_parts(worker, ceil_div(rows, context.channels), [](const void* argument, Worker& w, int64_t part) {
+        const auto& [self, channels, weights] = *static_cast<const Context*>(argument);
+        const Range mine{part * channels, std::min(channels, (self->by_rows_ ? self->width_ : self->depth_) - part * channels)};
+        self->turn_weights(w, mine, {0, self->by_rows_ ? self->depth_ : self->width_}, weights + mine.first * self->weights_.row);
+      }, &context);
+    phases_.each(worker, units_.count, parts_, scratch<char>(worker, scratch_.joints), [&](Worker& w, int64_t unit, char* joints) { run_unit(w, context.shared, unit, joints); });
   }
   if (worker.stopped()) return;
   phases_.finish(worker);

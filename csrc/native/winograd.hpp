@@ -26,17 +26,21 @@ class Winograd final : public Instruction {
     Planes(int64_t count, int64_t rows, int64_t channels);
     int64_t size() const { return count * plane; }
   };
+  struct Range {
+    int64_t first, count;
+  };
   struct Scratch {  // of a worker, byte offsets; the phases' tiles come first
     int64_t x_at = 0, y_at = 0, missing = 0, copy = 0, read = 0, other = 0, weights = 0, taps = 0, joints = 0, end = 0;
   };
 
   void copy_tiles(Worker& worker, const Operand& map, const Unit& unit, int64_t first, int64_t channels, float* to) const;
   int64_t find_tiles(Worker& worker, const Unit& unit, const Operand& map, int64_t row) const;
-  void turn_weights(Worker& worker, int64_t first, int64_t channels) const;
+  void turn_weights(Worker& worker, Range rows, Range columns, float* to) const;
   void sum_tiles(Worker& worker, const Unit& unit, const float* read, const float* weights, int64_t first, int64_t channels) const;
   void run_unit(Worker& worker, const float* weights, int64_t number, char* joints) const;
   void spread_tiles(Worker& worker, const Unit& unit, float* spread) const;
   void sum_taps(Worker& worker, int64_t first, int64_t last, const float* spread) const;
+  int64_t share(const Worker& worker, int64_t channels) const;
   template <class U>
   U* scratch(Worker& worker, int64_t offset) const { return reinterpret_cast<U*>(worker.scratch + offset); }
 
@@ -51,7 +55,8 @@ class Winograd final : public Instruction {
   PaddedCopy copy_;
   Units units_;             // rows of tiles
   Planes read_, other_, weights_;  // of the windows, the tiles, the taps
-  bool turned_ = false;     // kind 1: the taps are transposed before they become matrices, not by the matrix products
+  // Kind 1: the taps are transposed before they become matrices, or the rows of these are of channels of the target.
+  bool turned_ = false, by_rows_ = false;
   int64_t parts_ = 1;       // of the units, for a team
   bool long_ = false;
   UnitPhases phases_;
