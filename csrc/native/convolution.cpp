@@ -202,7 +202,7 @@ void Convolution<T>::run(Worker& worker) const {
       const Convolution* self;
       int64_t rows, parts;
     } context{this, spec_.taps[0] * spec_.taps[1] * spec_.c, 1};
-    if (long_ && worker.team) context.parts = std::min<int64_t>(worker.call->pool->helpers() + 1, ceil_div(context.rows, kPartRows));
+    if (long_) context.parts = std::min<int64_t>(worker.others() + 1, ceil_div(context.rows, kPartRows));
     run_parts(worker, context.parts, [](const void* argument, Worker& w, int64_t part) {
       const auto& [self, rows, parts] = *static_cast<const Context*>(argument);
       self->sum_taps(w, rows * part / parts, rows * (part + 1) / parts);

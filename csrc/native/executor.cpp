@@ -105,29 +105,6 @@ void Worker::poll() {
   next_poll_ = std::chrono::steady_clock::now() + kPollInterval;
 }
 
-void run_parts(Worker& worker, int64_t parts, PartFn fn, const void* context) {
-  if (!worker.team || parts <= 1) {
-    for (int64_t part = 0; part < parts && !worker.stopped(); ++part) fn(context, worker, part);
-    return;
-  }
-  struct Shared {
-    Worker& leader;
-    int64_t parts;
-    PartFn fn;
-    const void* context;
-    std::atomic<int64_t> next{0};
-  } shared{worker, parts, fn, context};
-  auto body = [](void* argument) {
-    Shared& s = *static_cast<Shared*>(argument);
-    with_worker(s.leader, 0, nullptr, [&](Worker& w) {
-      for (int64_t part; (part = s.next.fetch_add(1, std::memory_order_relaxed)) < s.parts && !w.stopped();) s.fn(s.context, w, part);
-    });
-  };
-  worker.team = false;  // a part is not split again
-  worker.call->pool->run(int(std::min<int64_t>(parts, Pool::kMaxThreads)), body, &shared, [&] { worker.poll(); });
-  worker.team = true;
-}
-
 Program::Program(std::shared_ptr<const PlanSpec> plan, const char* consts, const Kernels* kernels, bool winograd)
     : plan_(std::move(plan)), consts_(consts), kernels_(kernels), winograd_(winograd), tape_(*kernels, int(plan_->bases.size())) {
   for (size_t k = 0; k < plan_->bases.size(); ++k)
@@ -178,7 +155,7 @@ Footprint Program::footprint(int64_t length, int threads) const {
     const GroupSums sums(groups, loop->sum_bytes, threads);
     f.sums = std::max(f.sums, sums.by_group ? allocated_bytes(sums.count * loop->sum_bytes) : sums.count * allocated_bytes(loop->sum_bytes));
     workers = std::max(workers, std::min<int64_t>(groups, threads));
-    team = team && groups <= 1;
+    team = team && (groups <= 1 || shares_instructions(*plan_));
   }
   f.arenas = workers * allocated_bytes(plan_->arena_bytes);
   f.scratch = (team ? threads : workers) * (allocated_bytes(scratch_bytes_) + allocated_bytes(packed_bytes_));
@@ -198,7 +175,7 @@ void Program::run(Call& call, char* const* pointers, PoolLease& pool, Profile* p
   worker.scratch = worker.bases[bases.size()] = memory->scratch.reserve(scratch_bytes_);
   worker.call = &call;
   worker.caller = true;
-  worker.team = pool.helpers() > 0;
+  worker.helped = Worker::Helped::ByPool;
   worker.memory = &*memory;
   worker.profile = profile;
   char* shared = plan_->shared_bytes > 0 ? memory->shared.reserve(plan_->shared_bytes) : nullptr;

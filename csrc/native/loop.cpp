@@ -100,28 +100,36 @@ void Loop::run_parallel(Worker& worker, int64_t length) const {
   char* arena = worker.memory->arena.reserve(program_.plan().arena_bytes);
   for (int base : program_.arenas()) worker.bases[base] = arena;
   if (count == 1) {  // nothing to share but the instructions themselves
-    worker.team = call.pool->helpers() > 0;
     run_group(worker, groups, 0, groups.sums);
   } else {
-    worker.team = false;
+    const bool shares = shares_instructions(program_.plan());
+    worker.helped = Worker::Helped::Alone;
+    if (shares) call.spare.begin(count);
+    worker.memory->before.assign(worker.bases, worker.bases + call.n_bases + 1);  // of all tasks: the leader has begun one when others come
     struct Shared {
       const Loop& loop;
       Groups& groups;
       Worker& leader;
-    } shared{*this, groups, worker};
+      const bool shares;
+    } shared{*this, groups, worker, shares};
     auto body = [](void* argument) {
-      auto& [loop, groups, leader] = *static_cast<Shared*>(argument);
-      with_worker(leader, loop.program_.plan().arena_bytes, &loop.program_.arenas(), [&](Worker& w) {
-        for (int64_t group; (group = groups.next.fetch_add(1, std::memory_order_relaxed)) < groups.count && !w.call->stop.load(std::memory_order_relaxed);) {
+      auto& [loop, groups, leader, shares] = *static_cast<Shared*>(argument);
+      int64_t group = groups.next.fetch_add(1, std::memory_order_relaxed);
+      const bool any = group < groups.count;
+      with_worker(leader, leader.memory->before.data(), any ? loop.program_.plan().arena_bytes : 0, any ? &loop.program_.arenas() : nullptr, [&](Worker& w) {
+        if (shares) w.helped = Worker::Helped::BySpare;
+        for (; group < groups.count && !w.call->stop.load(std::memory_order_relaxed); group = groups.next.fetch_add(1, std::memory_order_relaxed)) {
           if (groups.by_group) loop.run_group(w, groups, group, groups.sums + group * loop.spec_.sum_bytes);
           else loop.run_in_turn(w, groups, group);
+          if (shares) w.call->spare.end_group();
         }
+        if (shares) w.call->spare.help(w);
       });
     };
-    call.pool->run(int(std::min<int64_t>(count, Pool::kMaxThreads)), body, &shared, [&] { worker.poll(); });
+    call.pool->run(shares ? Pool::kMaxThreads : int(count), body, &shared, [&] { worker.poll(); });
   }
   worker.task = -1;
-  worker.team = call.pool->helpers() > 0;
+  worker.helped = Worker::Helped::ByPool;
   worker.failed = call.has_bad_index;  // no worker is left that could record
   if (groups.by_group && !worker.stopped()) add_groups(worker, groups);
 }

@@ -16,6 +16,9 @@ struct GroupSums {
   int64_t count;
 };
 
+// Do threads that have no task take parts of other tasks' instructions? Not of short tasks, for which waking them is too much.
+inline bool shares_instructions(const PlanSpec& plan) { return plan.work > (int64_t{1} << 26); }
+
 class Loop final : public Instruction {
  public:
   Loop(int tag, const LoopSpec& spec, const Program& program);

@@ -43,7 +43,7 @@ int64_t allocated_bytes(int64_t bytes);  // what that takes: large blocks are wh
 struct WorkerMemory {
   Buffer arena, scratch;
   Buffer shared, sums;  // of a call: used on the calling thread only
-  std::vector<char*> bases;
+  std::vector<char*> bases, before, lent;  // of a task, of none yet, and of one that its thread helps
   bool in_use = false;
   int64_t counted = 0;  // bytes of this in the total kept
 

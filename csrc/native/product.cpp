@@ -282,7 +282,7 @@ void Gemm<T>::run_row(Worker& worker) const {
 
 template <class T>
 void Gemm<T>::run(Worker& worker) const {
-  const bool shared = team_ && worker.team;
+  const bool shared = team_ && worker.others() > 0;
   const Blocks& blocks = shared ? shared_ : blocks_;
   const int64_t units = batches_ * blocks.count;
   for (const Following& f : phases_)

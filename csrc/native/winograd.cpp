@@ -258,8 +258,8 @@ void Winograd::sum_taps(Worker& worker, int64_t first, int64_t last, const float
 
 // Of so many rows of weights or of their gradient, those of a part: all, or a thread's share. How rows are split does not show in the bits.
 int64_t Winograd::share(const Worker& worker, int64_t channels) const {
-  if (!long_ || !worker.team) return channels;
-  return ceil_div(ceil_div(channels, worker.call->pool->helpers() + 1), kPartChannels) * kPartChannels;
+  const int threads = long_ ? worker.others() + 1 : 1;
+  return threads == 1 ? channels : ceil_div(ceil_div(channels, threads), kPartChannels) * kPartChannels;
 }
 
 void Winograd::run(Worker& worker) const {

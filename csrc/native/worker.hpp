@@ -11,6 +11,7 @@
 
 #include "../plan.hpp"
 #include "memory.hpp"
+#include "parts.hpp"
 #include "pool.hpp"
 
 namespace fastmeta {
@@ -34,6 +35,7 @@ struct Call {
   int64_t n_bases = 0, scratch_bytes = 0;  // what each worker needs
   Poller* poller = nullptr;
   PoolLease* pool = nullptr;
+  Spare spare;
   std::thread::id caller = std::this_thread::get_id();
   int threads = 1;
   std::atomic<bool> stop{false};
@@ -66,13 +68,16 @@ struct Worker {
   int64_t task = -1;
   bool failed = false;   // the task ended at a bad index
   bool caller = false;   // polls
-  bool team = false;     // may split instructions over the pool
+  enum class Helped : uint8_t { Alone, ByPool, BySpare } helped = Helped::Alone;  // by whom, in an instruction's parts
   WorkerMemory* memory = nullptr;
   Profile* profile = nullptr;
 
   // An operand's first element.
   template <class T>
   T* at(const Operand& operand) const { return reinterpret_cast<T*>(bases[operand.base] + operand.offset); }
+
+  // The threads besides this one that could take parts of an instruction now.
+  int others() const { return helped == Helped::Alone ? 0 : helped == Helped::ByPool ? call->pool->helpers() : call->spare.threads(); }
 
   // Between instructions and between the parts of long ones: is the task or the call to end?
   bool stopped() {
@@ -103,19 +108,18 @@ class Instruction {
 };
 
 // fn(worker) with this thread's worker: the leader itself on the calling thread, elsewhere one of its own that sees the
-// leader's memory, but with an arena of its own where `arenas` lists the bases. No exception leaves it.
+// leader's memory by `bases`, but with an arena of its own where `arenas` lists the bases. No exception leaves it.
 template <class Fn>
-void with_worker(Worker& leader, int64_t arena_bytes, const std::vector<int>* arenas, Fn fn) noexcept {
+void with_worker(Worker& leader, char* const* bases, int64_t arena_bytes, const std::vector<int>* arenas, Fn fn) noexcept {
   Call& call = *leader.call;
   try {
     if (std::this_thread::get_id() == call.caller) return fn(leader);
     MemoryLease memory;
-    memory->bases.assign(leader.bases, leader.bases + call.n_bases + 1);
+    memory->bases.assign(bases, bases + call.n_bases + 1);
     Worker worker;
     worker.bases = memory->bases.data();
     worker.scratch = worker.bases[call.n_bases] = memory->scratch.reserve(call.scratch_bytes);
     worker.call = &call;
-    worker.task = leader.task;
     worker.memory = &*memory;
     if (arenas && !arenas->empty()) {
       char* arena = memory->arena.reserve(arena_bytes);
@@ -127,9 +131,24 @@ void with_worker(Worker& leader, int64_t arena_bytes, const std::vector<int>* ar
   }
 }
 
-// fn(worker, part) for every part, in any order, by the whole pool where the worker leads a team. The parts must be
-// independent of each other and, where they show in the bits, a function of shapes only: then threads do not show.
-using PartFn = void (*)(const void* context, Worker& worker, int64_t part);
-void run_parts(Worker& worker, int64_t parts, PartFn fn, const void* context);
+// fn(worker) with a worker that sees what `leader` sees, in the memory of this thread's own, `mine`, whose task has ended. No
+// exception leaves it.
+template <class Fn>
+void with_bases(Worker& mine, const Worker& leader, Fn fn) noexcept {
+  Call& call = *leader.call;
+  try {
+    WorkerMemory& memory = *mine.memory;
+    memory.lent.assign(leader.bases, leader.bases + call.n_bases + 1);
+    Worker worker;
+    worker.bases = memory.lent.data();
+    worker.scratch = worker.bases[call.n_bases] = memory.scratch.reserve(call.scratch_bytes);
+    worker.call = &call;
+    worker.caller = mine.caller;
+    worker.memory = &memory;
+    fn(worker);
+  } catch (...) {
+    call.fail(std::current_exception());
+  }
+}
 
 }  // namespace fastmeta
