@@ -105,7 +105,7 @@ void Loop::run_parallel(Worker& worker, int64_t length) const {
     const bool shares = shares_instructions(program_.plan());
     worker.helped = Worker::Helped::Alone;
     if (shares) call.spare.begin(count);
-    worker.memory->before.assign(worker.bases, worker.bases + call.n_bases + 1);  // of all tasks: the leader has begun one when others come
+    worker.memory->before.assign(worker.bases, worker.bases + call.n_bases + 1);  // the leader has begun a task when others come
     struct Shared {
       const Loop& loop;
       Groups& groups;

@@ -8,11 +8,13 @@ namespace {
 
 constexpr int64_t kPlaneBytes = 384 << 10;  // of a unit's matrices of one side: they and the weights stay in the second-level cache
 constexpr int64_t kFewestTiles = 24, kMostTiles = 320;  // of a unit: rows of a matrix product
-constexpr int64_t kCachedWeights = 1 << 15;  // c * o: sixteen matrices of more leave the second-level cache
-constexpr int64_t kPartChannels = 16;  // a multiple of all vectors
+constexpr int64_t kCachedWeights = 1 << 15;  // c * o: the matrices of more leave the second-level cache
+constexpr int64_t kVector = 16;  // channels that are computed at a time: a multiple of all vectors
 // Few tiles do little with weights that fill the caches: these are turned and used by blocks of channels.
 constexpr int64_t kBlockBytes = 2 << 20, kBlockChannels = 32, kBlockTiles = 64;
-constexpr int64_t kTeamChannels = 64;  // of a single unit's blocks, which a team shares: by shapes, since how a product is cut along columns may show in the bits
+// A team shares a single unit by blocks of so many channels. Shapes decide, since how a product is cut along its columns may
+// show in the bits.
+constexpr int64_t kTeamChannels = 64;
 
 // What decides, from shapes alone. Fitted to times with AVX-512 and AVX2 on 1 to 75 maps of 2 x 2 to 84 x 84 and 1 to 640 channels,
 // in the time of a multiply-add: what the transforms of a tile cost for each of its channels, and those of nine taps.
@@ -22,7 +24,6 @@ struct Cost {
 };
 constexpr Cost kCosts[] = {{2, 110, 200}, {4, 270, 400}};
 constexpr double kWindow = 12;  // nine multiply-adds and what is around them
-constexpr int64_t kVector = 16;  // channels are computed by so many
 
 }  // namespace
 
@@ -45,7 +46,7 @@ int64_t Winograd::side(const ConvSpec& spec) {
   return best;
 }
 
-Winograd::Planes::Planes(int64_t count, int64_t rows, int64_t channels) : count(count), row(ceil_div(channels, 16) * 16) {
+Winograd::Planes::Planes(int64_t count, int64_t rows, int64_t channels) : count(count), row(ceil_div(channels, kVector) * kVector) {
   plane = rows * row + 16;  // a cache line more: stores to all places at once must not meet in one set
 }
 
@@ -71,7 +72,7 @@ Winograd::Winograd(int tag, const ConvSpec& spec, const Kernels& kernels, int64_
   const int64_t channels = spec.kind == 2 ? depth_ : width_, channel_bytes = bytes_of(spec.kind == 2 ? width_ : depth_);
   block_ = channels;
   if (units_.count == 1 && tiles <= kBlockTiles && channels * channel_bytes > kBlockBytes)
-    block_ = std::min(channels, std::max(kBlockBytes / channel_bytes / kPartChannels * kPartChannels, kBlockChannels));
+    block_ = std::min(channels, std::max(kBlockBytes / channel_bytes / kVector * kVector, kBlockChannels));
   if (units_.count == 1 && long_ && spec.kind != 2) block_ = std::min(block_, kTeamChannels);
   turned_ = transposed && block_ == channels && (spec.c * spec.o <= kCachedWeights || units_.count > 2);
   by_rows_ = transposed && !turned_;
@@ -259,7 +260,7 @@ void Winograd::sum_taps(Worker& worker, int64_t first, int64_t last, const float
 // Of so many rows of weights or of their gradient, those of a part: all, or a thread's share. How rows are split does not show in the bits.
 int64_t Winograd::share(const Worker& worker, int64_t channels) const {
   const int threads = long_ ? worker.others() + 1 : 1;
-  return threads == 1 ? channels : ceil_div(ceil_div(channels, threads), kPartChannels) * kPartChannels;
+  return threads == 1 ? channels : ceil_div(ceil_div(channels, threads), kVector) * kVector;
 }
 
 void Winograd::run(Worker& worker) const {
