@@ -113,17 +113,17 @@ void Loop::run_parallel(Worker& worker, int64_t length) const {
       const bool shares;
     } shared{*this, groups, worker, shares};
     auto body = [](void* argument) {
-      auto& [loop, groups, leader, shares] = *static_cast<Shared*>(argument);
-      int64_t group = groups.next.fetch_add(1, std::memory_order_relaxed);
-      const bool any = group < groups.count;
-      with_worker(leader, leader.memory->before.data(), any ? loop.program_.plan().arena_bytes : 0, any ? &loop.program_.arenas() : nullptr, [&](Worker& w) {
-        if (shares) w.helped = Worker::Helped::BySpare;
-        for (; group < groups.count && !w.call->stop.load(std::memory_order_relaxed); group = groups.next.fetch_add(1, std::memory_order_relaxed)) {
-          if (groups.by_group) loop.run_group(w, groups, group, groups.sums + group * loop.spec_.sum_bytes);
-          else loop.run_in_turn(w, groups, group);
-          if (shares) w.call->spare.end_group();
+      Shared& s = *static_cast<Shared*>(argument);
+      int64_t group = s.groups.next.fetch_add(1, std::memory_order_relaxed);
+      const bool any = group < s.groups.count;
+      with_worker(s.leader, s.leader.memory->before.data(), any ? s.loop.program_.plan().arena_bytes : 0, any ? &s.loop.program_.arenas() : nullptr, [&](Worker& w) {
+        if (s.shares) w.helped = Worker::Helped::BySpare;
+        for (; group < s.groups.count && !w.call->stop.load(std::memory_order_relaxed); group = s.groups.next.fetch_add(1, std::memory_order_relaxed)) {
+          if (s.groups.by_group) s.loop.run_group(w, s.groups, group, s.groups.sums + group * s.loop.spec_.sum_bytes);
+          else s.loop.run_in_turn(w, s.groups, group);
+          if (s.shares) w.call->spare.end_group();
         }
-        if (shares) w.call->spare.help(w);
+        if (s.shares) w.call->spare.help(w);
       });
     };
     call.pool->run(shares ? Pool::kMaxThreads : int(count), body, &shared, [&] { worker.poll(); });
