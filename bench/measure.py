@@ -263,12 +263,13 @@ def memory_by_steps(workload: Workload, steps: Sequence[int], names: Sequence[st
 
 
 def teams(workload: Workload, names: Sequence[str], rounds: int) -> Record:
-    """Milliseconds of a call with one and with two tasks: one task alone leaves cores idle unless they share it."""
+    """Milliseconds of a call with one, two and three tasks: on two threads an odd one leaves a core idle unless they share it."""
     rows = {}
     for name in names:
-        seconds = interleave({str(t): build(name, replace(workload, tasks=t)) for t in (1, 2)}, rounds)
+        seconds = interleave({str(t): build(name, replace(workload, tasks=t)) for t in (1, 2, 3)}, rounds)
         rows[name] = {f"ms_T{t}": spread([v * 1e3 for v in values]) for t, values in seconds.items()}
-        rows[name]["T1_to_T2"] = spread([a / b for a, b in zip(*seconds.values(), strict=True)], 3)
+        for t in (1, 3):
+            rows[name][f"T{t}_to_T2"] = spread([a / b for a, b in zip(seconds[str(t)], seconds["2"], strict=True)], 3)
     return {"rows": rows}
 
 

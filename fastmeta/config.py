@@ -2,7 +2,7 @@
 
 ``FASTMETA_BACKEND`` (native, numba, cuda, cupy or numpy), ``FASTMETA_NUM_THREADS`` (a positive integer), ``FASTMETA_DEBUG`` (0 or 1: check
 every program before it is planned), ``FASTMETA_WINOGRAD`` (1 or 0: may float32 convolutions with windows of 3 x 3 and
-stride 1 use Winograd's algorithm, which is up to 3 times as fast and rounds a little differently?).  The fifth, ``FASTMETA_CACHE`` (the folder of decoded data sets and
+stride 1 use Winograd's algorithm, which multiplies up to four times less and rounds a little differently?).  The fifth, ``FASTMETA_CACHE`` (the folder of decoded data sets and
 compiled CUDA code), is read by those who keep something there.
 """
 

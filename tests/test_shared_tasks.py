@@ -12,31 +12,19 @@ import fastmeta as fm
 
 pytestmark = pytest.mark.native
 
-SETUP = """
-import numpy as np
-import fastmeta as fm
 
-learner = fm.MAML(fm.models.Conv4(48, 5, (28, 28, 1)), inner_lr=0.1, inner_steps=1)
-theta = learner.init(seed=0)
-
-def episodes(tasks):
+def few(tasks: int) -> tuple[fm.MAML, Any, tuple[np.ndarray, ...]]:
+    """A learner, its parameters and episodes, each of some hundred million operations."""
+    learner = fm.MAML(fm.models.Conv4(48, 5, (28, 28, 1)), inner_lr=0.1, inner_steps=1)
     rng = np.random.default_rng(tasks)
     labels = np.tile(np.arange(5, dtype=np.int32), (tasks, 1))
-    images = lambda n: rng.normal(size=(tasks, n, 28, 28, 1)).astype(np.float32)
-    return images(5), labels, images(15), np.tile(labels, 3)
-"""
-
-
-def setup() -> dict[str, Any]:
-    names: dict[str, Any] = {}
-    exec(SETUP, names)
-    return names
+    support, query = (rng.normal(size=(tasks, n, 28, 28, 1)).astype(np.float32) for n in (5, 15))
+    return learner, learner.init(seed=0), (support, labels, query, np.tile(labels, 3))
 
 
 @pytest.mark.parametrize("tasks", [2, 3, 5])
 def test_same_bits_at_any_number_of_threads(tasks: int, threads: None) -> None:
-    names = setup()
-    learner, theta, data = names["learner"], names["theta"], names["episodes"](tasks)
+    learner, theta, data = few(tasks)
     fm.set_num_threads(1)
     want = bits(learner.value_and_grad(theta, data))
     for count in (2, 3, 7):
@@ -59,8 +47,7 @@ def test_tasks_of_wide_products(threads: None) -> None:
 
 
 def test_a_bad_label_is_told_and_the_next_call_is_right(threads: None) -> None:
-    names = setup()
-    learner, theta, data = names["learner"], names["theta"], names["episodes"](3)
+    learner, theta, data = few(3)
     fm.set_num_threads(4)
     want = bits(learner.value_and_grad(theta, data))
     wrong = (*data[:3], np.where(np.arange(3)[:, None] == 1, 7, data[3]).astype(np.int32))
@@ -71,12 +58,13 @@ def test_a_bad_label_is_told_and_the_next_call_is_right(threads: None) -> None:
 
 def test_an_interrupt_ends_the_call() -> None:
     output = in_subprocess(
-        SETUP
-        + """
+        """
 import os, signal, threading, time
+from test_shared_tasks import few
+
 fm.set_num_threads(4)
-data = episodes(3)
-few = learner.value_and_grad(theta, data)
+learner, theta, data = few(3)
+want = learner.value_and_grad(theta, data)[0][0]
 threading.Timer(1.0, lambda: os.kill(os.getpid(), signal.SIGINT)).start()
 begin = time.perf_counter()
 try:
@@ -84,7 +72,7 @@ try:
         learner.value_and_grad(theta, data)
     print("not interrupted")
 except KeyboardInterrupt:
-    print("interrupted", learner.value_and_grad(theta, data)[0][0] == few[0][0])
+    print("interrupted", learner.value_and_grad(theta, data)[0][0] == want)
 """
     )
     assert output.split() == ["interrupted", "True"]

@@ -30,6 +30,7 @@ struct Loop::Groups {
   bool by_group;
   char* sums = nullptr;  // by_group: count x sum_bytes
   std::atomic<int64_t> next{0}, turn{0};
+  int64_t take() { return next.fetch_add(1, std::memory_order_relaxed); }
 };
 
 Loop::Loop(int tag, const LoopSpec& spec, const Program& program) : Instruction(tag), spec_(spec), program_(program) {
@@ -114,11 +115,11 @@ void Loop::run_parallel(Worker& worker, int64_t length) const {
     } shared{*this, groups, worker, shares};
     auto body = [](void* argument) {
       Shared& s = *static_cast<Shared*>(argument);
-      int64_t group = s.groups.next.fetch_add(1, std::memory_order_relaxed);
+      int64_t group = s.groups.take();
       const bool any = group < s.groups.count;
       with_worker(s.leader, s.leader.memory->before.data(), any ? s.loop.program_.plan().arena_bytes : 0, any ? &s.loop.program_.arenas() : nullptr, [&](Worker& w) {
         if (s.shares) w.helped = Worker::Helped::BySpare;
-        for (; group < s.groups.count && !w.call->stop.load(std::memory_order_relaxed); group = s.groups.next.fetch_add(1, std::memory_order_relaxed)) {
+        for (; group < s.groups.count && !w.call->stop.load(std::memory_order_relaxed); group = s.groups.take()) {
           if (s.groups.by_group) s.loop.run_group(w, s.groups, group, s.groups.sums + group * s.loop.spec_.sum_bytes);
           else s.loop.run_in_turn(w, s.groups, group);
           if (s.shares) w.call->spare.end_group();

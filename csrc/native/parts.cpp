@@ -14,6 +14,15 @@ namespace {
 constexpr auto kSpin = std::chrono::microseconds(50);
 constexpr auto kWait = std::chrono::milliseconds(10);  // between looks at Ctrl-C
 
+// Until there may be news. The caller looks at Ctrl-C, without the lock: a signal handler may call in again.
+void doze(Worker& worker, std::condition_variable& news, std::unique_lock<std::mutex>& lock) {
+  news.wait_for(lock, kWait);
+  if (!worker.caller) return;
+  lock.unlock();
+  worker.poll();
+  lock.lock();
+}
+
 }  // namespace
 
 void Parts::run(Worker& worker) {
@@ -35,7 +44,7 @@ void run_parts(Worker& worker, int64_t count, PartFn fn, const void* context) {
     };
     worker.call->pool->run(int(std::min<int64_t>(count, Pool::kMaxThreads)), body, &parts, [&] { worker.poll(); });
   } else {
-    worker.call->spare.run(parts, worker);
+    worker.call->spare.run(parts);
   }
   worker.helped = helped;
 }
@@ -66,13 +75,7 @@ Parts* Spare::wait(Worker& worker) {
   std::unique_lock<std::mutex> lock(mutex_);
   sleepers_.fetch_add(1);
   Parts* parts = nullptr;
-  while (!over(*worker.call) && !(parts = take())) {
-    wake_.wait_for(lock, kWait);
-    if (!worker.caller) continue;
-    lock.unlock();  // a signal handler may call in again
-    worker.poll();
-    lock.lock();
-  }
+  while (!over(*worker.call) && !(parts = take())) doze(worker, wake_, lock);
   sleepers_.fetch_sub(1);
   return parts;
 }
@@ -80,21 +83,27 @@ Parts* Spare::wait(Worker& worker) {
 void Spare::help(Worker& worker) {
   threads_.fetch_add(1);
   while (Parts* parts = wait(worker)) {
-    with_bases(worker, parts->leader, [&](Worker& w) { parts->run(w); });
+    try {
+      Worker helper = worker_in(*worker.call, *worker.memory, worker.memory->lent, parts->leader.bases);
+      helper.caller = worker.caller;
+      parts->run(helper);
+    } catch (...) {
+      worker.call->fail(std::current_exception());
+    }
     std::lock_guard<std::mutex> lock(mutex_);
     if (parts->inside.fetch_sub(1) == 1) done_.notify_all();  // the parts may be gone now
   }
   threads_.fetch_sub(1);
 }
 
-void Spare::run(Parts& parts, Worker& leader) {
+void Spare::run(Parts& parts) {
   {
     std::lock_guard<std::mutex> lock(mutex_);
     open_.push_back(&parts);
     open_count_.fetch_add(1);
   }
   if (sleepers_.load() > 0) wake_.notify_all();
-  parts.run(leader);
+  parts.run(parts.leader);
   {
     std::lock_guard<std::mutex> lock(mutex_);
     open_.erase(std::find(open_.begin(), open_.end(), &parts));
@@ -103,13 +112,7 @@ void Spare::run(Parts& parts, Worker& leader) {
   const auto end = std::chrono::steady_clock::now() + kSpin;
   while (parts.inside.load() > 0 && std::chrono::steady_clock::now() < end) std::this_thread::yield();
   std::unique_lock<std::mutex> lock(mutex_);
-  while (parts.inside.load() > 0) {
-    done_.wait_for(lock, kWait);
-    if (!leader.caller) continue;
-    lock.unlock();
-    leader.poll();
-    lock.lock();
-  }
+  while (parts.inside.load() > 0) doze(parts.leader, done_, lock);
 }
 
 }  // namespace fastmeta

@@ -10,7 +10,6 @@ namespace fastmeta {
 
 struct Call;
 struct Worker;
-struct WorkerMemory;
 
 // fn(worker, part) for every part, in any order, by the whole pool where the worker leads a team, and with the help of threads
 // that have no task (see Spare). The parts must be independent of each other and, where they show in the bits, a function of
@@ -40,7 +39,7 @@ class Spare {
   void end_group();  // a group of tasks has been run
   // Takes parts until no group is left. Worker: the thread's own, which has no task any more.
   void help(Worker& worker);
-  void run(Parts& parts, Worker& leader);  // together with those that help
+  void run(Parts& parts);  // on the leader's thread, together with those that help
 
  private:
   Parts* wait(Worker& worker);

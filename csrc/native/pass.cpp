@@ -15,10 +15,10 @@ constexpr int64_t kTileElements = 2048;
 constexpr int64_t kDirectElements = 1 << 16;  // of a "tile" that lives in memory only: bounds the time between polls
 constexpr int64_t kFewestElements = 64;
 constexpr int64_t kFewElements = 512;  // of a tile: fewer hardly pay for the calls of its steps
-constexpr int64_t kLine = 64;  // bytes of a cache's line
 constexpr int64_t kCrossedCols = 64;  // tiles to transpose are squarish
-constexpr int64_t kFarBytes = 4 << 20;    // operands of more are not in the second-level cache, and hardly in a third
-constexpr size_t kFewSteps = 3;           // hide nothing: the processor's own prefetching is as good
+constexpr int64_t kLine = 64;          // bytes of a cache's line
+constexpr int64_t kFarBytes = 4 << 20;  // operands of more are not in the second-level cache, and hardly in a third
+constexpr size_t kFewSteps = 3;         // of a tile: what is asked for meanwhile gains nothing, the processor's own prefetching is as good
 
 // Teams: only what takes longer than kSplitWork is split, in parts of about kPartWork.
 constexpr double kStepCost = 0.2;  // ns per element and step

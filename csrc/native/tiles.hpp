@@ -202,14 +202,14 @@ template <class Op, class T, int Variant> void tile(const TileArgs& a) {
       if (TileFn fn = as_row<Op, T>(b)) return fn(b);
     }
   }
-  const int64_t d_row = a.dst_row, x_row = a.x_row, y_row = a.y_row, z_row = a.z_row;  // by value: stores could change what `a` refers to
+  const int64_t d_row = a.dst_row, x_row = a.x_row, y_row = a.y_row, z_row = a.z_row;  // by value: read once, whatever is stored
   auto next_row = [&] {
     d += d_row;
     x += x_row;
     if constexpr (Op::arity > 1) y += y_row;
     if constexpr (Op::arity > 2) z += z_row;
   };
-  if constexpr (!Op::heavy) {  // rows of so few vectors cost as much as what surrounds them
+  if constexpr (!Op::heavy) {  // what surrounds a row of so few vectors would cost as much as the row
     constexpr int64_t L = Simd<T>::lanes;
     auto walk = [&](auto count) __attribute__((always_inline)) {
       for (; rows > 0; --rows, next_row()) {

@@ -257,10 +257,11 @@ void Winograd::sum_taps(Worker& worker, int64_t first, int64_t last, const float
                               spec_.has_cin ? worker.at<float>(spec_.cin) : nullptr});
 }
 
-// Of so many rows of weights or of their gradient, those of a part: all, or a thread's share. How rows are split does not show in the bits.
-int64_t Winograd::share(const Worker& worker, int64_t channels) const {
+// Of so many rows of weights or of their gradient, those of a part: all, or a thread's share. How rows are split does not show
+// in the bits.
+int64_t Winograd::share(const Worker& worker, int64_t rows) const {
   const int threads = long_ ? worker.others() + 1 : 1;
-  return threads == 1 ? channels : ceil_div(ceil_div(channels, threads), kVector) * kVector;
+  return threads == 1 ? rows : ceil_div(ceil_div(rows, threads), kVector) * kVector;
 }
 
 void Winograd::run(Worker& worker) const {

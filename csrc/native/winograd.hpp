@@ -40,7 +40,7 @@ class Winograd final : public Instruction {
   void run_unit(Worker& worker, const float* weights, int64_t number, char* joints) const;
   void spread_tiles(Worker& worker, const Unit& unit, float* spread) const;
   void sum_taps(Worker& worker, int64_t first, int64_t last, const float* spread) const;
-  int64_t share(const Worker& worker, int64_t channels) const;
+  int64_t share(const Worker& worker, int64_t rows) const;
   template <class U>
   U* scratch(Worker& worker, int64_t offset) const { return reinterpret_cast<U*>(worker.scratch + offset); }
 

@@ -40,7 +40,7 @@ template <> struct WinogradLine<2, kWinogradTaps> {  // G'
   }
 };
 
-// F(4, 3) with the points 0, a, -a, b, -b and infinity. The usual 1 and 2 have more than twice the rounding errors of 3/4 and 3/2.
+// F(4, 3) with the points 0, a, -a, b, -b and infinity. Rounding errors of 3/4 and 3/2 are smaller than those of the usual 1 and 2.
 namespace winograd_points {
 constexpr float a = 0.75f, b = 1.5f, aa = a * a, bb = b * b;
 constexpr float zero = 1 / (aa * bb), at_a = 1 / (2 * aa * (aa - bb)), at_b = 1 / (2 * bb * (bb - aa));  // of G's rows

@@ -107,6 +107,17 @@ class Instruction {
   const int tag;
 };
 
+// A worker in a thread's memory that sees what `bases` are; `own`: its copy of them.
+inline Worker worker_in(Call& call, WorkerMemory& memory, std::vector<char*>& own, char* const* bases) {
+  own.assign(bases, bases + call.n_bases + 1);
+  Worker worker;
+  worker.bases = own.data();
+  worker.scratch = worker.bases[call.n_bases] = memory.scratch.reserve(call.scratch_bytes);
+  worker.call = &call;
+  worker.memory = &memory;
+  return worker;
+}
+
 // fn(worker) with this thread's worker: the leader itself on the calling thread, elsewhere one of its own that sees the
 // leader's memory by `bases`, but with an arena of its own where `arenas` lists the bases. No exception leaves it.
 template <class Fn>
@@ -115,36 +126,11 @@ void with_worker(Worker& leader, char* const* bases, int64_t arena_bytes, const 
   try {
     if (std::this_thread::get_id() == call.caller) return fn(leader);
     MemoryLease memory;
-    memory->bases.assign(bases, bases + call.n_bases + 1);
-    Worker worker;
-    worker.bases = memory->bases.data();
-    worker.scratch = worker.bases[call.n_bases] = memory->scratch.reserve(call.scratch_bytes);
-    worker.call = &call;
-    worker.memory = &*memory;
+    Worker worker = worker_in(call, *memory, memory->bases, bases);
     if (arenas && !arenas->empty()) {
       char* arena = memory->arena.reserve(arena_bytes);
       for (int base : *arenas) worker.bases[base] = arena;
     }
-    fn(worker);
-  } catch (...) {
-    call.fail(std::current_exception());
-  }
-}
-
-// fn(worker) with a worker that sees what `leader` sees, in the memory of this thread's own, `mine`, whose task has ended. No
-// exception leaves it.
-template <class Fn>
-void with_bases(Worker& mine, const Worker& leader, Fn fn) noexcept {
-  Call& call = *leader.call;
-  try {
-    WorkerMemory& memory = *mine.memory;
-    memory.lent.assign(leader.bases, leader.bases + call.n_bases + 1);
-    Worker worker;
-    worker.bases = memory.lent.data();
-    worker.scratch = worker.bases[call.n_bases] = memory.scratch.reserve(call.scratch_bytes);
-    worker.call = &call;
-    worker.caller = mine.caller;
-    worker.memory = &memory;
     fn(worker);
   } catch (...) {
     call.fail(std::current_exception());
