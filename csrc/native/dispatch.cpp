@@ -18,14 +18,14 @@ const Kernels* kernels_avx512() { return nullptr; }
 namespace {
 
 // For processors that run a 512-bit instruction in two halves, so that an empty half takes as long as a full one: products
-// whose last vector would be at most half full are avx2's.  N decides, or how many tasks are side
-// by side, which is the same for every part of a product.
+// of fewer than four full vectors, whose last would be at most half full, are avx2's; in longer rows the larger tiles of
+// avx512 are worth more.  N decides, or how many tasks are side by side, which is the same for every part of a product.
 template <class T>
 const Kernels& for_product(const GemmArgs<T>& args) {
   constexpr int64_t lanes = 64 / sizeof(T);
   const int64_t n = args.lanes > 1 ? args.lanes : args.n;
   static const Kernels &narrow = *kernels_avx2(), &wide = *kernels_avx512();
-  return (n - 1) % lanes < lanes / 2 ? narrow : wide;
+  return n < 4 * lanes && (n - 1) % lanes < lanes / 2 ? narrow : wide;
 }
 
 Kernels make_halves() {

@@ -21,6 +21,7 @@
 constexpr int64_t kLargeBytes = 128 << 10;  // from here on B is packed, if there are rows enough to pay for it
 constexpr int64_t kBlockBytes = 256 << 10;  // a block of rows of A (chain) or of columns of B (dot)
 constexpr int64_t kChunkBytes = 4 << 20;    // packed B
+constexpr int64_t kPanelBytes = 18 << 10;   // a panel of B that several tiles of few rows read, one after the other
 
 // Scratch for packed panels: one growing buffer per thread.
 struct Scratch {
@@ -191,14 +192,17 @@ struct Panels {
   static constexpr int L = Simd<T>::lanes;
   int64_t n, count, narrow, wide;
 
-  FASTMETA_INLINE Panels(int64_t m, int64_t n) : n(n) {
+  FASTMETA_INLINE Panels(int64_t m, int64_t n, int64_t k) : n(n) {
     const int64_t vectors = (n + L - 1) / L;
     if (vectors == 0) {
       count = narrow = wide = 0;
       return;
     }
-    const uint32_t most = widths.width[m < Widths::rows ? m : Widths::rows]
-                                      [vectors < Widths::vectors ? vectors : Widths::vectors];
+    uint32_t most = widths.width[m < Widths::rows ? m : Widths::rows]
+                                [vectors < Widths::vectors ? vectors : Widths::vectors];
+    // 16 registers hold few rows of wide panels.  A row of a panel may begin inside of a cache line: one vector more.
+    if (FASTMETA_LANES_BYTES < 64)
+      while (most > 2 && (most + 1) * k * FASTMETA_LANES_BYTES > kPanelBytes) most--;
     count = vectors <= most ? 1 : (uint32_t(vectors) + most - 1) / most;
     narrow = count == 1 ? vectors : uint32_t(vectors) / uint32_t(count);
     wide = vectors - narrow * count;
@@ -280,7 +284,7 @@ template <class T, class Call>
 inline void chain_tiles(const GemmArgs<T>& g, Twos twos, int64_t k, Call call) {
   if (k >= 1 && k <= Tiles<T>::max_terms) return outer_tiles(g, k, call);
   const int tail = twos == Twos::kNone ? 0 : int(g.n % Simd<T>::lanes);
-  const Panels<T> panels(g.m, g.n - tail);
+  const Panels<T> panels(g.m, g.n - tail, k);
   // Blocks of rows whose part of A stays in the cache while the panels pass by.
   const int64_t block = panels.count + (tail > 0) <= 1 ? g.m : kBlockBytes / int64_t(sizeof(T)) / (k + 1) + 32;
   for (int64_t m0 = 0; m0 < g.m; m0 += block) {
@@ -363,7 +367,7 @@ inline void gemm(const GemmArgs<T>& given, const GemmData<T>& data) {
   auto run = [&way](const GemmArgs<T>& g, const GemmData<T>& d) {
     if (way.kernel == way.kChain) chain_tiles(g, way.twos, way.k, run_tile_of(g, d));
     else if (way.kernel == way.kDot) dot_tiles(g, way.k, run_tile_of(g, d));
-    else chain_packed(g, d, Panels<T>(g.m, g.n), way.k, way.large);
+    else chain_packed(g, d, Panels<T>(g.m, g.n, way.k), way.k, way.large);
   };
   if (way.swapped) run(swap_roles(given), swap_roles(data));
   else run(given, data);
@@ -390,7 +394,7 @@ inline GemmTiles<T> gemm_tiles(const GemmArgs<T>& given) {
   };
   if (way.kernel == way.kChain) chain_tiles(g, way.twos, way.k, note);
   else if (way.kernel == way.kDot) dot_tiles(g, way.k, note);
-  else found.packed = Packing<T>(g, Panels<T>(g.m, g.n), way.k, way.large).bytes;
+  else found.packed = Packing<T>(g, Panels<T>(g.m, g.n, way.k), way.k, way.large).bytes;
   found.swapped = way.swapped;
   found.count = count <= found.most ? int(count) : 0;
   return found;
