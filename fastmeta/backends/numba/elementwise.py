@@ -6,223 +6,229 @@ from typing import Any
 
 from fastmeta.backends.numba.memory import each
 from fastmeta.backends.numba.scalars import (
-    cos,
     eq,
-    erf,
-    exp,
-    expm1,
     floor,
     function,
     ge,
     gt,
+    inlined,
     larger,
     le,
     lit,
-    log,
-    log1p,
     lt,
     ne,
     select,
-    sigmoid,
     sign,
-    sin,
     smaller,
     sqrt,
+)
+from fastmeta.backends.numba.vmath import (
+    cos,
+    erf,
+    exp,
+    expm1,
+    far_cos,
+    far_sin,
+    log,
+    log1p,
+    near,
+    sigmoid,
+    sin,
     tanh,
 )
 
 
-@function
+@inlined
 def _equal(x: Any, y: Any) -> Any:
     return eq(x, y)
 
 
-@function
+@inlined
 def _not_equal(x: Any, y: Any) -> Any:
     return ne(x, y)
 
 
-@function
+@inlined
 def _less(x: Any, y: Any) -> Any:
     return lt(x, y)
 
 
-@function
+@inlined
 def _less_equal(x: Any, y: Any) -> Any:
     return le(x, y)
 
 
-@function
+@inlined
 def _greater(x: Any, y: Any) -> Any:
     return gt(x, y)
 
 
-@function
+@inlined
 def _greater_equal(x: Any, y: Any) -> Any:
     return ge(x, y)
 
 
-@function
+@inlined
 def _logical_and(x: Any, y: Any) -> Any:
     return x * y
 
 
-@function
+@inlined
 def _logical_or(x: Any, y: Any) -> Any:
     return larger(x, y)
 
 
-@function
+@inlined
 def _logical_not(x: Any) -> Any:
     return eq(x, lit(0, x))
 
 
-@function
+@inlined
 def _add(x: Any, y: Any) -> Any:
     return x + y
 
 
-@function
+@inlined
 def _subtract(x: Any, y: Any) -> Any:
     return x - y
 
 
-@function
+@inlined
 def _multiply(x: Any, y: Any) -> Any:
     return x * y
 
 
-@function
+@inlined
 def _divide(x: Any, y: Any) -> Any:
     return x / y
 
 
-@function
+@inlined
 def _power(x: Any, y: Any) -> Any:
     return x ** y
 
 
-@function
+@inlined
 def _maximum(x: Any, y: Any) -> Any:
     return larger(x, y)
 
 
-@function
+@inlined
 def _minimum(x: Any, y: Any) -> Any:
     return smaller(x, y)
 
 
-@function
+@inlined
 def _negative(x: Any) -> Any:
     return -x
 
 
-@function
+@inlined
 def _abs(x: Any) -> Any:
     return abs(x)
 
 
-@function
+@inlined
 def _sign(x: Any) -> Any:
     return sign(x)
 
 
-@function
+@inlined
 def _floor(x: Any) -> Any:
     return floor(x)
 
 
-@function
+@inlined
 def _sqrt(x: Any) -> Any:
     return sqrt(x)
 
 
-@function
+@inlined
 def _rsqrt(x: Any) -> Any:
     return lit(1, x) / sqrt(x)
 
 
-@function
+@inlined
 def _exp(x: Any) -> Any:
     return exp(x)
 
 
-@function
+@inlined
 def _expm1(x: Any) -> Any:
     return expm1(x)
 
 
-@function
+@inlined
 def _log(x: Any) -> Any:
     return log(x)
 
 
-@function
+@inlined
 def _log1p(x: Any) -> Any:
     return log1p(x)
 
 
-@function
+@inlined
 def _sin(x: Any) -> Any:
     return sin(x)
 
 
-@function
+@inlined
 def _cos(x: Any) -> Any:
     return cos(x)
 
 
-@function
+@inlined
 def _tanh(x: Any) -> Any:
     return tanh(x)
 
 
-@function
+@inlined
 def _sigmoid(x: Any) -> Any:
     return sigmoid(x)
 
 
-@function
+@inlined
 def _erf(x: Any) -> Any:
     return erf(x)
 
 
-@function
+@inlined
 def _relu(x: Any) -> Any:
     return larger(x, lit(0, x))
 
 
-@function
+@inlined
 def _share(x: Any, y: Any, z: Any) -> Any:
     return select(gt(y, z), x, select(eq(y, z), x / lit(2, x), lit(0, x)))
 
 
-@function
+@inlined
 def _where(x: Any, y: Any, z: Any) -> Any:
     return select(x, y, z)
 
 
-@function
+@inlined
 def _multiply_add(x: Any, y: Any, z: Any) -> Any:
     return x * y + z
 
 
-@function
+@inlined
 def _at_least(x: Any, y: Any) -> Any:
     return select(le(y, x), lit(1, x), select(ne(x, x), lit(1, x), lit(0, x)))
 
 
-@function
+@inlined
 def _gate(x: Any, y: Any) -> Any:
     return select(gt(y, lit(0, x)), x, lit(0, x))
 
 
-@function
+@inlined
 def _half_gate(x: Any, y: Any) -> Any:
     return select(gt(y, lit(0, x)), x, select(eq(y, lit(0, x)), x / lit(2, x), lit(0, x)))
 
 
-@function
+@inlined
 def _copy(x: Any) -> Any:
     return x
 
@@ -283,9 +289,15 @@ def apply_floats(op: int, n: int, to: int, x: int, y: int, z: int, like: Any) ->
     elif op == 25:
         each(_log1p, n, to, (x,), like, like)
     elif op == 26:
-        each(_sin, n, to, (x,), like, like)
+        if near(n, x, like):
+            each(_sin, n, to, (x,), like, like)
+        else:
+            each(far_sin, n, to, (x,), like, like)
     elif op == 27:
-        each(_cos, n, to, (x,), like, like)
+        if near(n, x, like):
+            each(_cos, n, to, (x,), like, like)
+        else:
+            each(far_cos, n, to, (x,), like, like)
     elif op == 28:
         each(_tanh, n, to, (x,), like, like)
     elif op == 29:
