@@ -313,6 +313,8 @@ def cpu() -> Record:
 
 
 def provenance() -> Record:
+    from fastmeta import backends
+
     def git(*args: str) -> str:
         return subprocess.run(["git", *args], cwd=Path(__file__).parent, capture_output=True, text=True).stdout.strip()
 
@@ -326,6 +328,7 @@ def provenance() -> Record:
         "cpu": cpu()["model"],
         "flags": sorted(f for f in cpu()["flags"] if f in {"avx2", "fma", "avx512f", "amx_tile"}),
         "threads": len(os.sched_getaffinity(0)),
+        "backend": backends.chosen(),
         "load": os.getloadavg()[0],
         "versions": versions,
     }

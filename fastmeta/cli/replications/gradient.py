@@ -91,7 +91,7 @@ GRADIENT: Mapping[str, GradientReplication] = MappingProxyType(
         ),
         "omniglot-imaml-5w1s": GradientReplication(
             "IMAML", inner_lr=0.02, inner_steps=16, test_steps=16, options={"damping": 2.0, "iterations": 5}, head="flatten",
-            steps=8000, meta_lr=1e-3, validation_episodes=100,
+            version=2, steps=3000, validate_every=500, validation_episodes=100,
         ),
         "omniglot-maml-5w5s": GradientReplication("MAML", inner_lr=0.4, inner_steps=1, test_steps=3, shots=5, train_shots=5),
         "omniglot-maml-20w1s": GradientReplication(
