@@ -53,8 +53,8 @@ papers' or MAML's, but for three, picked by short probes that were scored on val
 - Reptile departs from its paper's inner Adam: plain steps of 0.2 were right more often than Adam at any of four rates, its second moments kept from task to task, as the
   paper's code does and `fm.Reptile` does not, or begun anew.
 - iMAML steps by 0.02, not by its paper's 0.1, which the curvature outgrows: accuracy fell again after two inner steps. The paper's code takes 32 tasks a meta-step, damps its
-  system further, to 2 z + H z / (damping + 10), and pulls towards the start once, after the inner steps; this configuration does none of that. The last two, with 8 tasks, were no better in a probe of 650 meta-steps.
-  It ends after 3,000: in a run of 10,000 curvature outgrew the inner steps after 3,900, which an implicit gradient does not see.
+  system further, to 2 z + H z / (damping + 10), and pulls towards the start once, after the inner steps; this configuration does none of that. The last two were no better
+  in short probes. Training ends early, since in a longer run curvature outgrew the inner steps, which an implicit gradient does not see.
 - The memory-augmented network has 100 units where its paper has 200, which learned without the memory. Its paper reads images by a stream of 50 examples and no convolutions; here
   the support set is the stream, through the embedding that the others have, with 32 channels.
 

@@ -147,9 +147,9 @@ def numba_elementwise() -> str:
                  f'    """to[i] = op(x[i], y[i], z[i]) for i < n, of {types}; arguments that op does not have are not looked at."""']  # fmt: skip
         for k, op in enumerate(ops):
             operands = "x, y, z"[: 3 * op.arity - 2] + ("," if op.arity == 1 else "")
-            run = f"each(_{op.name}, n, to, ({operands}), like, like)"
+            run, far_run = (f"each({f}_{op.name}, n, to, ({operands}), like, like)" for f in ("", "far"))
             if op.expr in PERIODIC:
-                run = f"if near(n, x, like):\n            {run}\n        else:\n            {run.replace(f'_{op.name}', f'far_{op.name}')}"
+                run = f"if near(n, x, like):\n            {run}\n        else:\n            {far_run}"
             lines.append(f"    {'el' if k else ''}if op == {NUMBER[op.name]}:\n        {run}")
         return "\n".join(lines) + "\n"
 

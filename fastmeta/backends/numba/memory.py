@@ -103,13 +103,15 @@ def words(typingctx: Any, address: Any) -> Any:
 
 
 @intrinsic
-def real(typingctx: Any, bits: Any) -> Any:
-    """The double of these bits."""
+def number(typingctx: Any, bits: Any, like: Any) -> Any:
+    """The float of these bits, or of the low half of them, of the type of `like`."""
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        return builder.bitcast(args[0], ir.DoubleType())
+        wide = ir.IntType(32 if like == types.float32 else 64)
+        whole = builder.trunc(args[0], wide) if args[0].type.width > wide.width else args[0]
+        return builder.bitcast(whole, context.get_value_type(like))
 
-    return types.float64(types.int64), codegen
+    return like(bits, like), codegen
 
 
 class _Node(MDValue):

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from fastmeta.backends.numba.kernels import MULTIPLY_F32, PHASE, TAKE, kernel
-from fastmeta.backends.numba.memory import call, load, real, store, words
+from fastmeta.backends.numba.memory import call, load, number, store, words
 from fastmeta.backends.numba.scalars import function
 from fastmeta.backends.numba.tiles import MOST_ROWS, MOST_VECTORS, RECORD, VECTOR_BYTES, tile
 
@@ -46,13 +46,13 @@ def place(code: Any, q: int, bases: Any, index: int, batch: int, dims: int) -> i
 
 @kernel
 def multiply_f32(records: int, products: int, m: int, n: int, c: int, c_row: int, add: int, alpha: int) -> int:
-    multiply(records, products, m, n, c, c_row, add, np.float32(real(alpha)), 4)
+    multiply(records, products, m, n, c, c_row, add, np.float32(number(alpha, 0.0)), 4)
     return 0
 
 
 @kernel
 def multiply_f64(records: int, products: int, m: int, n: int, c: int, c_row: int, add: int, alpha: int) -> int:
-    multiply(records, products, m, n, c, c_row, add, real(alpha), 8)
+    multiply(records, products, m, n, c, c_row, add, number(alpha, 0.0), 8)
     return 0
 
 

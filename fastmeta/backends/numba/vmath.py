@@ -11,13 +11,12 @@ import math
 from typing import Any
 
 import numpy as np
-from llvmlite import ir
 from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from fastmeta.backends.numba.memory import load
-from fastmeta.backends.numba.scalars import function, inlined
+from fastmeta.backends.numba.memory import load, number
+from fastmeta.backends.numba.scalars import function, inlined, larger, lit, smaller
 
 # -- numbers of either type
 
@@ -34,18 +33,6 @@ def bits(typingctx: Any, x: Any) -> Any:
     """The bits of a float as an integer of its width."""
     whole = types.int32 if x == types.float32 else types.int64
     return whole(x), lambda c, builder, s, args: builder.bitcast(args[0], c.get_value_type(whole))
-
-
-@intrinsic
-def number(typingctx: Any, of: Any, like: Any) -> Any:
-    """The float of these bits, of the type of `like`."""
-
-    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        wide = ir.IntType(32 if like == types.float32 else 64)
-        whole = builder.trunc(args[0], wide) if args[0].type.width > wide.width else args[0]
-        return builder.bitcast(whole, context.get_value_type(like))
-
-    return like(of, like), codegen
 
 
 @intrinsic
@@ -81,11 +68,6 @@ def _pair(single: str, double: str) -> tuple[Any, Any]:
     first = tuple(np.float32(float.fromhex(c)) for c in single.split())
     second = tuple(float.fromhex(c) for c in double.split())
     return (first, second) if len(first) > 1 else (first[0], second[0])
-
-
-@inlined
-def const(x: Any, value: float) -> Any:
-    return type(x)(value)
 
 
 @inlined
@@ -139,17 +121,7 @@ def expm1_middle(x: Any) -> Any:
     """e^x - 1 where e^x neither overflows nor underflows."""
     n, r = split_ln2(x)
     two_n = power_of_2(n, x)
-    return two_n * expm1_small(r) + (two_n - const(x, 1))
-
-
-@inlined
-def at_most(x: Any, bound: Any) -> Any:
-    return bound if x > bound else x
-
-
-@inlined
-def at_least(x: Any, bound: Any) -> Any:
-    return bound if x < bound else x
+    return two_n * expm1_small(r) + (two_n - lit(1, x))
 
 
 LARGEST = np.float32(89), 710.0
@@ -161,31 +133,31 @@ TANH_ONE = np.float32(10), 20.0  # from here on tanh is 1
 
 @inlined
 def exp(x: Any) -> Any:
-    x = at_least(at_most(x, pick(x, LARGEST)), pick(x, SMALLEST))
+    x = larger(smaller(x, pick(x, LARGEST)), pick(x, SMALLEST))
     n, r = split_ln2(x)
     half = n >> 1  # in two steps: results may be subnormal or overflow
-    return (expm1_small(r) + const(x, 1)) * power_of_2(half, x) * power_of_2(n - half, x)
+    return (expm1_small(r) + lit(1, x)) * power_of_2(half, x) * power_of_2(n - half, x)
 
 
 @inlined
 def expm1(x: Any) -> Any:
-    n, r = split_ln2(at_least(at_most(x, pick(x, LARGEST)), pick(x, MINUS_ONE)))
+    n, r = split_ln2(larger(smaller(x, pick(x, LARGEST)), pick(x, MINUS_ONE)))
     half = power_of_2(n - 1, x)  # 2^n itself may overflow
-    y = const(x, 2) * (half * expm1_small(r) + (half - const(x, 0.5)))
+    y = lit(2, x) * (half * expm1_small(r) + (half - lit(0.5, x)))
     return x if abs(x) < pick(x, LINEAR) else y
 
 
 @inlined
 def tanh(x: Any) -> Any:
-    a = at_most(abs(x), pick(x, TANH_ONE))
+    a = smaller(abs(x), pick(x, TANH_ONE))
     m = expm1_middle(a + a)
-    return with_sign(m / (m + const(x, 2)), x)
+    return with_sign(m / (m + lit(2, x)), x)
 
 
 @inlined
 def sigmoid(x: Any) -> Any:
     e = exp(-abs(x))
-    one = const(x, 1)
+    one = lit(1, x)
     return (e if x < 0 else one) / (one + e)
 
 
@@ -207,19 +179,14 @@ HUGE = _pair("0x1p100", "0x1p100")
 
 
 @inlined
-def is_single(x: Any) -> Any:
-    return pick(x, (True, False))
-
-
-@inlined
 def log_of_parts(e: Any, f: Any) -> Any:
     """log(2^e (1 + f)) for sqrt(1/2) <= 1 + f < sqrt(2)."""
     c, hi, lo = pick(f, LOG), pick(f, E_HI), pick(f, E_LO)
-    half_square = const(f, 0.5) * f * f
-    if is_single(f):
+    half_square = lit(0.5, f) * f * f
+    if pick(f, (True, False)):
         return e * hi + (f + (f * f * f * polynomial(f, c) + (e * lo - half_square)))
     # log(1 + f) = 2 atanh(s) = f - s f + 2 s^3 / 3 + ..., and s f = f^2 / 2 - s f^2 / 2
-    s = f / (const(f, 2) + f)
+    s = f / (lit(2, f) + f)
     z = s * s
     return e * hi + (f - (half_square - (s * (half_square + z * polynomial(z, c)) + e * lo)))
 
@@ -236,8 +203,8 @@ def split_exponent(x: Any) -> tuple[Any, Any]:
 @inlined
 def log_or_special(x: Any, y: Any) -> Any:
     """y where x is positive and finite, else log x."""
-    special = const(x, np.nan) if x < 0 else const(x, -np.inf) if x == 0 else x  # inf, NaN
-    return y if (x > 0) & (x < const(x, np.inf)) else special
+    special = lit(np.nan, x) if x < 0 else lit(-np.inf, x) if x == 0 else x  # inf, NaN
+    return y if (x > 0) & (x < lit(np.inf, x)) else special
 
 
 @inlined
@@ -245,17 +212,17 @@ def log(x: Any) -> Any:
     tiny = x < pick(x, NORMAL)
     power = pick(x, SUBNORMAL)
     e, m = split_exponent(x * power_of_2(power, x) if tiny else x)
-    return log_or_special(x, log_of_parts(const(x, e - power if tiny else e), m - const(x, 1)))
+    return log_or_special(x, log_of_parts(lit(e - power if tiny else e, x), m - lit(1, x)))
 
 
 @inlined
 def log1p(x: Any) -> Any:
     """1 + x = 2^e (1 + f) with f = x 2^-e + (2^-e - 1), which is exact wherever it matters."""
-    y = x + const(x, 1)
+    y = x + lit(1, x)
     e, m = split_exponent(y)
     shrink = power_of_2(-e, x)
-    f = m - const(x, 1) if x >= pick(x, HUGE) else x * shrink + (shrink - const(x, 1))
-    return with_sign(log_or_special(y, log_of_parts(const(x, e), f)), x)
+    f = m - lit(1, x) if x >= pick(x, HUGE) else x * shrink + (shrink - lit(1, x))
+    return with_sign(log_or_special(y, log_of_parts(lit(e, x), f)), x)
 
 
 # -- circles
@@ -288,7 +255,7 @@ def sin_near(x: Any, quarter: int) -> Any:
     r = fma(m, parts[2], fma(m, parts[1], fma(m, parts[0], x)))
     z = r * r
     s = r * z * polynomial(z, pick(x, SIN)) + r
-    c = z * z * polynomial(z, pick(x, COS)) + (const(x, 1) - const(x, 0.5) * z)
+    c = z * z * polynomial(z, pick(x, COS)) + (lit(1, x) - lit(0.5, x) * z)
     y = s if n & 1 == 0 else c
     return -y if n & 2 else y
 
@@ -340,6 +307,6 @@ ERF_ONE = np.float32(4), 6.0  # from here on erf is 1
 
 @inlined
 def erf(x: Any) -> Any:
-    a = at_most(abs(x), pick(x, ERF_ONE))
+    a = smaller(abs(x), pick(x, ERF_ONE))
     g = a * pick(x, ERF_FIRST) + a * polynomial(a, pick(x, ERF))
     return with_sign(abs(expm1_middle(-g)), x)
