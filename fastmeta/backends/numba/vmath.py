@@ -16,7 +16,7 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 
 from fastmeta.backends.numba.memory import load, number
-from fastmeta.backends.numba.scalars import function, inlined, larger, lit, smaller
+from fastmeta.backends.numba.scalars import function, inlined, lit
 
 # -- numbers of either type
 
@@ -124,6 +124,17 @@ def expm1_middle(x: Any) -> Any:
     return two_n * expm1_small(r) + (two_n - lit(1, x))
 
 
+@inlined
+def at_most(x: Any, bound: Any) -> Any:
+    """`smaller` of a bound that is no NaN: one instruction."""
+    return bound if x > bound else x
+
+
+@inlined
+def at_least(x: Any, bound: Any) -> Any:
+    return bound if x < bound else x
+
+
 LARGEST = np.float32(89), 710.0
 SMALLEST = np.float32(-104), -746.0
 MINUS_ONE = np.float32(-20), -40.0  # from here down expm1 is -1
@@ -133,7 +144,7 @@ TANH_ONE = np.float32(10), 20.0  # from here on tanh is 1
 
 @inlined
 def exp(x: Any) -> Any:
-    x = larger(smaller(x, pick(x, LARGEST)), pick(x, SMALLEST))
+    x = at_least(at_most(x, pick(x, LARGEST)), pick(x, SMALLEST))
     n, r = split_ln2(x)
     half = n >> 1  # in two steps: results may be subnormal or overflow
     return (expm1_small(r) + lit(1, x)) * power_of_2(half, x) * power_of_2(n - half, x)
@@ -141,7 +152,7 @@ def exp(x: Any) -> Any:
 
 @inlined
 def expm1(x: Any) -> Any:
-    n, r = split_ln2(larger(smaller(x, pick(x, LARGEST)), pick(x, MINUS_ONE)))
+    n, r = split_ln2(at_least(at_most(x, pick(x, LARGEST)), pick(x, MINUS_ONE)))
     half = power_of_2(n - 1, x)  # 2^n itself may overflow
     y = lit(2, x) * (half * expm1_small(r) + (half - lit(0.5, x)))
     return x if abs(x) < pick(x, LINEAR) else y
@@ -149,7 +160,7 @@ def expm1(x: Any) -> Any:
 
 @inlined
 def tanh(x: Any) -> Any:
-    a = smaller(abs(x), pick(x, TANH_ONE))
+    a = at_most(abs(x), pick(x, TANH_ONE))
     m = expm1_middle(a + a)
     return with_sign(m / (m + lit(2, x)), x)
 
@@ -307,6 +318,6 @@ ERF_ONE = np.float32(4), 6.0  # from here on erf is 1
 
 @inlined
 def erf(x: Any) -> Any:
-    a = smaller(abs(x), pick(x, ERF_ONE))
+    a = at_most(abs(x), pick(x, ERF_ONE))
     g = a * pick(x, ERF_FIRST) + a * polynomial(a, pick(x, ERF))
     return with_sign(abs(expm1_middle(-g)), x)
