@@ -11,6 +11,7 @@ import pytest
 from test_behaviour import F32, arguments, bits, episode, meta_step
 
 import fastmeta as fm
+from fastmeta.backends.numba.executor import address
 from fastmeta.trace import as_array
 
 
@@ -50,6 +51,11 @@ def test_any_layout_is_right(dtype: str, backend: str) -> None:
         np.testing.assert_array_equal(other, x)
         for _ in range(2):  # the second call takes the fast way where it may
             assert f(other, y).tobytes() == want.tobytes(), name
+
+
+def test_numba_finds_the_memory_of_an_array() -> None:
+    for name, x in (*layouts(np.ones((2, 3))).items(), ("empty", np.zeros((0, 3))), ("no axis", np.array(1.0))):
+        assert address(x) == x.__array_interface__["data"][0], name
 
 
 @pytest.mark.parametrize("dtype", ["int8", "uint8", "int16", "uint16", "int32", "uint32", "int64", "uint64"])

@@ -14,7 +14,7 @@ from fastmeta.backends.numba.kernels import NAMES, Kernel
 from fastmeta.backends.numba.nest import ITEM
 from fastmeta.backends.numba.products import PACKED
 from fastmeta.backends.numba.steps import TYPES, MicroOp, Operand, Phase, Steps, steps_of
-from fastmeta.backends.numba.tiles import RECORD
+from fastmeta.backends.numba.writer import RECORD
 from fastmeta.ops.microops import CAST
 from fastmeta.plan.encode import B_ARENA, B_CONST, B_INPUT, B_OUTPUT, B_SHARED
 from fastmeta.plan.memory import aligned
@@ -24,6 +24,7 @@ TABLE: dict[str, Kernel] = {
 }
 
 
+ROW, COLUMN = 2, 3  # where a matrix has its strides
 UNIT_BYTES = 16 << 10  # of a convolution's target: what the phases after it find in L1
 TAP_PIXELS = 128  # of the maps that a weight gradient reads at a time
 
@@ -150,32 +151,38 @@ class Binder:
         batch = self.take(rank)
         m, n, alpha, products = self.take(4)
         item = ITEM[dtype]
-        self.uses |= {"product", "take", f"multiply_{TYPES[dtype]}"}
-        operands: list[int] = []
-        offset = 8 * PACKED
-        depth = 1
+        factors = []
         for _ in range(products):
             k = self.next()
-            depth += k
-            a, b = (self.matrix(batch, size, item) for size in ((m, k), (k, n)))
+            factors.append((k, self.matrix(batch, (m, k), item), self.matrix(batch, (k, n), item)))
+        results = [self.matrix(batch, (m, n), item)]
+        if self.next():
+            results.append(self.matrix(batch, (m, n), item))
+        if turns(m, n, factors, results, item):
+            factors = [(k, turned(b, n, k, item), turned(a, k, m, item)) for k, a, b in factors]
+            results = [turned(matrix, n, m, item) for matrix in results]
+            m, n = n, m
+        vector = n == 1 and all(a[COLUMN] == b[ROW] == item for _, a, b in factors)
+        kernel = f"{'dots' if vector else 'multiply'}_{TYPES[dtype]}"
+        self.uses |= {"product", "take", kernel}
+        operands: list[int] = []
+        offset = 8 * PACKED
+        for k, a, b in factors:
             operands += [k, offset, *a, *b]
             offset += (k * n * item + 63) // 64 * 64
-        c = self.matrix(batch, (m, n), item)
-        cin = self.matrix(batch, (m, n), item) if self.next() else None
         phases, work = self.phases(steps_of([self.phase() for _ in range(self.next())]))
         batches = prod(batch) if m and n else 0
-        added = 0 if cin is None else 1 if cin == c else 2
         self.need(offset)
-        payload = [dtype, alpha, rank, batches, m, n, products, added, phases[0], 0, *batch, *operands, *c, *(cin or [])]
+        head = [dtype, alpha, rank, batches, m, n, products, len(results) - 1, phases[0], 0, NAMES.index(kernel)]
+        payload = [*head, *batch, *operands, *(word for matrix in results for word in matrix)]
         payload[9] = len(payload)
-        return [*payload, *phases[1:]], work + batches * m * n * depth
+        return [*payload, *phases[1:]], work + batches * m * n * (1 + sum(k for k, _, _ in factors))
 
     def matrix(self, batch: Sequence[int], sizes: tuple[int, int], item: int) -> list[int]:
-        """Base, offset, strides along rows, columns and the batch, in bytes; one that is never taken is what kernels like best."""
+        """Base, offset, strides along rows, columns and the batch, in bytes."""
         operand = self.operand(len(batch) + 2)
         *outer, row, column = (s * item for s in operand.strides)
-        rows, columns = sizes
-        return [operand.base, operand.offset, row if rows > 1 else columns * item, column if columns > 1 else item, *outer]
+        return tidy([operand.base, operand.offset, row, column, *outer], *sizes, item)
 
     # -- convolutions
 
@@ -189,9 +196,6 @@ class Binder:
         target = self.map(item)
         cin = self.map(item) if self.next() else None
         out_h, out_w, channels = ((oh, ow, o), (h, w, c), (kh, kw * c, o))[kind]
-        size = (n if kind < 2 else 1) * out_h * out_w * channels * item
-        added = 0 if cin is None else 1 if cin[:2] == target[:2] else 2
-        target[4] = size  # in bytes: what is copied from CIN
         # Some images at a time: their part of the target, or of the maps that a weight gradient reads, stays near.
         pixels = oh * ow if kind == 2 else out_h * out_w
         unit = min(n, max(1, TAP_PIXELS // pixels if kind == 2 else UNIT_BYTES // (pixels * channels * item)))
@@ -200,7 +204,7 @@ class Binder:
         at_maps = aligned(records * RECORD * 8)
         at_weights = at_maps + aligned(products * unit * down * across * (o if kind == 1 else c) * item)
         at_tiles = at_weights + (aligned(products * kh * kw * c * o * item) if kind == 1 else 0)
-        payload = [dtype, kind, *sizes, products, added, 0, 0, unit, at_maps, at_weights, at_tiles, *operands, *target, *(cin or [])]
+        payload = [dtype, kind, *sizes, products, int(cin is not None), 0, 0, unit, at_maps, at_weights, at_tiles, *operands, *target, *(cin or [])]
         payload[convolution.AT_PHASES] = len(payload)
         work, rowwise = n * oh * ow * o * kh * kw * c * products, kind != 2
         payload[convolution.PHASES] = self.next()
@@ -259,3 +263,23 @@ class Binder:
         if parallel:
             self.loops[place] = (length, payload[7])
         return payload
+
+
+def tidy(matrix: list[int], rows: int, columns: int, item: int) -> list[int]:
+    """The matrix; a stride that is never taken is what kernels like best."""
+    base, offset, row, column, *outer = matrix
+    return [base, offset, row if rows > 1 else columns * item, column if columns > 1 else item, *outer]
+
+
+def turned(matrix: list[int], rows: int, columns: int, item: int) -> list[int]:
+    """Its transpose, of so many rows and columns."""
+    base, offset, row, column, *outer = matrix
+    return tidy([base, offset, column, row, *outer], rows, columns, item)
+
+
+def turns(m: int, n: int, factors: Sequence[tuple[int, list[int], list[int]]], results: Sequence[list[int]], item: int) -> bool:
+    """Is C^T = B^T A^T better: a row of C instead of a column, or dot products instead of copies of B?"""
+    if n == 1 < m:
+        return all(matrix[ROW] == item for matrix in (*results, *(a for _, a, _ in factors)))
+    columns = any(b[COLUMN] != item for _, _, b in factors)
+    return m == 1 < n and columns and all(a[COLUMN] == b[ROW] == item for _, a, b in factors)

@@ -13,7 +13,7 @@ from fastmeta.backends.numba.kernels import MULTIPLY_F32, PHASE, ROWS, TAKE, ker
 from fastmeta.backends.numba.memory import call, clear, move, store, words
 from fastmeta.backends.numba.scalars import function
 from fastmeta.backends.numba.steps import HEAD_WORDS
-from fastmeta.backends.numba.tiles import RECORD
+from fastmeta.backends.numba.writer import RECORD
 
 ONE = 0x3FF0000000000000  # the bits of the double 1
 # Words of a payload: dtype, kind, then these, then products x [A, B], the target, CIN, and phases x [rowwise, words..]
@@ -89,6 +89,13 @@ def turn_weights(code: Any, p: int, bases: Any, to: int, item: int) -> None:
 
 
 @function
+def added_to(code: Any, p: int, bases: Any) -> int:
+    """Where what is added to the target is, in the target's layout; 0 where there is nothing."""
+    cin = p + OPERANDS + OPERAND * (2 * code[p + PRODUCTS] + 1)
+    return bases[code[cin]] + code[cin + 1] if code[p + ADDED] else 0
+
+
+@function
 def sum_pixels(code: Any, p: int, bases: Any, records: int, maps: int, weights: int, image: int, images: int, item: int) -> None:
     """Kinds 0 and 1: the pixels of some images of the target, a row at a time."""
     turned = code[p + 1] == 1
@@ -101,7 +108,9 @@ def sum_pixels(code: Any, p: int, bases: Any, records: int, maps: int, weights: 
     products = code[p + PRODUCTS]
     line, size = columns * depth * item, rows * columns * depth * item
     target = p + OPERANDS + 2 * OPERAND * products
-    to = bases[code[target]] + code[target + 1] + image * height * width * channels * item
+    to = bases[code[target]] + code[target + 1]
+    start = image * height * width * channels * item
+    added = added_to(code, p, bases)
     for i in range(images):
         for r in range(height):
             n = 0
@@ -117,12 +126,13 @@ def sum_pixels(code: Any, p: int, bases: Any, records: int, maps: int, weights: 
                     store(record, 4, item)
                     store(record, 5, channels * item)
                     n += 1
-            call(code[MULTIPLY_F32 + code[p]], (records, n, width, channels, to, channels * item, 1 if code[p + ADDED] else 0, ONE))
-            to += width * channels * item
+            d = added + start if added else 0
+            call(code[MULTIPLY_F32 + code[p]], (records, n, width, channels, to + start, channels * item, d, channels * item, ONE))
+            start += width * channels * item
 
 
 @function
-def sum_taps(code: Any, p: int, bases: Any, records: int, maps: int, image: int, images: int, add: int, item: int) -> None:
+def sum_taps(code: Any, p: int, bases: Any, records: int, maps: int, image: int, images: int, item: int) -> None:
     """Kind 2: what some images add to the target, a row of taps at a time."""
     taps, across, depth, channels = code[p + KH], code[p + KW], code[p + C], code[p + OUT]
     height, width, step_h, step_w = code[p + OH], code[p + OW], code[p + STRIDE_H], code[p + STRIDE_W]
@@ -132,6 +142,7 @@ def sum_taps(code: Any, p: int, bases: Any, records: int, maps: int, image: int,
     line, size = columns * depth * item, rows * columns * depth * item
     target = p + OPERANDS + 2 * OPERAND * products
     to = bases[code[target]] + code[target + 1]
+    added = to if image else added_to(code, p, bases)
     for t in range(taps):
         n = 0
         for k in range(products):
@@ -147,7 +158,8 @@ def sum_taps(code: Any, p: int, bases: Any, records: int, maps: int, image: int,
                     store(record, 5, code[q + 4])
                     n += 1
         part = across * depth * channels * item
-        call(code[MULTIPLY_F32 + code[p]], (records, n, across * depth, channels, to + t * part, channels * item, add, ONE))
+        d = added + t * part if added else 0
+        call(code[MULTIPLY_F32 + code[p]], (records, n, across * depth, channels, to + t * part, channels * item, d, channels * item, ONE))
 
 
 @function
@@ -170,10 +182,6 @@ def convolution(code_at: int, p: int, bases_at: int, slots_at: int, scratch: int
     code, bases = words(code_at), words(bases_at)
     kind, item, unit = code[p + 1], 4 if code[p] == 0 else 8, code[p + UNIT]
     records, maps, weights, tiles = scratch, scratch + code[p + AT_MAPS], scratch + code[p + AT_WEIGHTS], scratch + code[p + AT_TILES]
-    target = p + OPERANDS + 2 * OPERAND * code[p + PRODUCTS]
-    if code[p + ADDED] == 2:
-        cin, size = target + OPERAND, code[target + 4]
-        move(bases[code[target]] + code[target + 1], bases[code[cin]] + code[cin + 1], size)
     if kind == 1:
         turn_weights(code, p, bases, weights, item)
     q = p + code[p + AT_PHASES]
@@ -184,7 +192,7 @@ def convolution(code_at: int, p: int, bases_at: int, slots_at: int, scratch: int
     for image in range(0, code[p + N], unit):
         images = min(unit, code[p + N] - image)
         if kind == 2:
-            sum_taps(code, p, bases, records, maps, image, images, 1 if code[p + ADDED] or image else 0, item)
+            sum_taps(code, p, bases, records, maps, image, images, item)
         else:
             sum_pixels(code, p, bases, records, maps, weights, image, images, item)
         q = p + code[p + AT_PHASES]

@@ -17,10 +17,10 @@ from numba import cfunc, types
 
 NAMES = (
     "elementwise_f32", "elementwise_f64", "elementwise_i32", "convert", "take", "reduce_f32", "reduce_f64", "reduce_i32",
-    "phase", "rows", "multiply_f32", "multiply_f64", "product", "indexed", "convolution",
+    "phase", "rows", "multiply_f32", "multiply_f64", "dots_f32", "dots_f64", "product", "indexed", "convolution",
 )  # fmt: skip
 (ELEMENTWISE_F32, ELEMENTWISE_F64, ELEMENTWISE_I32, CONVERT, TAKE, REDUCE_F32, REDUCE_F64, REDUCE_I32,
- PHASE, ROWS, MULTIPLY_F32, MULTIPLY_F64, PRODUCT, INDEXED, CONVOLUTION) = range(len(NAMES))  # fmt: skip
+ PHASE, ROWS, MULTIPLY_F32, MULTIPLY_F64, DOTS_F32, DOTS_F64, PRODUCT, INDEXED, CONVOLUTION) = range(len(NAMES))  # fmt: skip
 
 # Multiply-adds may fuse, as in the native core; NaN and infinity keep their meaning.
 OPTIONS: dict[str, Any] = {"error_model": "numpy", "fastmath": {"contract"}}

@@ -6,14 +6,16 @@ other say so to LLVM (`each`), so that they become vector code without checks fo
 
 from __future__ import annotations
 
+import operator
 from typing import Any
 
+import numpy as np
 from llvmlite import ir
 from llvmlite.ir.values import MDValue
 from numba import types
 from numba.core import cgutils
-from numba.extending import intrinsic
-from numba.np.arrayobj import make_array, populate_array
+from numba.core.datamodel.models import PrimitiveModel
+from numba.extending import intrinsic, overload, register_model
 
 INT = ir.IntType(64)
 
@@ -88,18 +90,48 @@ def call(typingctx: Any, address: Any, arguments: Any) -> Any:
     return types.int64(types.int64, arguments), codegen
 
 
+class Words(types.Type):
+    """The int64 words at an address: indexed like an array, but from 0 up only, which saves three instructions an access."""
+
+    def __init__(self) -> None:
+        super().__init__(name="Words")
+
+
+WORDS = Words()
+
+
+@register_model(Words)
+class _Model(PrimitiveModel):
+    def __init__(self, manager: Any, kind: Any) -> None:
+        super().__init__(manager, kind, INT)
+
+
+
 @intrinsic
 def words(typingctx: Any, address: Any) -> Any:
-    """The int64 words at an address, as an array without an end."""
-    array = types.Array(types.int64, 1, "C")
+    """The words at an address."""
+    return WORDS(types.int64), lambda context, builder, signature, args: args[0]
 
-    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        out = make_array(array)(context, builder)
-        data = builder.inttoptr(args[0], out.data.type)
-        populate_array(out, data=data, shape=[INT((1 << 63) - 1)], strides=[INT(8)], itemsize=INT(8), meminfo=None)
-        return out._getvalue()
 
-    return array(types.int64), codegen
+@intrinsic
+def _address(typingctx: Any, array: Any) -> Any:
+    return types.int64(WORDS), lambda context, builder, signature, args: args[0]
+
+
+@overload(operator.getitem)
+def _get_item(array: Any, index: Any) -> Any:
+    def get(array: Any, index: Any) -> Any:
+        return load(_address(array), index, 0)
+
+    return get if array is WORDS else None
+
+
+@overload(operator.setitem)
+def _set_item(array: Any, index: Any, value: Any) -> Any:
+    def put(array: Any, index: Any, value: Any) -> None:
+        store(_address(array), index, np.int64(value))
+
+    return put if array is WORDS else None
 
 
 @intrinsic

@@ -277,6 +277,12 @@ def run_tiles(code: Any, p: int, bases: Any, at: Any, scratch: int, outer_first:
     if flat:
         columns *= rows
         rows = 1
+    if n_outer == 0 and rows <= tile_rows and columns <= tile_columns:
+        for k in range(n_memory):
+            q = places + k * size
+            at[k] = bases[code[q]] + code[q + 1] + first * code[q + 2]
+        run_steps(code, p + code[p + 15], code[p + 14], at, rows, columns)
+        return
     origin = n_memory + n_tiles
     for outer in range(outer_first, outer_last):
         for k in range(n_memory):
