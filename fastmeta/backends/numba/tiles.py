@@ -29,7 +29,7 @@ class _Tile(Writer):
         super().__init__(module, name, element, [INT] * 8 + [element, INT, INT])
         b = self.b
         records, products, start, blocks, c, c_row, d, d_row, alpha, columns, tail = self.function.args
-        whole = b.icmp_signed("==", tail, INT(self.lanes))
+        self.whole = b.icmp_signed("==", tail, INT(self.lanes))
         self.masks = [*[None] * (vectors - 1), self.present(tail)]
         tile = [self.variables(vectors) for _ in range(rows)]
         with self.loop(blocks) as block:
@@ -47,7 +47,7 @@ class _Tile(Writer):
                         value, at = b.load(place), INT(j * VECTOR_BYTES)
                         value = self.multiply_add(factor, value, self.read(b.add(source, at), mask)) if added else b.fmul(factor, value)
                         if mask:
-                            self.save_present(value, b.add(to, at), mask, whole)
+                            self.save_present(value, b.add(to, at), mask, self.whole)
                         else:
                             self.save(value, b.add(to, at))
 
@@ -59,13 +59,24 @@ class _Tile(Writer):
         a, b_at, depth, a_m, a_k, b_k = self.record(record)
         a, b_at = b.add(a, b.mul(first, a_m)), b.add(b_at, columns)
         rows = [b.mul(a_m, INT(i)) for i in range(len(tile))]
-        with self.loop(depth) as k:
-            a_now, b_now = b.add(a, b.mul(k, a_k)), b.add(b_at, b.mul(k, b_k))
-            vectors = [self.read(b.add(b_now, INT(j * VECTOR_BYTES)), mask) for j, mask in enumerate(self.masks)]
-            for i, row in enumerate(tile):
-                factor = self.splat(self.number(b.add(a_now, rows[i])))
-                for vector, place in zip(vectors, row, strict=True):
-                    self.add_product(factor, vector, place)
+
+        def sum_terms(masks: list[Any]) -> None:
+            with self.loop(depth) as k:
+                a_now, b_now = b.add(a, b.mul(k, a_k)), b.add(b_at, b.mul(k, b_k))
+                vectors = [self.read(b.add(b_now, INT(j * VECTOR_BYTES)), mask) for j, mask in enumerate(masks)]
+                for i, row in enumerate(tile):
+                    factor = self.splat(self.number(b.add(a_now, rows[i])))
+                    for vector, place in zip(vectors, row, strict=True):
+                        self.add_product(factor, vector, place)
+
+        if WIDE:  # masks are registers of their own, and cost nothing
+            sum_terms(self.masks)
+            return
+        with b.if_else(self.whole) as (whole, partial):
+            with whole:
+                sum_terms([None] * len(self.masks))
+            with partial:
+                sum_terms(self.masks)
 
 
 @intrinsic

@@ -73,9 +73,10 @@ class Writer:
         return f"masked.{name}.v{self.lanes}f{8 * self.item}.p0"
 
     def present(self, count: Any) -> Any:
-        """The mask of the first `count` elements."""
-        numbers = ir.Constant(ir.VectorType(INT, self.lanes), list(range(self.lanes)))
-        return self.b.icmp_signed("<", numbers, self.splat(count))
+        """The mask of the first `count` elements, compared in their size: without mask registers it is made anew at every use."""
+        size = ir.IntType(8 * self.item)
+        numbers = ir.Constant(ir.VectorType(size, self.lanes), list(range(self.lanes)))
+        return self.b.icmp_signed("<", numbers, self.splat(count if size == INT else self.b.trunc(count, size)))
 
     def splat(self, value: Any) -> Any:
         kind = ir.VectorType(value.type, self.lanes)
