@@ -109,6 +109,7 @@ def module() -> types.ModuleType:
     """What ``import cupy`` shall give."""
     fake: Any = types.ModuleType("cupy")
     fake.asarray = lambda x, order="C": x if isinstance(x, Memory) and x.array.flags.c_contiguous else Memory(np.array(getattr(x, "array", x), order=order))
+    fake.ndarray = Memory
     fake.asnumpy = lambda x: x.array.copy()
     fake.empty, fake.zeros = dirty, lambda shape, dtype: Memory(np.zeros(shape, dtype))
     fake.RawModule = RawModule

@@ -291,6 +291,28 @@ def test_dense_arrays_are_not_copied():
     assert kind.address(odd) % 16 and kind.address(kind.put(odd)) % 16 == 0
 
 
+def test_numbers_are_sent_once(monkeypatch):
+    """Sending waits for the device, so the number of tasks and unchanged rates are not sent again."""
+    sent, asarray = [], sys.modules["cupy"].asarray
+
+    def counted(x, order="C"):
+        if isinstance(x, np.ndarray):
+            sent.append(x)
+        return asarray(x, order)
+
+    monkeypatch.setattr(sys.modules["cupy"], "asarray", counted)
+    rng = np.random.default_rng(0)
+    w, x = rng.standard_normal((4, 3)), rng.standard_normal((6, 9, 4))  # a program that no other test has
+    step = fm.map_tasks(fm.value_and_grad(loss), in_axes=(None, 0), reduce="mean")
+    for _ in range(3):
+        np.testing.assert_allclose(step(Memory(w), Memory(x))[0].array, np.mean([loss(w, each) for each in x]), rtol=1e-12)
+    assert len(sent) == 1
+    scaled = fm.jit(lambda w, rate: w * rate)
+    for rate in (2.0, 3.0, 2.0, 3.0):
+        np.testing.assert_allclose(scaled(Memory(w), rate).array, w * rate)
+    assert len(sent) == 3
+
+
 def test_integers_of_a_device_are_narrowed():
     f = fm.jit(lambda x, k: fm.take(x, k, axis=0))
     x, k = np.arange(12, dtype=np.float32).reshape(4, 3), np.array([2, 0], np.int32)
@@ -361,11 +383,11 @@ def test_jax_is_waited_for(monkeypatch):
             waited.append(self)
             return self
 
-    monkeypatch.setitem(sys.modules, "jax", types.SimpleNamespace(device_put=lambda x, device: JaxMemory(np.array(x), device)))
+    monkeypatch.setitem(sys.modules, "jax", types.SimpleNamespace(Array=JaxMemory, device_put=lambda x, device: JaxMemory(np.array(x), device)))
     x = JaxMemory(np.ones(3))
     assert library_of([x]).waits and not library_of([Memory(np.ones(3))]).waits
     np.testing.assert_array_equal(fm.jit(lambda x: 2 * x)(x).array, [2, 2, 2])
     assert any(a is x for a in waited)
-    monkeypatch.setitem(sys.modules, "jax", types.SimpleNamespace(device_put=lambda x, device: JaxMemory(np.array(x, np.float32), device)))
+    monkeypatch.setitem(sys.modules, "jax", types.SimpleNamespace(Array=JaxMemory, device_put=lambda x, device: JaxMemory(np.array(x, np.float32), device)))
     with pytest.raises(TypeError, match="a JAX that makes float64 arrays, got float32 ones"):
         fm.jit(lambda x: 3 * x)(x)

@@ -516,10 +516,11 @@ def test_there_is_no_derivative_of_the_derivative(scale: torch.Tensor) -> None:
 def test_tensors_of_the_host_are_not_on_a_gpu():
     """PyTorch's are asked directly, also those with gradients."""
     assert not arrays.on_device(torch.ones(3)) and not arrays.on_device(torch.ones(3, requires_grad=True))
-    kind = arrays.Library("torch", torch.ones(3))
+    kind = arrays.Torch(torch, torch.ones(3))
     x = torch.arange(6, dtype=torch.float64).reshape(2, 3)
-    assert kind.fits(x, np.dtype("float64"), 2) and not kind.fits(x, np.dtype("float32"), 2) and not kind.fits(x, np.dtype("float64"), 1)
+    assert kind.fits(x, arrays.DTYPES.index(np.dtype("float64"))) and not kind.fits(x, arrays.DTYPES.index(np.dtype("float32")))
     assert kind.address(x) == x.numpy().ctypes.data and kind.address(kind.put(np.ones(3))) % arrays.ALIGNED == 0
+    assert kind.has([x, np.array(2.0)]) and not any(kind.has(given) for given in ([np.array(2.0)], [x, np.ones(3)], [x.requires_grad_()]))
     assert arrays.device_dtype(torch.ones(2, dtype=torch.bool)) == np.dtype(bool)
     with pytest.raises(TypeError, match="expected float32, float64, int32 or bool, or integers as int32 on a GPU, got bfloat16"):
         arrays.device_dtype(torch.ones(2, dtype=torch.bfloat16))

@@ -31,7 +31,9 @@ def _of_torch(x: Any) -> bool:
     return torch is not None and isinstance(x, torch.Tensor)
 
 
+DTYPES = tuple(np.dtype(name) for name in ("float32", "float64", "int32", "bool"))  # by their codes in a plan
 ALIGNED = 16  # bytes: what a lane of a GPU reads at once
+MOST_NUMBERS = 256
 
 
 class Host:
@@ -39,11 +41,15 @@ class Host:
 
     waits = True
 
-    def fits(self, x: Any, dtype: np.dtype, rank: int) -> bool:
-        return type(x) is np.ndarray and x.dtype == dtype and x.dtype.isnative and x.ndim == rank and x.flags.c_contiguous and x.flags.aligned
+    def has(self, given: Iterable[Any]) -> bool:
+        """Whether these go together here."""
+        return all(type(x) is np.ndarray for x in given)
 
-    def empty(self, shape: tuple[int, ...], dtype: np.dtype) -> Any:
-        return np.empty(shape, dtype)
+    def fits(self, x: Any, code: int) -> bool:
+        return type(x) is np.ndarray and x.dtype == DTYPES[code] and x.dtype.isnative and x.flags.c_contiguous and x.flags.aligned
+
+    def empty(self, shape: tuple[int, ...], code: int) -> Any:
+        return np.empty(shape, DTYPES[code])
 
     def address(self, x: Any) -> int:
         return int(x.ctypes.data)
@@ -53,64 +59,153 @@ class Host:
 
 
 class Library:
-    """Arrays of torch, JAX or CuPy on one GPU."""
+    """Arrays of a library on one GPU.  A plan keeps it from call to call."""
 
-    def __init__(self, name: str, sample: Any) -> None:
-        self.name, self.module = name, sys.modules[name]
-        self.device = sample.device
+    waits = False
+    """Whether a run must have ended when it returns."""
+
+    def __init__(self, module: Any, sample: Any) -> None:
+        self.module, self.device = module, sample.device
+        self.numbers: dict[tuple[str, bytes], Any] = {}
+
+    def has(self, given: Iterable[Any]) -> bool:
+        """Whether these are on this GPU, but for numbers of the host beside them."""
+        there = False
+        for x in given:
+            if self.owns(x):
+                there = True
+            elif not (type(x) is np.ndarray and x.ndim == 0):
+                return False
+        return there
 
     def put(self, x: Any) -> Any:
-        """x dense and aligned, on this device; numbers and captured arrays come from the host."""
-        here = on_device(x)
-        if self.name == "torch":
-            made = (x if here else self.module.from_numpy(np.array(x))).to(self.device).contiguous()
-            return made if self.address(made) % ALIGNED == 0 else made.clone()
-        if self.name == "cupy":
-            with self.device:
-                made = self.module.asarray(x, order="C")
-                return made if self.address(made) % ALIGNED == 0 else made.copy()
-        made = x if here else self.module.device_put(x, self.device)
-        if self.address(made) % ALIGNED:  # memory of another library
-            made = self.module.numpy.array(made, copy=True)
-        return made.block_until_ready()
+        """x dense and aligned, on this device.  Captured arrays come from the host, and numbers, which are kept: sending one waits for the device."""
+        if self.owns(x) or on_device(x):
+            return self.dense(x)
+        x = np.asarray(x)
+        if x.ndim:
+            return self.send(x)
+        key = x.dtype.char, x.tobytes()
+        found = self.numbers.get(key)
+        if found is None:
+            if len(self.numbers) >= MOST_NUMBERS:
+                self.numbers.clear()
+            found = self.numbers[key] = self.send(x)
+        return found
 
-    def fits(self, x: Any, dtype: np.dtype, rank: int) -> bool:
-        return len(x.shape) == rank and _dtype_name(x) == dtype.name
-
-    def empty(self, shape: tuple[int, ...], dtype: np.dtype) -> Any:
-        if self.name == "torch":
-            return self.module.empty(shape, dtype=getattr(self.module, dtype.name), device=self.device)
-        if self.name == "cupy":
-            with self.device:
-                return self.module.empty(shape, dtype)
-        made = self.module.device_put(np.empty(shape, dtype), self.device).block_until_ready()
-        if made.dtype != dtype:
-            raise expected("array", f"a JAX that makes {dtype} arrays", f"{made.dtype} ones", TypeError, "See jax_enable_x64")
-        return made
+    def fits(self, x: Any, code: int) -> bool:
+        return bool(x.dtype == DTYPES[code])
 
     def address(self, x: Any) -> int:
-        return int(x.data_ptr() if self.name == "torch" else x.__cuda_array_interface__["data"][0] or 0)
+        return int(x.__cuda_array_interface__["data"][0] or 0)
 
     @property
     def number(self) -> int:
         """The number of the GPU."""
-        return int(self.device.index if self.name == "torch" else self.device.id)
-
-    @property
-    def waits(self) -> bool:
-        """Whether a run must have ended when it returns: JAX's streams are its own, and do not wait for ours."""
-        return self.name == "jax"
+        return int(self.device.id)
 
     def stream(self) -> int:
-        """The stream that the library works on now; 0 for JAX, whose inputs are ready when they have been put."""
-        if self.name == "torch":
-            return int(self.module.cuda.current_stream(self.device).cuda_stream)
-        if self.name == "cupy":
-            return int(self.module.cuda.get_current_stream().ptr)
+        """The stream that the library works on now."""
         return 0
+
+    def owns(self, x: Any) -> bool:
+        """Whether x is an array of the library on this GPU."""
+        raise NotImplementedError
+
+    def dense(self, x: Any) -> Any:
+        """An array of the library, dense and aligned."""
+        raise NotImplementedError
+
+    def send(self, x: np.ndarray) -> Any:
+        """A copy on the device, there for any stream when this returns."""
+        raise NotImplementedError
+
+    def empty(self, shape: tuple[int, ...], code: int) -> Any:
+        raise NotImplementedError
+
+
+class Torch(Library):
+    """Tensors, asked by their own methods."""
+
+    def __init__(self, module: Any, sample: Any) -> None:
+        super().__init__(module, sample)
+        self.dtypes = [getattr(module, dtype.name) for dtype in DTYPES]
+
+    def owns(self, x: Any) -> bool:
+        return isinstance(x, self.module.Tensor) and x.device == self.device and not x.requires_grad
+
+    def dense(self, x: Any) -> Any:
+        made = x.contiguous()
+        return made if made.data_ptr() % ALIGNED == 0 else made.clone()
+
+    def send(self, x: np.ndarray) -> Any:
+        return self.module.from_numpy(x.copy()).to(self.device)
+
+    def fits(self, x: Any, code: int) -> bool:
+        return x.dtype is self.dtypes[code]
+
+    def empty(self, shape: tuple[int, ...], code: int) -> Any:
+        return self.module.empty(shape, dtype=self.dtypes[code], device=self.device)
+
+    def address(self, x: Any) -> int:
+        return int(x.data_ptr())
+
+    @property
+    def number(self) -> int:
+        return int(self.device.index)
+
+    def stream(self) -> int:
+        return int(self.module.cuda.current_stream(self.device).cuda_stream)
+
+
+class CuPy(Library):
+    def owns(self, x: Any) -> bool:
+        return isinstance(x, self.module.ndarray) and x.device == self.device
+
+    def dense(self, x: Any) -> Any:
+        with self.device:
+            made = self.module.asarray(x, order="C")
+            return made if self.address(made) % ALIGNED == 0 else made.copy()
+
+    def send(self, x: np.ndarray) -> Any:
+        with self.device:
+            made = self.module.asarray(x)
+            self.module.cuda.get_current_stream().synchronize()
+            return made
+
+    def empty(self, shape: tuple[int, ...], code: int) -> Any:
+        with self.device:
+            return self.module.empty(shape, DTYPES[code])
+
+    def stream(self) -> int:
+        return int(self.module.cuda.get_current_stream().ptr)
+
+
+class Jax(Library):
+    """JAX's streams are its own and do not wait for ours: inputs are ready when they have been put, results when a run returns."""
+
+    waits = True
+
+    def owns(self, x: Any) -> bool:
+        return isinstance(x, self.module.Array) and x.device == self.device
+
+    def dense(self, x: Any) -> Any:
+        if self.address(x) % ALIGNED:  # memory of another library
+            x = self.module.numpy.array(x, copy=True)
+        return x.block_until_ready()
+
+    def send(self, x: np.ndarray) -> Any:
+        return self.module.device_put(x, self.device).block_until_ready()
+
+    def empty(self, shape: tuple[int, ...], code: int) -> Any:
+        made = self.send(np.empty(shape, DTYPES[code]))
+        if made.dtype != DTYPES[code]:
+            raise expected("array", f"a JAX that makes {DTYPES[code]} arrays", f"{made.dtype} ones", TypeError, "See jax_enable_x64")
+        return made
 
 
 HOST = Host()
+KINDS: dict[str, type[Library]] = {"torch": Torch, "cupy": CuPy, "jax": Jax}
 
 
 def library(given: Iterable[Any]) -> Any:
@@ -122,7 +217,8 @@ def library(given: Iterable[Any]) -> Any:
     devices = {str(x.device) for x in there}
     if len(names) > 1 or len(devices) > 1:
         raise expected("array", "arrays of one library on one GPU", f"{', '.join(sorted(names))} on {', '.join(sorted(devices))}")
-    return Library(names.pop(), there[0])
+    name = names.pop()
+    return KINDS[name](sys.modules[name], there[0])
 
 
 def device_dtype(x: Any) -> np.dtype:
@@ -153,6 +249,6 @@ def check_places(given: Sequence[Any], backend: str) -> None:
 def _name(x: Any) -> str:
     root = type(x).__module__.partition(".")[0]
     name = {"jaxlib": "jax"}.get(root, root)
-    if name not in ("torch", "jax", "cupy"):
+    if name not in KINDS:
         raise expected("array", "a torch, JAX or CuPy array on a GPU", f"{type(x).__module__}.{type(x).__name__}", TypeError)
     return name

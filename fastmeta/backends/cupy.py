@@ -20,6 +20,7 @@ import numpy as np
 
 from fastmeta import __version__
 from fastmeta.backends import Loaded, device
+from fastmeta.backends.arrays import DTYPES
 from fastmeta.backends.codegen.words import CONST, INPUT, OUTPUT, SHARED, Words
 from fastmeta.backends.launches import Launch, Launches
 from fastmeta.errors import expected
@@ -171,7 +172,7 @@ class Plan:
         """Addresses of copies of host arrays; of outputs (bytes, address, copy) is noted."""
         out = []
         for k, (address, (code, shape)) in enumerate(zip(addresses, (*self.inputs, *self.outputs), strict=True)):
-            size = int(np.prod([length if n < 0 else n for n in shape], dtype=np.int64)) * device.DTYPES[code].itemsize
+            size = int(np.prod([length if n < 0 else n for n in shape], dtype=np.int64)) * DTYPES[code].itemsize
             there = cupy.empty(max(size, 1), np.uint8)
             if k < len(self.inputs):
                 cupy.cuda.runtime.memcpy(there.data.ptr, address, size, cupy.cuda.runtime.memcpyHostToDevice)

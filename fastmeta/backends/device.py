@@ -22,8 +22,6 @@ from fastmeta.errors import bad_index, expected
 from fastmeta.plan import Plan, encoded, parked, prepare
 from fastmeta.program import Program
 
-DTYPES = tuple(np.dtype(name) for name in ("float32", "float64", "int32", "bool"))
-
 
 def mismatch(core: Any) -> str | None:
     """Why a compiled module does not go with this package, or None."""
@@ -79,40 +77,46 @@ class DevicePlan:
 
     def __init__(self, core: Any, words: np.ndarray, consts: bytes, compile_text: Compile | None = None, **options: Any) -> None:
         self.plan = core.Plan(words, consts, **(with_text(core, words, len(consts), compile_text, **options) if compile_text else options))
-        self.inputs = [(DTYPES[code], shape) for code, shape in self.plan.inputs]
-        self.outputs = [(DTYPES[code], shape) for code, shape in self.plan.outputs]
+        self.inputs, self.outputs = self.plan.inputs, self.plan.outputs
+        self.has_tasks = any(shape[:1] == (-1,) for _, shape in (*self.inputs, *self.outputs))
         self.work = self.plan.work
+        self.kind: Any = libraries.HOST  # of the last call's arrays
 
     def tasks(self, given: Sequence[Any], kind: Any) -> int | None:
         """The number of tasks; None where the arrays are not just the plan's."""
         if len(given) != len(self.inputs):
             return None
         length = 0
-        for x, (dtype, shape) in zip(given, self.inputs, strict=True):
-            if not kind.fits(x, dtype, len(shape)):
+        for x, (code, shape) in zip(given, self.inputs, strict=True):
+            if not kind.fits(x, code):
                 return None
-            for got, want in zip(x.shape, shape, strict=True):
-                if want < 0:
-                    length = length or got
-                if got != (length if want < 0 else want) or (want < 0 and got == 0):
+            got = tuple(x.shape)
+            if shape[:1] != (-1,):
+                if got != shape:
                     return None
-        if length == 0:
-            return None if any(-1 in shape for _, shape in (*self.inputs, *self.outputs)) else 1
-        return length
+            elif got[1:] != shape[1:] or not got or got[0] != (length or got[0]):
+                return None
+            else:
+                length = got[0]
+                if length == 0:
+                    return None
+        return length or (None if self.has_tasks else 1)
 
     def run(self, given: Sequence[Any], threads: int = 1) -> tuple[Any, ...] | None:
         """Results like the inputs: NumPy's on the host, else of the library and device of the inputs."""
-        given = tuple(given)
-        kind = libraries.library(given)
-        if kind is not libraries.HOST:
+        kind = self.kind
+        if not kind.has(given):
+            kind = self.kind = libraries.library(given)
+        on_host = kind is libraries.HOST
+        if not on_host:
             if kind.number != self.plan.device:
                 raise expected("array", f"arrays on GPU {self.plan.device}, which this function was planned for", f"arrays on {kind.device}")
-            given = tuple(kind.put(x) for x in given)
+            given = [kind.put(x) for x in given]
         length = self.tasks(given, kind)
         if length is None:
             return None
-        outputs = tuple(kind.empty(tuple(length if n < 0 else n for n in shape), dtype) for dtype, shape in self.outputs)
-        self.plan.run([kind.address(x) for x in (*given, *outputs)], kind is libraries.HOST, length, kind.stream(), kind.waits)
+        outputs = tuple([kind.empty((length, *shape[1:]) if shape[:1] == (-1,) else shape, code) for code, shape in self.outputs])
+        self.plan.run([kind.address(x) for x in (*given, *outputs)], on_host, length, kind.stream(), kind.waits)
         return outputs
 
 

@@ -87,7 +87,7 @@ GRADIENT: Mapping[str, GradientReplication] = MappingProxyType(
             train_shots=10, queries=1, tasks=5, steps=20_000, meta_rule="sgd", meta_lr=1.0, validate_every=5000, validation_episodes=100,
         ),
         "omniglot-maml-plus-plus-5w1s": GradientReplication(
-            "MAMLPlusPlus", inner_lr=0.1, inner_steps=5, test_steps=5, options={"multi_loss": 1000}, meta_lr=1e-3,
+            "MAMLPlusPlus", inner_lr=0.1, inner_steps=5, test_steps=5, options={"multi_loss": 1000}, version=2,
         ),
         "omniglot-imaml-5w1s": GradientReplication(
             "IMAML", inner_lr=0.02, inner_steps=16, test_steps=16, options={"damping": 2.0, "iterations": 5}, head="flatten",
