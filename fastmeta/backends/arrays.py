@@ -13,6 +13,10 @@ import numpy as np
 
 from fastmeta.errors import expected
 
+DTYPES = tuple(np.dtype(name) for name in ("float32", "float64", "int32", "bool"))  # by their codes in a plan
+ALIGNED = 16  # bytes: what a lane of a GPU reads at once
+MOST_NUMBERS = 256  # that are kept on a device
+
 
 def on_device(x: Any) -> bool:
     """Whether x is an array on a GPU."""
@@ -29,11 +33,6 @@ def on_device(x: Any) -> bool:
 def _of_torch(x: Any) -> bool:
     torch = sys.modules.get("torch")
     return torch is not None and isinstance(x, torch.Tensor)
-
-
-DTYPES = tuple(np.dtype(name) for name in ("float32", "float64", "int32", "bool"))  # by their codes in a plan
-ALIGNED = 16  # bytes: what a lane of a GPU reads at once
-MOST_NUMBERS = 256
 
 
 class Host:
