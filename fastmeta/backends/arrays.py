@@ -6,6 +6,7 @@ PyTorch's are asked directly, since its interface takes many times as long: a ca
 from __future__ import annotations
 
 import sys
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -57,7 +58,7 @@ class Host:
         return 0
 
 
-class Library:
+class Library(ABC):
     """Arrays of a library on one GPU.  A plan keeps it from call to call."""
 
     waits = False
@@ -103,24 +104,25 @@ class Library:
         """The number of the GPU."""
         return int(self.device.id)
 
+    @abstractmethod
     def stream(self) -> int:
-        """The stream that the library works on now."""
-        return 0
+        """The stream that the library works on now; 0 where it has none to tell."""
 
+    @abstractmethod
     def owns(self, x: Any) -> bool:
         """Whether x is an array of the library on this GPU."""
-        raise NotImplementedError
 
+    @abstractmethod
     def dense(self, x: Any) -> Any:
         """An array of the library, dense and aligned."""
-        raise NotImplementedError
 
+    @abstractmethod
     def send(self, x: np.ndarray) -> Any:
         """A copy on the device, there for any stream when this returns."""
-        raise NotImplementedError
 
+    @abstractmethod
     def empty(self, shape: tuple[int, ...], code: int) -> Any:
-        raise NotImplementedError
+        """A new array on the device."""
 
 
 class Torch(Library):
@@ -201,6 +203,9 @@ class Jax(Library):
         if made.dtype != DTYPES[code]:
             raise expected("array", f"a JAX that makes {DTYPES[code]} arrays", f"{made.dtype} ones", TypeError, "See jax_enable_x64")
         return made
+
+    def stream(self) -> int:
+        return 0
 
 
 HOST = Host()

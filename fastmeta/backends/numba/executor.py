@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from fastmeta import backends
+from fastmeta.backends.arrays import DTYPES
 from fastmeta.backends.numba import pool
 from fastmeta.backends.numba.bind import Array, Binder
 from fastmeta.backends.numba.interpreter import START, STATE_WORDS, run
@@ -19,7 +20,6 @@ from fastmeta.plan import make_plan
 from fastmeta.plan.encode import B_ARENA, B_CONST, B_INPUT, B_OUTPUT, B_SHARED, Plan
 from fastmeta.program import Program
 
-DTYPES = [np.dtype(name) for name in ("float32", "float64", "int32", "bool")]
 SLOTS = 1024  # addresses of a phase's slots, twice for those in memory
 FEW_GROUPS, MOST_GROUPS, MOST_SUM_BYTES = 16, 64, 64 << 20
 
@@ -40,7 +40,7 @@ def memory(size: int) -> tuple[np.ndarray, int]:
 
 
 def address(array: np.ndarray) -> int:
-    """Of its first element: the first field of a NumPy array's own, a tenth of the time that asking the array takes."""
+    """Of its first element: the first of a NumPy array's own fields, since a call has tens of arrays, and asking them takes longer."""
     return ctypes.c_void_p.from_address(id(array) + object.__basicsize__).value or 0
 
 

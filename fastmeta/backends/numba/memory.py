@@ -91,7 +91,7 @@ def call(typingctx: Any, address: Any, arguments: Any) -> Any:
 
 
 class Words(types.Type):
-    """The int64 words at an address: indexed like an array, but from 0 up only, which saves three instructions an access."""
+    """The int64 words at an address: indexed like an array, but from 0 up only: negative indices would cost instructions at every access."""
 
     def __init__(self) -> None:
         super().__init__(name="Words")
@@ -104,7 +104,6 @@ WORDS = Words()
 class _Model(PrimitiveModel):
     def __init__(self, manager: Any, kind: Any) -> None:
         super().__init__(manager, kind, INT)
-
 
 
 @intrinsic

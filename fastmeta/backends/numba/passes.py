@@ -277,7 +277,7 @@ def run_tiles(code: Any, p: int, bases: Any, at: Any, scratch: int, outer_first:
     if flat:
         columns *= rows
         rows = 1
-    if n_outer == 0 and rows <= tile_rows and columns <= tile_columns:
+    if n_outer == 0 and rows <= tile_rows and columns <= tile_columns:  # one tile: counting places would take longer than the steps
         for k in range(n_memory):
             q = places + k * size
             at[k] = bases[code[q]] + code[q + 1] + first * code[q + 2]

@@ -18,6 +18,13 @@ PACKED = 32  # words at the start of scratch that hold the records of products: 
 
 
 @function
+def rows_of_block(m: int, most: int) -> int:
+    """m rows in as few blocks as hold `most` each, and these as even as they get."""
+    blocks = (m + most - 1) // most
+    return (m + blocks - 1) // blocks
+
+
+@function
 def multiply(records: int, products: int, m: int, n: int, c: int, c_row: int, d: int, d_row: int, alpha: Any, item: int) -> None:
     """C [m, n] = alpha * sum_p A_p B_p (+ D, where it is not 0) by tiles as even as they get."""
     lanes = VECTOR_BYTES // item
@@ -27,8 +34,7 @@ def multiply(records: int, products: int, m: int, n: int, c: int, c_row: int, d:
     for panel in range(panels):
         wide = (vectors * (panel + 1)) // panels - done
         tail = min(n - done * lanes, wide * lanes) - (wide - 1) * lanes
-        most = MOST_ROWS[wide]
-        rows = (m + (m + most - 1) // most - 1) // ((m + most - 1) // most)
+        rows = rows_of_block(m, MOST_ROWS[wide])
         whole = m // rows
         tile(rows, wide, records, products, 0, whole, c, c_row, d, d_row, alpha, done * VECTOR_BYTES, tail)
         if m > whole * rows:
@@ -39,8 +45,7 @@ def multiply(records: int, products: int, m: int, n: int, c: int, c_row: int, d:
 @function
 def multiply_vector(records: int, products: int, m: int, c: int, c_row: int, d: int, d_row: int, alpha: Any) -> None:
     """The same for n = 1, where matrices and vectors have unit stride along k."""
-    blocks = (m + MOST_DOTS - 1) // MOST_DOTS
-    rows = (m + blocks - 1) // blocks
+    rows = rows_of_block(m, MOST_DOTS)
     whole = m // rows
     dots(rows, records, products, 0, whole, c, c_row, d, d_row, alpha)
     if m > whole * rows:
