@@ -56,24 +56,28 @@ def _labels(where: str, logits: Array, labels: Array) -> None:
         raise located(expected(where, "integer labels", labels.dtype, TypeError))
 
 
-def mse(prediction: Array, target: Array) -> Array:
-    """The mean of (prediction - target)^2; the two must have one shape.
+def mse(prediction: Array, target: Array, *, weights: Array | None = None) -> Array:
+    """The mean of (prediction - target)^2; the two must have one shape [n, ...].
+
+    ``weights`` [n], floats or bools: the weighted mean over rows, sum(weights * row) / sum(weights); 0 for rows that fill up a batch.
 
     >>> import numpy as np
     >>> mse(np.zeros(2, np.float32), np.array([1, 3], np.float32))
     array(5., dtype=float32)
     """
     like("mse", "a target", target, np.shape(prediction))
-    return fa.mean(fa.square(fa.subtract(prediction, target)))
+    return _mean("mse", fa.square(fa.subtract(prediction, target)), weights, np.shape(prediction)[:1])
 
 
-def cross_entropy(logits: Array, labels: Array) -> Array:
+def cross_entropy(logits: Array, labels: Array, *, weights: Array | None = None) -> Array:
     """The mean over rows of -log softmax(logits [n, classes]) at the integer labels [n].
 
+    ``weights`` [n], floats or bools: the weighted mean, sum(weights * row) / sum(weights); 0 for rows that fill up a batch, whose
+    labels must be some class.
     A label outside 0..classes-1 raises IndexError when the function runs.
     """
     _labels("cross_entropy", logits, labels)
-    return fa.negative(fa.mean(_at_labels(fa.log_softmax(logits, axis=-1), labels)))
+    return fa.negative(_mean("cross_entropy", _at_labels(fa.log_softmax(logits, axis=-1), labels), weights, np.shape(labels)))
 
 
 @array_function
@@ -85,7 +89,18 @@ def _at_labels(x: Any, labels: Any) -> Var:
     return gather(x, sh.reshape(index, (*index.shape, 1)), len(index.shape))
 
 
-def accuracy(logits: Array, labels: Array) -> Array:
-    """The share of rows of logits [n, classes] whose first largest entry is at the label [n]."""
+def accuracy(logits: Array, labels: Array, *, weights: Array | None = None) -> Array:
+    """The share of rows of logits [n, classes] whose first largest entry is at the label [n], of their weight if ``weights`` [n] are given."""
     _labels("accuracy", logits, labels)
-    return fa.mean(fa.astype(fa.equal(fa.argmax(logits, axis=-1), labels), dtype="float32"))
+    right = fa.astype(fa.equal(fa.argmax(logits, axis=-1), labels), dtype="float32")
+    return _mean("accuracy", right, weights, np.shape(labels))
+
+
+def _mean(where: str, x: Array, weights: Array | None, shape: tuple[int, ...]) -> Array:
+    """The mean of x, by the weights of its leading axes."""
+    if weights is None:
+        return fa.mean(x)
+    like(where, "weights", weights, shape)
+    x = fa.mean(x, axis=tuple(range(len(shape), len(np.shape(x)))))
+    weights = fa.astype(weights, dtype=x.dtype)
+    return fa.divide(fa.sum(fa.multiply(weights, x)), fa.sum(weights))
