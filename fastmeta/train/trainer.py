@@ -40,7 +40,13 @@ POINTS = 500  # of the learning curve
 
 
 class Progress(NamedTuple):
-    """What a reporter is told a few times a second: means since the last report, and the speed."""
+    """What a reporter is told a few times a second: means since the last report, and the speed.  ``accuracy`` is None without labels,
+    ``validation`` the last row of `Trained.validations`, None before there is one.
+
+    >>> now = Progress(step=50, steps=100, loss=0.5, accuracy=None, tasks_per_second=1e4, seconds_left=2.0, validation=None)
+    >>> f"step {now.step} of {now.steps}, {now.seconds_left:.0f} s left"
+    'step 50 of 100, 2 s left'
+    """
 
     step: int
     steps: int
@@ -60,6 +66,12 @@ class Trained:
     ``step`` steps.  ``history``: rows [step, loss, accuracy or None], means since the row before;
     ``validations``: rows [step, loss, accuracy or None, its interval].  ``ended`` says why training stopped: "steps" (all
     done), "patience", "time limit" or "interrupted", and then ``signal`` by which.
+
+    >>> from fastmeta import optim
+    >>> learner = fm.MAML(fm.models.MLP((1, 8, 1)), loss=fm.nn.mse)
+    >>> trained = Trainer(learner, fm.data.Sinusoid(tasks=4), optim.adam(1e-3)).run(3)
+    >>> trained.ended, trained.params[0]["w"].shape, trained.best_step
+    ('steps', (1, 8), None)
     """
 
     params: Any
