@@ -52,23 +52,23 @@ def table(found: dict[str, Any], origin: dict[str, Any]) -> str:
         f"for equality, {origin['threads']} threads, {origin['cpu'].split(' (')[0]} with AVX-512, torch {versions['torch']}, JAX {versions['jax']}, "
         f"{origin['date'][:10]}; spreads and all workloads in [bench/results](bench/results)."
     )
-    return "\n".join([*lines, "", *(elsewhere(prefix, name) for prefix, name in OTHERS.items())])
+    return "\n".join([*lines, "", elsewhere()])
 
 
-def elsewhere(prefix: str, name: str) -> str:
-    """The same on another machine, in a sentence."""
-    files = [json.loads(f.read_text()) for f in sorted(RESULTS.glob(f"{prefix}-*.json"))]
-    found = {title: report["rows"] for f in files for title, report in f["reports"].items()}
-    origin = files[0]["provenance"]
-
-    def times(peer: str) -> str:
-        return ", ".join(f"{found[f'sin-K5 T={tasks}'][peer]['ratio']['median']:.3g}" for tasks in (32, 256, 4))
-
-    return (
-        f"On {name} ({origin['threads']} threads, {origin['date'][:10]}, [files](bench/results)) the first three rows are "
-        f"{times('jax')} x for JAX, {times('torch-bmm')} x for hand-batched torch and {times('torch-func')} x for torch.func; JAX takes at least "
-        f"{min(rows['jax']['ratio']['median'] for title, rows in found.items() if title in SHOWN):.3g} x as long on every row."
-    )
+def elsewhere() -> str:
+    """The first three rows on other machines, as far as each was measured, and the nearest rival of all rows."""
+    peers = ("jax", "torch-compile", "torch-bmm", "torch-func")
+    lines = ["| the first three rows on | " + " | ".join(PEERS[p] for p in peers) + " | nearest rival of all eight rows |"]
+    lines.append("|---|" + "---|" * (len(peers) + 1))
+    for prefix, name in OTHERS.items():
+        files = [json.loads(f.read_text()) for f in sorted(RESULTS.glob(f"{prefix}-*.json"))]
+        found = {title: report["rows"] for f in files for title, report in f["reports"].items()}
+        first = [found[title] for title in SHOWN][:3]
+        cells = [", ".join(f"{rows[p]['ratio']['median']:.3g}" for rows in first if p in rows) + " x" for p in peers]
+        least, nearest = min((row["ratio"]["median"], p) for title in SHOWN for p, row in found[title].items() if p in PEERS)
+        date = files[0]["provenance"]["date"][:10]
+        lines.append(f"| {name}, {date} | " + " | ".join(cells) + f" | {PEERS[nearest]}, {least:.3g} x |")
+    return "\n".join([*lines, ""])
 
 
 def image_table() -> str:
@@ -90,8 +90,8 @@ def image_table() -> str:
         lines.append(f"| {IMAGES[title]} | **{time}** | {share} | " + " | ".join(cells) + " |")
     lines.append("")
     lines.append(
-        "Milliseconds per task through `fm.MAML`, percent of the multiply-add peak measured in the same run (operations of direct convolution), and how many "
-        "times longer the others take, torch's loop in its better layout; each file is one run, all contestants in float64 within 1e-9 of autograd first: "
+        "Milliseconds per task through `fm.MAML`, percent of the multiply-add peak measured in the same run (counting the operations of direct convolution, of "
+        "which Winograd's algorithm saves up to three quarters: hence above 100 %), and how many times longer the others take, torch's loop in its better layout (empty: not measured); each file is one run, all contestants in float64 within 1e-9 of autograd first: "
         + "; ".join(sorted({f"{o['threads']} threads, {o['cpu']}, {o['date'][:10]}" for o in origins})) + "."
     )
     if MEMORY in found:

@@ -43,11 +43,12 @@ INTRODUCTION = """\
 # Published experiments
 
 `fastmeta reproduce NAME [NAME ...] --data DIR --out DIR` trains and tests configurations by name, one after another, and goes on where it was interrupted;
-`fastmeta reproduce --list` shows them, [fastmeta/cli/replications](../fastmeta/cli/replications) defines them. This page is written from the result
-files by `python -m bench.replications`; a test holds it to them.
+`fastmeta reproduce --list` shows them, [fastmeta/cli/replications](../fastmeta/cli/replications) defines them. Without `--data` the images are downloaded;
+the splits come with the package. This page is written from the result files by `python -m bench.replications`; a test holds it to them.
 
 Training ends after the configured meta-steps, after a number of validations without a new best, or at the time limit, whichever comes first; the parameters
-of the best validation are tested once. The rates of MAML were picked from probes of 25 to 30 seconds scored on validation characters, those of the others are their
+of the best validation are tested once. The limits printed below are those of the run (`--minutes`), which those of `--list` may have outgrown; a configuration's version counts
+its changes, and results of different versions are not comparable. All figures are of one seed: intervals cover test tasks, not training runs. The rates of MAML were picked from probes of 25 to 30 seconds scored on validation characters, those of the others are their
 papers' or MAML's, but for three, picked by short probes that were scored on validation tasks:
 
 - Reptile departs from its paper's inner Adam: plain steps of 0.2 were right more often than Adam at any of four rates, its second moments kept from task to task, as the

@@ -21,7 +21,14 @@ SAME_ARGUMENTS = ("jit", "grad", "value_and_grad", "jacfwd", "jacrev", "map_task
 
 
 def jit(f: Callable[..., Any]) -> Callable[..., Any]:
-    """f, compiled for each combination of shapes, dtypes and tree structure that it meets."""
+    """f, compiled for each combination of shapes, dtypes and tree structure that it meets.
+
+    Errors: TypeError for what is no function; inside f for what needs a value, such as ``if x > 0`` or ``float(x)``, and for NumPy's functions.
+
+    >>> square = jit(lambda p: {"y": p["x"] * p["x"]})
+    >>> square({"x": np.float32(3)})
+    {'y': array(9., dtype=float32)}
+    """
     return transformed(f, ("jit",), lambda: f)
 
 

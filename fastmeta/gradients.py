@@ -24,6 +24,8 @@ def grad(f: Callable[..., Any], argnums: int | tuple[int, ...] = 0, has_aux: boo
     """The gradient of a scalar function with respect to the arguments ``argnums`` (pytrees of floats, in which None stays None).
 
     With ``has_aux`` f returns (scalar, aux) and the gradient function (gradient, aux).
+    Errors: TypeError for a result that is not one float scalar, and for arguments ``argnums`` that are not floats; ValueError for
+    ``argnums`` beyond the arguments.
 
     >>> grad(lambda x: x * x)(np.float32(3))
     array(6., dtype=float32)
@@ -33,7 +35,13 @@ def grad(f: Callable[..., Any], argnums: int | tuple[int, ...] = 0, has_aux: boo
 
 
 def value_and_grad(f: Callable[..., Any], argnums: int | tuple[int, ...] = 0, has_aux: bool = False) -> Callable[..., Any]:
-    """The value of a scalar function and its gradient: (value, gradient), or ((value, aux), gradient) with ``has_aux``."""
+    """The value of a scalar function and its gradient: (value, gradient), or ((value, aux), gradient) with ``has_aux``.
+
+    Errors: those of `grad`.
+
+    >>> value_and_grad(lambda p, x: ((p * x).sum(), {"p": p}), has_aux=True)(np.float64(2), np.ones(3))
+    ((array(6.), {'p': array(2.)}), array(3.))
+    """
     _argnums("value_and_grad", argnums)
     return transformed(f, ("value_and_grad", argnums, has_aux), lambda: _gradient(f, argnums, has_aux, True))
 
@@ -85,6 +93,8 @@ def jvp(f: Callable[..., Any], primals: Sequence[Any], tangents: Sequence[Any], 
     """f(*primals) and its derivative in the direction of the tangents (trees like the primals), by forward mode.
 
     With ``has_aux`` f returns (result, aux of arrays), and this (result, derivative, aux).
+    Errors: TypeError for primals or tangents that are no tuples, or of different structure; ValueError for tangents of other
+    shapes or dtypes than the primals.
 
     >>> jvp(lambda x: x * x, (np.float32(3),), (np.float32(1),))
     (array(9., dtype=float32), array(6., dtype=float32))
@@ -121,6 +131,12 @@ def vjp(f: Callable[..., Any], *primals: Any, has_aux: bool = False) -> tuple[An
     """f(*primals) and a function from a cotangent of its result to the tuple of cotangents of the primals.
 
     With ``has_aux`` f returns (result, aux), and this (result, function, aux).
+
+    Errors: TypeError for a cotangent of another structure than the result; ValueError for one of other shapes or dtypes.
+
+    >>> y, pull = vjp(lambda x, w: x * w, np.array([1.0, 2.0]), np.array([3.0, 4.0]))
+    >>> y, pull(np.array([1.0, 0.0]))
+    (array([3., 8.]), (array([3., 0.]), array([1., 0.])))
     """
     result = (lambda *args: _paired("vjp", f)(*args)[0]) if has_aux else f
 
@@ -167,6 +183,8 @@ def _paired(where: str, f: Callable[..., Any]) -> Callable[..., Any]:
 def hvp(f: Callable[..., Any], argnums: int = 0) -> Callable[..., Any]:
     """A function ``(*args, v)`` that gives the Hessian of scalar f with respect to argument ``argnums``, times v.
 
+    Errors: those of `grad` and `jvp`; ValueError for several ``argnums``.
+
     >>> hvp(lambda x: (x * x * x).sum())(np.array([1., 2.], np.float32), np.array([1., 0.], np.float32))
     array([6., 0.], dtype=float32)
     """
@@ -191,6 +209,7 @@ def jacfwd(f: Callable[..., Any], argnums: int = 0) -> Callable[..., Any]:
     """The Jacobian of f with respect to argument ``argnums``, a column for each of its elements: for few elements and many results.
 
     Of every array in the result, a tree like the argument, of arrays of shape (shape of the result, shape of the argument).
+    Errors: TypeError for an argument or a result that is not of floats; ValueError for several ``argnums``.
 
     >>> jacfwd(lambda x: x * x)(np.array([1.0, 2.0]))
     array([[2., 0.],
@@ -216,6 +235,8 @@ def jacfwd(f: Callable[..., Any], argnums: int = 0) -> Callable[..., Any]:
 def jacrev(f: Callable[..., Any], argnums: int = 0) -> Callable[..., Any]:
     """The Jacobian of f as `jacfwd` has it, a row for each element of the result: for few results of many elements.
 
+    Errors: those of `jacfwd`.
+
     >>> jacrev(lambda x: x.sum() * x)(np.array([1.0, 2.0]))
     array([[4., 1.],
            [2., 5.]])
@@ -239,6 +260,8 @@ def jacrev(f: Callable[..., Any], argnums: int = 0) -> Callable[..., Any]:
 
 def hessian(f: Callable[..., Any], argnums: int = 0) -> Callable[..., Any]:
     """The second derivatives of a scalar function with respect to argument ``argnums``; `hvp` needs no array of all of them.
+
+    Errors: those of `grad`; ValueError for several ``argnums``.
 
     >>> hessian(lambda x: (x * x * x).sum())(np.array([1.0, 2.0]))
     array([[ 6.,  0.],

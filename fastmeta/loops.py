@@ -28,6 +28,8 @@ def scan(step: Callable[..., Any], init: Any, xs: Any = None, length: int | None
 
     The loop stays a loop: memory of its derivative grows with the carry only.  ``length`` is needed when xs is None.  The carry is
     a tree of arrays and numbers, or None in places.
+    Errors: TypeError for a step that does not return a pair, and for a carry that changes its structure, shapes or dtypes (0 beside
+    a float carry, say: start from ``np.float32(0)``); ValueError for xs of different lengths.
 
     >>> scan(lambda c, x: (c + x, c), np.float32(0), np.arange(3, dtype=np.float32))
     (array(3., dtype=float32), array([0., 0., 1.], dtype=float32))
@@ -132,6 +134,8 @@ def map_tasks(f: Callable[..., Any], in_axes: Any = 0, reduce: Any = None) -> Co
         in_axes: 0 (has a leading task axis) or None (shared by all tasks), a prefix of the tuple of arguments.
         reduce: None (results keep a leading task axis), "mean" or "sum" over tasks, a prefix of the result.  Integers and
             bools are averaged as float32; under "sum" they are an error.
+    Errors: ValueError for in_axes other than 0 and None (`moveaxis` brings an axis to the front), for arguments of different numbers
+    of tasks, or none; TypeError for arrays by name, which have no in_axes.
 
     >>> double = map_tasks(lambda x: 2.0 * x)
     >>> double(np.arange(3, dtype=np.float32))

@@ -35,14 +35,23 @@ Schedule = Callable[[Array], Array]
 
 
 class Optimizer(NamedTuple):
-    """A pair of pure functions; see the module."""
+    """A pair of pure functions, see the module; any such pair is an optimiser.
+
+    >>> signs = Optimizer(lambda params: (), lambda grads, state, params=None: (tree_map(lambda g: -0.1 * fa.sign(g), grads), state))
+    >>> signs.update({"w": np.array([2.0, -3.0])}, signs.init(None))
+    ({'w': array([-0.1,  0.1])}, ())
+    """
 
     init: Callable[[Any], Any]
     update: Callable[..., tuple[Any, Any]]
 
 
 class Adam(NamedTuple):
-    """State of `adam`: the number of updates so far (int32 scalar) and both moments, trees like the parameters."""
+    """State of `adam`: the number of updates so far (int32 scalar) and both moments, trees like the parameters.
+
+    >>> adam(0.1).init(np.ones(2))
+    Adam(count=array(0, dtype=int32), mean=array([0., 0.]), square=array([0., 0.]))
+    """
 
     count: Any
     mean: Any
@@ -50,7 +59,11 @@ class Adam(NamedTuple):
 
 
 class Momentum(NamedTuple):
-    """State of `sgd`: the number of updates so far (int32 scalar) and the velocity (() without momentum)."""
+    """State of `sgd`: the number of updates so far (int32 scalar) and the velocity (() without momentum).
+
+    >>> sgd(0.1).init(np.ones(2)), sgd(0.1, momentum=0.9).init(np.ones(2)).velocity
+    (Momentum(count=array(0, dtype=int32), velocity=()), array([0., 0.]))
+    """
 
     count: Any
     velocity: Any

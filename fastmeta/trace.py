@@ -137,7 +137,12 @@ def as_array(x: Any) -> np.ndarray:
         plain = not isinstance(x, list | tuple) or not any(isinstance(v, np.generic | np.ndarray) for v in x)
         x = value.astype(np.float32) if plain and value.dtype == np.float64 else value  # Python's floats have no dtype
     elif hasattr(x, "__array__"):
-        x = np.asarray(x)
+        try:
+            x = np.asarray(x)
+        except (RuntimeError, TypeError) as error:  # a tensor of PyTorch's that needs a gradient, or of a dtype that NumPy lacks
+            needs = getattr(x, "requires_grad", False)
+            hint = "Detach it; fastmeta.interop.torch.torch_loss makes losses whose backward() fills .grad" if needs else ""
+            raise expected("array", "an array that NumPy can read", f"{type(x).__name__} ({error})", TypeError, hint) from None
     elif hasattr(x, "__dlpack__"):
         x = np.from_dlpack(x)
     else:

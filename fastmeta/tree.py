@@ -15,6 +15,8 @@ from fastmeta.trace import Tracer, located
 def tree_map(f: Callable[..., Any], tree: Any, *rest: Any) -> Any:
     """Applies ``f`` leaf by leaf to trees of one structure.
 
+    Errors: ValueError for trees of other structure.
+
     >>> tree_map(lambda p, g: p - 0.5 * g, {"w": 2.0}, {"w": 1.0})
     {'w': 1.5}
     """

@@ -98,3 +98,20 @@ BAD = [
 def test_bad_input_is_refused(call, kind, message):
     with pytest.raises(kind, match=message):
         call()
+
+
+def test_weights_of_rows_fill_up_batches():
+    """A set that is filled up has the losses, gradients and accuracy of the set; unequal weights are torch's."""
+    rng = np.random.default_rng(3)
+    z, labels, target = rng.normal(size=(5, 4)), np.array([0, 3, 1, 2, 0]), rng.normal(size=(5, 4))
+    mask, w = np.array([True, True, False, True, False]), rng.uniform(0.1, 2, 5)
+    for f, y in ((fm.nn.cross_entropy, labels), (fm.nn.mse, target), (fm.nn.accuracy, labels)):
+        np.testing.assert_allclose(f(z, y, weights=mask), f(z[mask], y[mask]), rtol=1e-6)
+        rows = np.array([f(z[k : k + 1], y[k : k + 1]) for k in range(5)])
+        np.testing.assert_allclose(f(z, y, weights=w), (w * rows).sum() / w.sum(), rtol=1e-6)
+        with pytest.raises(ValueError, match=rf"\[{f.__name__}\] expected weights of shape \(5,\), got \(4,\)"):
+            f(z, y, weights=w[:4])
+    gradient = fm.grad(lambda z: fm.nn.cross_entropy(z, labels, weights=mask))(z)
+    t = torch.tensor(z, requires_grad=True)
+    torch.nn.functional.cross_entropy(t[torch.tensor(mask)], torch.tensor(labels[mask])).backward()
+    np.testing.assert_allclose(gradient, t.grad, rtol=0, atol=1e-12)

@@ -16,7 +16,7 @@ from omniglot_archive import NAMES, drawing, entries, write_archives, write_fold
 from PIL import Image
 
 import fastmeta.data.omniglot
-from fastmeta.data import Omniglot
+from fastmeta.data import Omniglot, vinyals
 
 REAL = Path(__file__).resolve().parents[2] / "shared" / "data" / "omniglot"
 REAL_ROOTS = [REAL] if REAL.is_dir() else []
@@ -78,6 +78,7 @@ def test_class_lists(root, tmp_path):
     plain.write_text(f"# two\n{NAMES[4]}\n\n{NAMES[1]}\n")
     turned.write_text(f"{NAMES[4]}/rot090\n{NAMES[4]}/rot180\n{NAMES[1]}/rot000\n")
     assert Omniglot(root, classes=plain, ways=2, rotations=None).class_names == [NAMES[4], NAMES[1]]
+    assert Omniglot(root, classes=(NAMES[4], NAMES[1]), ways=2, rotations=None).class_names == [NAMES[4], NAMES[1]]
     assert len(Omniglot(root, classes=plain, ways=2, rotations="class").class_names) == 8
     sampler = Omniglot(root, classes=turned, ways=3, rotations="class")
     assert sampler.class_names == [f"{NAMES[4]}/rot090", f"{NAMES[4]}/rot180", f"{NAMES[1]}/rot000"]
@@ -254,21 +255,21 @@ def test_bad_omniglot_options_are_refused_at_construction(root, options, error, 
     [
         (None, {}, FileNotFoundError, r"classes a text file, got no file at"),
         ("", {}, ValueError, r"at least one class, got none"),
-        ("Korean\n", {}, ValueError, r"got 'Korean' in line 1"),
-        ("# x\nKorean/character01/rot45\n", {}, ValueError, r"got 'Korean/character01/rot45' in line 2"),
+        ("Korean\n", {}, ValueError, r"names Alphabet/characterNN\[/rot090\] in .*list.txt, got 'Korean'"),
+        ("# x\nKorean/character01/rot45\n", {}, ValueError, r"got 'Korean/character01/rot45'"),
         ("Korean/character77\n", {}, ValueError, r"characters of the data in .*, got 'Korean/character77'"),
         ("Korean/character01\nKorean/character01\n", {}, ValueError, r"each class once, got 1 repeated"),
         (
             "Korean/character01/rot090\n",
             {},
             ValueError,
-            r"rotations='class' for a list that names rotations, got .*'task'",
+            r"rotations='class' for the rotations named in .*list.txt, got .*'task'",
         ),
         (
             "Korean/character01/rot090\nKorean/character02\n",
             {"rotations": "class"},
             ValueError,
-            r"a rotation in every line or in none",
+            r"a rotation in every name or in none",
         ),
         (
             "Korean/character01\n",
@@ -276,7 +277,7 @@ def test_bad_omniglot_options_are_refused_at_construction(root, options, error, 
             ValueError,
             r"ways at most 1, the number of classes in .*list.txt, got 2",
         ),
-        ("Korean/character01\n", {"split": "test"}, ValueError, r"split or classes, got both: split='test'"),
+        ("Korean/character01\n", {"split": "test"}, ValueError, r"split or classes, got both, split='test'"),
     ],
 )
 def test_bad_class_lists_are_refused(root, tmp_path, text, options, error, message):
@@ -312,14 +313,25 @@ def test_real_omniglot(real):
     np.testing.assert_array_equal(whole._pool[first * 20 + 19, :, :, 0], 255 - small)
 
 
+@pytest.mark.parametrize("names", [[], [3], ["Korean"]], ids=str)
+def test_bad_names_of_classes_are_refused(root, names):
+    with pytest.raises(ValueError, match=r"^\[Omniglot\] expected .*(in classes, got (3|'Korean')|got none in classes)"):
+        Omniglot(root, classes=names)
+
+
 @pytest.mark.parametrize("real", REAL_ROOTS, ids=str)
-@pytest.mark.parametrize(("name", "classes"), [("train", 1028 * 4), ("val", 172 * 4), ("test", 423 * 4)])
-def test_real_class_lists(real, name, classes):
-    path = real / "splits" / "vinyals" / f"{name}.txt"
-    sampler = Omniglot(real, classes=path, ways=60, shots=1, queries=5, tasks=1, rotations="class")
-    assert sampler.class_names == path.read_text().split()
-    assert len(sampler.class_names) == classes
-    episode = sampler.batch(0)
-    assert episode.query_x.shape == (1, 300, 28, 28, 1)
-    assert episode.query_x.min() >= 0
-    assert episode.query_x.max() == 1
+def test_real_vinyals_splits(real):
+    """They are the lists that lie beside the data, turned, and together all characters."""
+    for split, file, classes in [("train", "train", 1028 * 4), ("validation", "val", 172 * 4), ("test", "test", 423 * 4)]:
+        path = real / "splits" / "vinyals" / f"{file}.txt"
+        options = {"ways": 60, "shots": 1, "queries": 5, "tasks": 1, "rotations": "class"}
+        sampler = Omniglot(real, classes=vinyals(split), **options)
+        assert sampler.class_names == path.read_text().split() and len(sampler.class_names) == classes
+        assert same(sampler.batch(0), Omniglot(real, classes=path, **options).batch(0))
+    characters = [c for split in ("train", "validation", "test") for c in vinyals(split)]
+    assert sorted(characters) == Omniglot(real, split="all", rotations=None).class_names
+
+
+def test_there_are_three_vinyals_splits():
+    with pytest.raises(ValueError, match=r"^\[vinyals\] expected split one of 'train', 'validation', 'test', got 'val'"):
+        vinyals("val")

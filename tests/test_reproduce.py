@@ -125,11 +125,6 @@ def test_what_shares_a_training_agrees_about_it():
         assert REPLICATIONS[training].training(training) == (training, settings)
 
 
-def test_class_lists_need_a_data_folder():
-    with pytest.raises(ValueError, match=r"a data folder with the class lists splits/vinyals/\*\.txt, got none"):
-        PROTO.sampler("train", None)
-
-
 def test_the_time_limit_ends_a_run_with_a_result():
     assert run("tiny", "--minutes", 1e-9).exit_code == 0
     stopped = result()

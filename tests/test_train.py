@@ -329,6 +329,15 @@ def test_patience_ends_a_run_that_no_longer_improves():
     assert (run.ended, run.step, run.best_step, run.interrupted) == ("patience", 8, 2, False)
 
 
+def test_without_accuracy_the_lowest_loss_is_the_best():
+    learner = MAML(MLP((1, 16, 1)), loss=fm.nn.mse)
+    options = {"validation": Sinusoid(tasks=8, seed=3), "validation_episodes": 16, "validate_every": 20}
+    run = Trainer(learner, Sinusoid(tasks=8), optim.adam(1e-3), patience=2, **options).run(200)
+    losses = {row[0]: row[1] for row in run.validations}
+    assert run.best_step == min(losses, key=losses.get) and run.step > 40  # it improves for longer than patience
+    assert evaluate(learner, run.params, options["validation"], episodes=16, state=run.state)["loss"] == losses[run.best_step]
+
+
 def test_a_time_limit_ends_a_run_with_a_validation_and_counts_resumed_time(tmp_path):
     options = {"learner": MAML(MLP((5, 8, 3))), "validation": classes(1), "validation_episodes": 8, "out": tmp_path}
     slow = Wrapped(classes(), before=lambda step: time.sleep(0.02))
@@ -340,3 +349,20 @@ def test_a_time_limit_ends_a_run_with_a_validation_and_counts_resumed_time(tmp_p
     assert again.validations == run.validations
     with pytest.raises(ValueError, match="time_limit above 0"):
         trainer(time_limit=0)
+
+
+@pytest.mark.parametrize(
+    ("method", "result", "message"),
+    [("loss", lambda value: (value, {}), r"\[Mine\] expected a loss that returns \(loss, aux\) with aux\['loss'\]"), ("measure", lambda value: {"loss": value}, r"\[Mine\] expected a measure of 'losses'")],
+    ids=["loss", "measure"],
+)
+def test_learners_that_break_their_contract_are_named(method, result, message):
+    base = getattr(MAML, method)
+
+    def broken(self, *args):
+        value = base(self, *args)
+        return result(value[0] if method == "loss" else value["losses"])
+
+    learner = type("Mine", (MAML,), {method: broken})(MLP((1, 8, 1)), loss=fm.nn.mse)
+    with pytest.raises(TypeError, match=message):
+        Trainer(learner, Sinusoid(tasks=4), optim.adam(1e-3), validation=Sinusoid(tasks=4), validate_every=1).run(2)

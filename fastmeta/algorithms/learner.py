@@ -153,7 +153,7 @@ class Learner(ABC):
     def _parts(self, episodes: Any) -> tuple[Any, ...]:
         """The parts of an episode or a batch of episodes: four, or five if the learner is ``described``."""
         names = (*PARTS, "metadata") if self.described else PARTS
-        if not isinstance(episodes, tuple) or len(episodes) != len(names):
+        if not isinstance(episodes, tuple | list) or len(episodes) != len(names):  # a torch DataLoader gives lists
             n = len(episodes) if isinstance(episodes, tuple) else None
             got = type(episodes).__name__ if n is None else f"a tuple of {n}"
             hint = "Metadata is for other learners; without it this one takes episode[:4]" if n == len(PARTS) + 1 else ""

@@ -24,6 +24,10 @@ class SequenceLearner(MetricLearner):
 
     The order of rows is part of the input: a network that always sees class 0 first learns places instead of labels.  Samplers
     give examples class by class; `fastmeta.data.Shuffled` gives them an order drawn for each task.
+
+    >>> learner = fm.SNAIL(fm.models.MLP((4, 8)), ways=3, shots=1)
+    >>> isinstance(learner, SequenceLearner), sorted(learner.init(seed=0))
+    (True, ['blocks', 'model', 'out'])
     """
 
     ways: int

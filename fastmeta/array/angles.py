@@ -51,13 +51,21 @@ def _below_one(t: Array) -> Array:
 
 
 def asin(x: Array) -> Array:
-    """The angle in radians, -pi/2 to pi/2, whose sine is x; NaN for abs(x) > 1; the derivative is infinite at 1 and -1."""
+    """The angle in radians, -pi/2 to pi/2, whose sine is x; NaN for abs(x) > 1; the derivative is infinite at 1 and -1.
+
+    >>> asin(np.array([1.0, 0.0, 2.0]))
+    array([1.57079633, 0.        ,        nan])
+    """
     cosine = multiply(sqrt(subtract(1.0, x)), sqrt(add(x, 1.0)))
     return multiply(_below_one(divide(x, add(cosine, 1.0))), 2.0)
 
 
 def acos(x: Array) -> Array:
-    """The angle in radians, 0 to pi, whose cosine is x; NaN for abs(x) > 1; the derivative is infinite at 1 and -1."""
+    """The angle in radians, 0 to pi, whose cosine is x; NaN for abs(x) > 1; the derivative is infinite at 1 and -1.
+
+    >>> acos(np.array([1.0, -1.0, 2.0]))
+    array([0.        , 3.14159265,        nan])
+    """
     return multiply(atan2(sqrt(subtract(1.0, x)), sqrt(add(x, 1.0))), 2.0)
 
 
@@ -84,13 +92,21 @@ def _negative(x: Array) -> Array:
 
 
 def sinh(x: Array) -> Array:
-    """The hyperbolic sine, (e ** x - e ** -x) / 2, exact for small x."""
+    """The hyperbolic sine, (e ** x - e ** -x) / 2, exact for small x.
+
+    >>> sinh(np.array([0.0, 1e-10]))
+    array([0.e+00, 1.e-10])
+    """
     up, down = _of_half(x)
     return multiply(subtract(up, down), add(multiply(add(up, down), 0.5), 1.0))  # 2 sinh(x / 2) cosh(x / 2)
 
 
 def cosh(x: Array) -> Array:
-    """The hyperbolic cosine, (e ** x + e ** -x) / 2."""
+    """The hyperbolic cosine, (e ** x + e ** -x) / 2.
+
+    >>> cosh(np.array([0.0, 1.0])).round(4)
+    array([1.    , 1.5431])
+    """
     both = add(*_of_half(x))
     return subtract(multiply(add(both, 2.0), add(multiply(both, 0.5), 1.0)), 1.0)  # 2 cosh(x / 2) ** 2 - 1
 

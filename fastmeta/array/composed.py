@@ -46,7 +46,11 @@ from fastmeta.trace import Array, located
 
 
 def ceil(x: Array) -> Array:
-    """The smallest integer not below x, as a float; derivative 0."""
+    """The smallest integer not below x, as a float; derivative 0.
+
+    >>> ceil(np.array([-1.5, 1.5, 2.0]))
+    array([-1.,  2.,  2.])
+    """
     return negative(floor(negative(x)))
 
 
@@ -64,17 +68,29 @@ def round(x: Array) -> Array:
 
 
 def reciprocal(x: Array) -> Array:
-    """1 / x."""
+    """1 / x.
+
+    >>> reciprocal(np.array([4, 0]))
+    array([0.25,  inf], dtype=float32)
+    """
     return divide(1.0, x)
 
 
 def log2(x: Array) -> Array:
-    """The logarithm to base 2."""
+    """The logarithm to base 2.
+
+    >>> log2(np.array([8.0, 0.0]))
+    array([  3., -inf])
+    """
     return multiply(log(x), 1 / math.log(2))
 
 
 def log10(x: Array) -> Array:
-    """The logarithm to base 10."""
+    """The logarithm to base 10.
+
+    >>> log10(np.array([100.0, 0.0])).round(4)
+    array([  2., -inf])
+    """
     return multiply(log(x), 1 / math.log(10))
 
 
@@ -98,22 +114,38 @@ def root(d: Array) -> Array:
 
 
 def tan(x: Array) -> Array:
-    """The tangent of x in radians."""
+    """The tangent of x in radians.
+
+    >>> tan(np.array([0.0, np.pi / 4])).round(4)
+    array([0., 1.])
+    """
     return divide(sin(x), cos(x))
 
 
 def isnan(x: Array) -> Array:
-    """x is not a number, as bool."""
+    """x is not a number, as bool.
+
+    >>> isnan(np.array([1.0, np.nan, np.inf]))
+    array([False,  True, False])
+    """
     return not_equal(x, x)
 
 
 def isinf(x: Array) -> Array:
-    """x is infinite, as bool."""
+    """x is infinite, as bool.
+
+    >>> isinf(np.array([1.0, np.nan, -np.inf]))
+    array([False, False,  True])
+    """
     return equal(abs(x), math.inf)
 
 
 def isfinite(x: Array) -> Array:
-    """x is neither infinite nor NaN, as bool."""
+    """x is neither infinite nor NaN, as bool.
+
+    >>> isfinite(np.array([1.0, np.nan, -np.inf]))
+    array([ True, False, False])
+    """
     return less(abs(x), math.inf)
 
 
@@ -121,17 +153,31 @@ def isfinite(x: Array) -> Array:
 
 
 def any(x: Array, axis: Axis = None, *, keepdims: bool = False) -> Array:
-    """Some element over ``axis`` (all axes if None) is not 0, as bool; False of none."""
+    """Some element over ``axis`` (all axes if None) is not 0, as bool; False of none.
+
+    >>> any(np.array([[0, 0], [0, 2]]), axis=1)
+    array([False,  True])
+    """
     return greater(sum(not_equal(x, zeros_like(x)), axis=axis, keepdims=keepdims), 0)
 
 
 def all(x: Array, axis: Axis = None, *, keepdims: bool = False) -> Array:
-    """No element over ``axis`` (all axes if None) is 0, as bool; True of none."""
+    """No element over ``axis`` (all axes if None) is 0, as bool; True of none.
+
+    >>> all(np.array([[1, 0], [1, 2]]), axis=1)
+    array([False,  True])
+    >>> all(np.zeros(0))
+    array(True)
+    """
     return logical_not(any(equal(x, zeros_like(x)), axis=axis, keepdims=keepdims))
 
 
 def std(x: Array, axis: Axis = None, *, keepdims: bool = False, correction: float = 0) -> Array:
-    """The standard deviation over ``axis``, the root of `var`; its derivative is infinite where that is 0."""
+    """The standard deviation over ``axis``, the root of `var`; its derivative is infinite where that is 0.
+
+    >>> std(np.array([0.0, 2.0, 4.0]), correction=1)
+    array(2.)
+    """
     return sqrt(var(x, axis=axis, keepdims=keepdims, correction=correction))
 
 
@@ -148,13 +194,23 @@ def vecdot(x: Array, y: Array, axis: int = -1) -> Array:
 
 
 def matrix_transpose(x: Array) -> Array:
-    """x [..., m, n] with its last two axes exchanged."""
+    """x [..., m, n] with its last two axes exchanged.
+
+    >>> matrix_transpose(np.ones((5, 2, 3))).shape
+    (5, 3, 2)
+    """
     return moveaxis(x, -1, -2)
 
 
 @array_function
 def moveaxis(x: Any, *, source: int | tuple[int, ...], destination: int | tuple[int, ...]) -> Var:
-    """x with one axis, or several, at another place, the others in their order."""
+    """x with one axis, or several, at another place, the others in their order.
+
+    >>> moveaxis(np.ones((2, 3, 4)), 0, -1).shape
+    (3, 4, 2)
+    >>> moveaxis(np.ones((2, 3, 4)), (0, 1), (1, 0)).shape
+    (3, 2, 4)
+    """
     from_, to = ([axis_of("moveaxis", x, a) for a in (axes if isinstance(axes, tuple) else (axes,))] for axes in (source, destination))
     if len(from_) != len(to) or len({*from_}) < len(from_) or len({*to}) < len(to):
         raise expected("moveaxis", "as many different sources as destinations", f"{source} and {destination}")
@@ -165,7 +221,11 @@ def moveaxis(x: Any, *, source: int | tuple[int, ...], destination: int | tuple[
 
 
 def unstack(x: Array, axis: int = 0) -> tuple[Array, ...]:
-    """The arrays that `stack` joined along ``axis``."""
+    """The arrays that `stack` joined along ``axis``.
+
+    >>> unstack(np.array([[1, 2], [3, 4]]), axis=1)
+    (array([1, 3], dtype=int32), array([2, 4], dtype=int32))
+    """
     return tuple(moveaxis(x, axis, 0))
 
 
@@ -173,6 +233,7 @@ def roll(x: Array, shift: int | tuple[int, ...], axis: int | tuple[int, ...] | N
     """x shifted along an axis, or several, by a number of places that is known while tracing; what leaves at the end enters at the start.
 
     Without an axis its elements are shifted in row-major order.
+    Errors: TypeError for a shift that is not known while tracing.
 
     >>> roll(np.array([0, 1, 2, 3]), 1)
     array([3, 0, 1, 2], dtype=int32)
@@ -235,6 +296,7 @@ def meshgrid(*xs: Array, indexing: str = "xy") -> tuple[Array, ...]:
     """The coordinates of a grid whose axes are vectors: each vector repeated along the axes of the others.
 
     By ``indexing`` "ij" the vectors are the axes in their order; by "xy" the first two are exchanged, as columns and rows.
+    Errors: ValueError for what is no vector.
 
     >>> meshgrid(np.array([1, 2, 3]), np.array([4, 5]))[0]
     array([[1, 2, 3],
@@ -263,7 +325,12 @@ def tril(x: Array, k: int = 0) -> Array:
 
 
 def triu(x: Array, k: int = 0) -> Array:
-    """x [..., m, n] with zeros below the diagonal k."""
+    """x [..., m, n] with zeros below the diagonal k.
+
+    >>> triu(np.ones((2, 3)), 1)
+    array([[0., 1., 1.],
+           [0., 0., 1.]])
+    """
     return _triangle("triu", x, lambda m, n: ~np.tri(m, n, k - 1, bool))
 
 

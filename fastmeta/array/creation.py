@@ -17,17 +17,27 @@ from fastmeta.trace import Array, Tracer, located, narrow, running
 
 
 def zeros(shape: int | Sequence[int], dtype: Any = np.float32) -> Array:
-    """Zeros."""
+    """Zeros of a shape, a tuple or one length.
+
+    >>> zeros(2), zeros((1, 2), np.int32)
+    (array([0., 0.], dtype=float32), array([[0, 0]], dtype=int32))
+    """
     return _filled("zeros", shape, 0, dtype)
 
 
 def ones(shape: int | Sequence[int], dtype: Any = np.float32) -> Array:
-    """Ones."""
+    """Ones of a shape, a tuple or one length.
+
+    >>> ones(2), ones((1, 2), bool)
+    (array([1., 1.], dtype=float32), array([[ True,  True]]))
+    """
     return _filled("ones", shape, 1, dtype)
 
 
 def full(shape: int | Sequence[int], value: Array, dtype: Any = None) -> Array:
     """An array whose every element is ``value``, a number or an array of one; without ``dtype`` of its dtype, float32 for a float.
+
+    Errors: OverflowError for an integer beyond 32 bits.
 
     >>> full(2, 0.5)
     array([0.5, 0.5], dtype=float32)
@@ -38,7 +48,12 @@ def full(shape: int | Sequence[int], value: Array, dtype: Any = None) -> Array:
 
 
 def eye(rows: int, columns: int | None = None, k: int = 0, dtype: Any = np.float32) -> Array:
-    """A matrix with ones on its k-th diagonal and zeros elsewhere; square if only ``rows`` is given."""
+    """A matrix with ones on its k-th diagonal and zeros elsewhere; square if only ``rows`` is given.
+
+    >>> eye(2, 3, k=1)
+    array([[0., 1., 0.],
+           [0., 0., 1.]], dtype=float32)
+    """
     m, n = _lengths("eye", (rows, rows if columns is None else columns))
     (k,) = static_integers("eye", k, "a diagonal")
     return _constant(np.eye(m, n, k, _dtype("eye", dtype)))
@@ -46,6 +61,8 @@ def eye(rows: int, columns: int | None = None, k: int = 0, dtype: Any = np.float
 
 def arange(start: float, stop: float | None = None, step: float = 1, dtype: Any = None) -> Array:
     """The numbers from ``start``, 0 where only one number is given, to before ``stop``; integers of integers, else float32.
+
+    Errors: TypeError for numbers that are not known while tracing; ValueError for a step of 0.
 
     >>> arange(3), arange(1, 2, 0.5)
     (array([0, 1, 2], dtype=int32), array([1. , 1.5], dtype=float32))
@@ -60,6 +77,8 @@ def arange(start: float, stop: float | None = None, step: float = 1, dtype: Any 
 
 def linspace(start: float, stop: float, num: int, *, dtype: Any = np.float32, endpoint: bool = True) -> Array:
     """``num`` numbers at equal distances from ``start`` to ``stop``, this included with ``endpoint``.
+
+    Errors: TypeError for numbers that are not known while tracing.
 
     >>> linspace(0, 1, 3)
     array([0. , 0.5, 1. ], dtype=float32)

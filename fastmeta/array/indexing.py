@@ -35,6 +35,7 @@ def take(x: Array, indices: Array, axis: int | None = None) -> Array:
     """The slices of x at int32 ``indices`` along ``axis`` (0 if x has one axis); an index outside 0..n-1 raises IndexError.
 
     Constants, that is numbers, lists and in a trace NumPy's arrays, may count from the end.
+    Errors: TypeError for other indices than integers, a mask for instance; ValueError without ``axis`` for more than one axis.
 
     >>> take(np.array([1.0, 2.0, 3.0]), [0, -1])
     array([1., 3.])
@@ -59,14 +60,34 @@ def _take(x: Any, indices: Any, *, axis: int | None) -> Var:
 
 @array_function
 def take_along_axis(x: Any, indices: Any, *, axis: int = -1) -> Var:
-    """``out[.., j, ..] = x[.., indices[.., j, ..], ..]`` along ``axis``; other axes of the indices match x's or are 1."""
+    """``out[.., j, ..] = x[.., indices[.., j, ..], ..]`` along ``axis``; other axes of the indices match x's or are 1.
+
+    Errors: IndexError, when it runs, for an index outside 0..n-1; TypeError for other indices than integers.
+
+    >>> x = np.array([[3.0, 1.0, 2.0], [0.0, 5.0, 4.0]])
+    >>> take_along_axis(x, argsort(x))
+    array([[1., 2., 3.],
+           [0., 4., 5.]])
+    >>> take_along_axis(x, np.array([[0], [2]]))
+    array([[3.],
+           [4.]])
+    """
     a = axis_of("take_along_axis", x, axis)
     return ix.gather(x, integer_operand("take_along_axis", indices), a)
 
 
 @array_function
 def scatter_add(x: Any, indices: Any, updates: Any, *, axis: int = 0) -> Var:
-    """x with ``updates`` slices added at 1-D int32 ``indices`` along ``axis``; equal indices add up."""
+    """x with ``updates`` slices added at 1-D int32 ``indices`` along ``axis``; equal indices add up.
+
+    Errors: IndexError, when it runs, for an index outside 0..n-1; TypeError for updates of another dtype than x.
+
+    >>> scatter_add(np.zeros(3), np.array([0, 2, 2]), np.array([1.0, 2.0, 3.0]))
+    array([1., 0., 5.])
+    >>> scatter_add(np.zeros((2, 3)), np.array([1]), 1.0)
+    array([[0., 0., 0.],
+           [1., 1., 1.]])
+    """
     a = axis_of("scatter_add", x, axis)
     if len(integer_operand("scatter_add", indices).shape) != 1:
         raise expected("scatter_add", "indices of one axis", indices.shape)
@@ -89,7 +110,15 @@ def _one_hot(labels: Any, *, n: int, dtype: str) -> Var:
 
 
 def one_hot(labels: Array, n: int, *, dtype: Any = np.float32) -> Array:
-    """[..., n] with 1 at each label and 0 elsewhere; a label outside 0..n-1 gives zeros."""
+    """[..., n] with 1 at each label and 0 elsewhere; a label outside 0..n-1 gives zeros.
+
+    Errors: TypeError for labels that are not integers.
+
+    >>> one_hot(np.array([2, 0, 3]), 3)
+    array([[0., 0., 1.],
+           [1., 0., 0.],
+           [0., 0., 0.]], dtype=float32)
+    """
     if isinstance(n, bool) or not isinstance(n, int | np.integer) or n < 0:
         raise located(expected("one_hot", "n a whole number of at least 0", repr(n)))
     return _one_hot(labels, n=int(n), dtype=dtype_name("one_hot", dtype))
@@ -97,20 +126,35 @@ def one_hot(labels: Array, n: int, *, dtype: Any = np.float32) -> Array:
 
 @array_function
 def argsort(x: Any, *, axis: int = -1, descending: bool = False) -> Var:
-    """The int32 indices that sort x along ``axis``; of equal values the first comes first, NaN comes last."""
+    """The int32 indices that sort x along ``axis``; of equal values the first comes first, NaN comes last.
+
+    Errors: TypeError for bools.
+
+    >>> argsort(np.array([2.0, np.nan, 1.0, 2.0])), argsort(np.array([2.0, np.nan, 1.0, 2.0]), descending=True)
+    (array([2, 0, 3, 1], dtype=int32), array([0, 3, 2, 1], dtype=int32))
+    """
     a = axis_of("argsort", x, axis)
     return ordered("argsort", x).graph.emit(ARGSORT, (x,), (a, x.shape[a], builtins.bool(descending)))
 
 
 @array_function
 def sort(x: Any, *, axis: int = -1, descending: bool = False) -> Var:
-    """x sorted along ``axis``, NaN last; derivatives follow the values to their places."""
+    """x sorted along ``axis``, NaN last; derivatives follow the values to their places.
+
+    Errors: TypeError for bools.
+
+    >>> sort(np.array([[3, 1], [2, 4]])), sort(np.array([3, 1, 2]), descending=True)
+    (array([[1, 3],
+           [2, 4]], dtype=int32), array([3, 2, 1], dtype=int32))
+    """
     a = axis_of("sort", x, axis)
     return ix.gather(x, ordered("sort", x).graph.emit(ARGSORT, (x,), (a, x.shape[a], builtins.bool(descending))), a)
 
 
 def top_k(x: Array, k: int, *, axis: int = -1, largest: bool = True) -> tuple[Array, Array]:
     """The k largest (or smallest) values along ``axis`` in order, and their int32 indices; ties and NaN as in `argsort`.
+
+    Errors: ValueError for a k above the number of values; TypeError for bools.
 
     >>> top_k(np.array([1.0, 5.0, 3.0], np.float32), 2)
     (array([5., 3.], dtype=float32), array([1, 2], dtype=int32))

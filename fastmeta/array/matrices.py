@@ -22,6 +22,7 @@ def norm(x: Array, axis: Axis = None, *, keepdims: bool = False, ord: float = 2)
     """The norm over ``axis`` (all axes if None): the root of the sum of squares, or with ``ord`` 1 the sum and with infinity the largest of |x|.
 
     The derivative is 0 where the root is 0.
+    Errors: ValueError for another ``ord``.
 
     >>> norm(np.array([[3.0, 4.0], [0.0, 0.0]]), axis=1)
     array([5., 0.])
@@ -43,7 +44,8 @@ def _floats(x: Any) -> Var:
 def solve(a: Array, b: Array) -> Array:
     """The solution x of a x = b for symmetric positive definite matrices a [.., n, n]; b is a vector [n] or matrices [.., n, k].
 
-    It is `inverse` (a) times b: for other matrices it is NaN.
+    It is `inverse` (a) times b: NaN where that is NaN.
+    Errors: those of `inverse` and `matmul`.
 
     >>> solve(np.array([[2.0, 0.0], [0.0, 4.0]]), np.array([2.0, 2.0]))
     array([1. , 0.5])
@@ -65,7 +67,11 @@ def outer(x: Array, y: Array) -> Array:
 
 @array_function
 def diagonal(x: Any, *, offset: int = 0) -> Var:
-    """The diagonals of matrices [.., m, n], ``offset`` places above the main one: every (n + 1)th element of the rows put one after the other."""
+    """The diagonals of matrices [.., m, n], ``offset`` places above the main one: every (n + 1)th element of the rows put one after the other.
+
+    >>> diagonal(np.array([[1, 2, 3], [4, 5, 6]]), offset=1)
+    array([2, 6], dtype=int32)
+    """
     if len(array_operand("diagonal", x).shape) < 2:
         raise expected("diagonal", "at least two axes", x.shape)
     (k,) = static_integers("diagonal", offset, "an offset")

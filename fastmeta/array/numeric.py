@@ -95,6 +95,8 @@ logical_not = _elementwise(ew.LOGICAL_NOT, "x is not true.", logical=True)
 def where(condition: Any, x: Any, y: Any) -> Var:
     """x where the condition holds, else y; all three broadcast.  Both branches are computed.
 
+    Errors: TypeError for a condition that is not of bools.
+
     >>> where(np.array([True, False]), np.float32(1), np.float32(2))
     array([1., 2.], dtype=float32)
     """
@@ -108,7 +110,11 @@ def where(condition: Any, x: Any, y: Any) -> Var:
 
 @array_function
 def square(x: Any) -> Var:
-    """x * x; bools are counted."""
+    """x * x; bools are counted.
+
+    >>> square(np.array([-3.0, 2.0]))
+    array([9., 4.])
+    """
     x = counted(array_operand("square", x))
     return x.graph.emit(ew.MULTIPLY, (x, x))
 
@@ -125,12 +131,20 @@ def clip(x: Any, min: Any = None, max: Any = None) -> Any:
 
 @array_function
 def astype(x: Any, *, dtype: Any) -> Var:
-    """x converted to ``dtype``; floats become integers by truncation."""
+    """x converted to ``dtype``: float32, float64, int32 or bool; floats become integers by truncation.
+
+    >>> astype(np.array([1.7, -1.7]), dtype="int32")
+    array([ 1, -1], dtype=int32)
+    """
     return sh.cast(array_operand("astype", x), dtype_name("astype", dtype))
 
 
 def stop_gradient(x: Any) -> Any:
-    """x, an array or a tree of arrays, as a constant to every derivative."""
+    """x, an array or a tree of arrays, as a constant to every derivative.
+
+    >>> fm.grad(lambda x: x * stop_gradient(x))(3.0)
+    array(3., dtype=float32)
+    """
     return optree.tree_map(_stop_gradient, x)
 
 
@@ -140,17 +154,29 @@ def _stop_gradient(x: Any) -> Var:
 
 
 def zeros_like(x: Array) -> Array:
-    """Zeros of the shape and dtype of x."""
+    """Zeros of the shape and dtype of x.
+
+    >>> zeros_like(np.array([1, 2]))
+    array([0, 0], dtype=int32)
+    """
     return full_like(x, 0)
 
 
 def ones_like(x: Array) -> Array:
-    """Ones of the shape and dtype of x."""
+    """Ones of the shape and dtype of x.
+
+    >>> ones_like(np.array([0.5, 2.0]))
+    array([1., 1.])
+    """
     return full_like(x, 1)
 
 
 def full_like(x: Array, value: float) -> Array:
-    """An array of the shape and dtype of x, every element the number ``value``."""
+    """An array of the shape and dtype of x, every element the number ``value``.
+
+    >>> full_like(np.array([1, 2]), 7)
+    array([7, 7], dtype=int32)
+    """
     return _filled(x, value=value)
 
 

@@ -31,7 +31,13 @@ from fastmeta.trace import Array, located
 
 @array_function
 def matmul(x: Any, y: Any) -> Var:
-    """The matrix product over the last two axes; leading axes broadcast, vectors are rows or columns as in NumPy."""
+    """The matrix product over the last two axes; leading axes broadcast, vectors are rows or columns as in NumPy.
+
+    Errors: TypeError for two arrays of integers; ValueError for inner sizes that differ, or a number.
+
+    >>> matmul(np.ones((5, 2, 3)), np.ones((3, 4))).shape, matmul(np.ones((5, 2, 3)), np.ones(3)).shape
+    ((5, 2, 4), (5, 2))
+    """
     g = graph_of("matmul", [x, y])
     dtype = common_dtype("matmul", [x, y])
     if dtype not in FLOATS:
@@ -63,6 +69,8 @@ def _matmul(a: Var, b: Var) -> Var:
 @array_function
 def tensordot(x: Any, y: Any, *, axes: int | tuple[Any, Any] = 2) -> Var:
     """Products of x and y, summed over ``axes``: so many last ones of x and first ones of y, or (axes of x, axes of y); the others stay in order.
+
+    Errors: TypeError for integers; ValueError for axes of different lengths.
 
     >>> tensordot(np.ones((2, 3)), np.ones((4, 3)), axes=((1,), (1,))).shape
     (2, 4)
@@ -100,6 +108,7 @@ def einsum(spec: str, *operands: Array) -> Array:
     """Einstein summation with an explicit or implied result, e.g. ``"nd,kd->nk"``; ``...`` stands for leading axes that broadcast.
 
     Of more than two operands the first two make one, and so on from left to right.
+    Errors: ValueError for a text that does not fit the operands; TypeError for two or more operands of integers.
 
     >>> einsum("ij,jk,k->i", np.ones((2, 3)), np.ones((3, 4)), np.ones(4))
     array([12., 12.])
@@ -206,11 +215,32 @@ def _diagonal(x: Var, term: str) -> tuple[Var, str]:
 
 @array_function
 def inverse(x: Any) -> Var:
-    """The inverses of symmetric positive definite matrices [.., n, n], covariances for instance; a matrix that is not one gives NaN."""
+    """The inverses of symmetric positive definite matrices [.., n, n], covariances for instance.
+
+    Elimination without exchange of rows: a pivot that is not above rounding gives NaN throughout.  Symmetry is not checked: a compiled
+    function gives other matrices with such pivots their true inverse.
+    Errors: ValueError for matrices that are not square.
+
+    >>> inverse(np.array([[2.0, 1.0], [1.0, 1.0]]))
+    array([[ 1., -1.],
+           [-1.,  2.]])
+    >>> inverse(np.array([[0.0, 1.0], [1.0, 0.0]]))
+    array([[nan, nan],
+           [nan, nan]])
+    >>> inverse(np.array([[2.0, 1.0], [-1.0, 3.0]])).round(4)
+    array([[ 0.4286, -0.1429],
+           [ 0.1429,  0.2857]])
+    """
     return array_operand("inverse", x).graph.emit(INVERSE, (floats_of(x),))
 
 
 @array_function
 def logdet(x: Any) -> Var:
-    """The logarithms of the determinants of symmetric positive definite matrices [.., n, n], one of each; NaN where a matrix is not one."""
+    """The logarithms of the determinants of symmetric positive definite matrices [.., n, n], one of each: [..].
+
+    NaN, and errors, are those of `inverse`.
+
+    >>> logdet(np.array([[[2.0, 1.0], [1.0, 1.0]], [[4.0, 0.0], [0.0, 1.0]], [[-1.0, 0.0], [0.0, -1.0]]])).round(4)
+    array([0.    , 1.3863,    nan])
+    """
     return array_operand("logdet", x).graph.emit(LOGDET, (floats_of(x),))

@@ -33,7 +33,13 @@ def _keep(x: Var, y: Var, axes: tuple[int, ...], keepdims: bool) -> Var:
 
 @array_function
 def sum(x: Any, *, axis: Axis = None, keepdims: bool = False) -> Var:
-    """The sum over ``axis`` (all axes if None); bools are counted."""
+    """The sum over ``axis`` (all axes if None); bools are counted.
+
+    >>> sum(np.ones((2, 3)), axis=0), sum(np.array([True, True]))
+    (array([2., 2., 2.]), array(2, dtype=int32))
+    >>> sum(np.ones((2, 3, 4)), axis=(0, 2), keepdims=True).shape
+    (1, 3, 1)
+    """
     axes = axes_of("sum", x, axis)
     x = counted(x)
     return _keep(x, total(x, axes), axes, keepdims)
@@ -41,7 +47,13 @@ def sum(x: Any, *, axis: Axis = None, keepdims: bool = False) -> Var:
 
 @array_function
 def mean(x: Any, *, axis: Axis = None, keepdims: bool = False) -> Var:
-    """The mean over ``axis`` (all axes if None); integers and bools are averaged as float32."""
+    """The mean over ``axis`` (all axes if None); integers and bools are averaged as float32.
+
+    Errors: ValueError of no elements.
+
+    >>> mean(np.array([[1, 2], [3, 4]]), axis=0)
+    array([2., 3.], dtype=float32)
+    """
     axes = axes_of("mean", x, axis)
     x = floats_of(x)
     n = product(x.shape[a] for a in axes)
@@ -52,7 +64,13 @@ def mean(x: Any, *, axis: Axis = None, keepdims: bool = False) -> Var:
 
 @array_function
 def var(x: Any, *, axis: Axis = None, keepdims: bool = False, correction: float = 0) -> Var:
-    """The variance over ``axis``: squared deviations, in two passes, over their number less ``correction``; integers and bools as float32."""
+    """The variance over ``axis``: squared deviations, in two passes, over their number less ``correction``; integers and bools as float32.
+
+    Errors: ValueError of no more elements than ``correction``.
+
+    >>> var(np.array([1.0, 3.0])), var(np.array([1.0, 3.0]), correction=1)
+    (array(1.), array(2.))
+    """
     axes = axes_of("var", x, axis)
     x = floats_of(x)
     n = product(x.shape[a] for a in axes)
@@ -67,6 +85,7 @@ def median(x: Any, *, axis: Axis = None, keepdims: bool = False) -> Var:
     """The middle one of the sorted elements over ``axis`` (all axes if None), the mean of the middle two of an even number.
 
     NaN propagates; integers and bools as float32.
+    Errors: ValueError of no elements.
 
     >>> median(np.array([[3.0, 1.0, 2.0], [4.0, 0.0, 9.0]]), axis=1)
     array([2., 4.])
@@ -124,7 +143,13 @@ argmin = _position("argmin", ARGMIN)
 
 @array_function
 def prod(x: Any, *, axis: Axis = None, keepdims: bool = False) -> Var:
-    """The product over ``axis`` (all axes if None) of numbers, bools as integers; its derivative is exact at zeros, to any order."""
+    """The product over ``axis`` (all axes if None) of numbers, bools as integers; its derivative is exact at zeros, to any order.
+
+    >>> prod(np.array([[1, 2], [3, 4]]), axis=1)
+    array([ 2, 12], dtype=int32)
+    >>> fm.grad(prod)(np.array([0.0, 2.0, 3.0]))
+    array([6., 0., 0.])
+    """
     axes = axes_of("prod", x, axis)
     x = counted(x)
     left = tuple(a for a in range(len(x.shape)) if a not in axes)
@@ -146,7 +171,12 @@ def prod(x: Any, *, axis: Axis = None, keepdims: bool = False) -> Var:
 
 @array_function
 def cumulative_sum(x: Any, *, axis: int | None = None) -> Var:
-    """The running sum along ``axis`` (which may be left out for one axis only)."""
+    """The running sum along ``axis`` (which may be left out for one axis only).
+
+    >>> cumulative_sum(np.array([[1, 2, 3], [4, 5, 6]]), axis=1)
+    array([[ 1,  3,  6],
+           [ 4,  9, 15]], dtype=int32)
+    """
     if axis is None and len(array_operand("cumulative_sum", x).shape) != 1:
         raise expected("cumulative_sum", "axis to be given for more than one axis", x.shape)
     a = axis_of("cumulative_sum", x, 0 if axis is None else axis)
@@ -155,7 +185,11 @@ def cumulative_sum(x: Any, *, axis: int | None = None) -> Var:
 
 @array_function
 def cumulative_prod(x: Any, *, axis: int | None = None) -> Var:
-    """The running product along ``axis`` (which may be left out for one axis only); its derivative is exact at zeros, to any order."""
+    """The running product along ``axis`` (which may be left out for one axis only); its derivative is exact at zeros, to any order.
+
+    >>> cumulative_prod(np.array([1.0, 2.0, 3.0]))
+    array([1., 2., 6.])
+    """
     if axis is None and len(array_operand("cumulative_prod", x).shape) != 1:
         raise expected("cumulative_prod", "axis to be given for more than one axis", x.shape)
     a = axis_of("cumulative_prod", x, 0 if axis is None else axis)
@@ -173,7 +207,13 @@ def cumulative_prod(x: Any, *, axis: int | None = None) -> Var:
 
 @array_function
 def logsumexp(x: Any, *, axis: Axis = None, keepdims: bool = False) -> Var:
-    """log(sum(exp(x))) over ``axis``, safe for large x."""
+    """log(sum(exp(x))) over ``axis``, safe for large x.
+
+    Errors: TypeError for other dtypes than float.
+
+    >>> logsumexp(np.array([[0.0, 0.0], [1000.0, 1000.0]]), axis=1)
+    array([6.93147181e-01, 1.00069315e+03])
+    """
     axes = axes_of("logsumexp", x, axis)
     top, shifted = _shifted("logsumexp", x, axes)
     s = ew.add(ew.apply(ew.LOG, total(ew.apply(ew.EXP, shifted), axes)), top)
@@ -182,7 +222,14 @@ def logsumexp(x: Any, *, axis: Axis = None, keepdims: bool = False) -> Var:
 
 @array_function
 def softmax(x: Any, *, axis: int = -1) -> Var:
-    """exp(x) / sum(exp(x)) along ``axis``, safe for large x."""
+    """exp(x) / sum(exp(x)) along ``axis``, safe for large x.
+
+    Errors: TypeError for other dtypes than float.
+
+    >>> softmax(np.array([[0.0, 0.0], [1000.0, -np.inf]]))
+    array([[0.5, 0.5],
+           [1. , 0. ]])
+    """
     axes = axes_of("softmax", x, axis)
     e = ew.apply(ew.EXP, _shifted("softmax", x, axes)[1])
     return ew.divide(e, spread(total(e, axes), x.shape, axes))
@@ -190,7 +237,13 @@ def softmax(x: Any, *, axis: int = -1) -> Var:
 
 @array_function
 def log_softmax(x: Any, *, axis: int = -1) -> Var:
-    """log(softmax(x)) along ``axis``, safe for large x."""
+    """log(softmax(x)) along ``axis``, safe for large x.
+
+    Errors: TypeError for other dtypes than float.
+
+    >>> log_softmax(np.array([0.0, 1000.0]))
+    array([-1000.,     0.])
+    """
     axes = axes_of("log_softmax", x, axis)
     shifted = _shifted("log_softmax", x, axes)[1]
     s = ew.apply(ew.LOG, total(ew.apply(ew.EXP, shifted), axes))

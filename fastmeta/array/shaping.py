@@ -37,12 +37,23 @@ def _reshape(x: Any, *, shape: Shape) -> Var:
 
 
 def reshape(x: Array, shape: int | Sequence[int]) -> Array:
-    """x with another shape of as many elements, in row-major order; one length may be -1."""
+    """x with another shape of as many elements, in row-major order; one length may be -1.
+
+    Errors: ValueError for another number of elements.
+
+    >>> reshape(np.array([1, 2, 3, 4, 5, 6]), (2, -1))
+    array([[1, 2, 3],
+           [4, 5, 6]], dtype=int32)
+    """
     return _reshape(x, shape=static_integers("reshape", shape))
 
 
 def permute_dims(x: Array, axes: Sequence[int]) -> Array:
-    """x with its axes in another order."""
+    """x with its axes in another order.
+
+    >>> permute_dims(np.ones((2, 3, 4)), (2, 0, 1)).shape
+    (4, 2, 3)
+    """
     return _permute(x, axes=static_integers("permute_dims", axes, "axes"))
 
 
@@ -56,7 +67,12 @@ def _permute(x: Any, *, axes: tuple[int, ...]) -> Var:
 
 
 def broadcast_to(x: Array, shape: Sequence[int]) -> Array:
-    """x repeated to ``shape`` by NumPy's rules."""
+    """x repeated to ``shape`` by NumPy's rules.
+
+    >>> broadcast_to(np.array([[1], [2]]), (2, 3))
+    array([[1, 1, 1],
+           [2, 2, 2]], dtype=int32)
+    """
     return _broadcast_to(x, shape=static_integers("broadcast_to", shape))
 
 
@@ -68,7 +84,11 @@ def _broadcast_to(x: Any, *, shape: Shape) -> Var:
 
 
 def expand_dims(x: Array, axis: int | tuple[int, ...] = 0) -> Array:
-    """x with a new axis of length 1 at ``axis``, or at each of several: places among the axes of the result."""
+    """x with a new axis of length 1 at ``axis``, or at each of several: places among the axes of the result.
+
+    >>> expand_dims(np.ones((2, 3)), -1).shape, expand_dims(np.ones((2, 3)), (0, 2)).shape
+    ((2, 3, 1), (1, 2, 1, 3))
+    """
     axes = axis if isinstance(axis, tuple) else (axis,)
     n = np.ndim(x) + len(axes)
     if not all(isinstance(a, int | np.integer) and -n <= a < n for a in axes) or len({a % n for a in axes}) < len(axes):
@@ -79,7 +99,13 @@ def expand_dims(x: Array, axis: int | tuple[int, ...] = 0) -> Array:
 
 @array_function
 def squeeze(x: Any, *, axis: Axis) -> Var:
-    """x without the given axes of length 1."""
+    """x without the given axes of length 1.
+
+    Errors: ValueError for an axis of another length.
+
+    >>> squeeze(np.ones((1, 3, 1)), axis=0).shape, squeeze(np.ones((1, 3, 1)), axis=(0, 2)).shape
+    ((3, 1), (3,))
+    """
     axes = axes_of("squeeze", x, axis)
     if any(x.shape[a] != 1 for a in axes):
         raise expected("squeeze", "axes of length 1", f"axis {axis} of {x.shape}")
@@ -88,7 +114,14 @@ def squeeze(x: Any, *, axis: Axis) -> Var:
 
 @array_function
 def concat(xs: Any, *, axis: int = 0) -> Var:
-    """The arrays of a list joined along an existing axis."""
+    """The arrays of a list joined along an existing axis; of several dtypes the result has the one that `add` would give.
+
+    >>> concat([np.ones((2, 1)), np.zeros((2, 2))], axis=1)
+    array([[1., 0., 0.],
+           [1., 0., 0.]])
+    >>> concat([np.array([1]), np.array([0.5])])
+    array([1. , 0.5])
+    """
     ys = [array_operand("concat", x) for x in several("concat", xs)]
     dtype = common_dtype("concat", ys)
     a = axis_of("concat", ys[0], axis)
@@ -97,7 +130,12 @@ def concat(xs: Any, *, axis: int = 0) -> Var:
 
 @array_function
 def stack(xs: Any, *, axis: int = 0) -> Var:
-    """The arrays of a list, all of one shape, joined along a new axis."""
+    """The arrays of a list, all of one shape, joined along a new axis.
+
+    >>> stack([np.array([1, 2]), np.array([3, 4])], axis=1)
+    array([[1, 3],
+           [2, 4]], dtype=int32)
+    """
     g = graph_of("stack", several("stack", xs))
     dtype = common_dtype("stack", xs)
     ys = [converted(x, dtype, g) for x in xs]
@@ -114,12 +152,22 @@ def stack(xs: Any, *, axis: int = 0) -> Var:
 
 @array_function
 def flip(x: Any, *, axis: Axis = None) -> Var:
-    """x with the order of its elements reversed along ``axis`` (all axes if None)."""
+    """x with the order of its elements reversed along ``axis`` (all axes if None).
+
+    >>> flip(np.array([[1, 2], [3, 4]]), axis=1)
+    array([[2, 1],
+           [4, 3]], dtype=int32)
+    """
     return array_operand("flip", x).graph.emit(sh.FLIP, (x,), (axes_of("flip", x, axis),))
 
 
 def pad(x: Array, widths: Sequence[tuple[int, int]], value: float = 0.0) -> Array:
-    """x with ``widths[a] = (before, after)`` more elements along each axis, all equal to ``value``."""
+    """x with ``widths[a] = (before, after)`` more elements along each axis, all equal to ``value``.
+
+    >>> pad(np.array([[1, 2]]), [(0, 1), (1, 0)], value=9)
+    array([[9, 1, 2],
+           [9, 9, 9]], dtype=int32)
+    """
     return _pad(x, widths=widths, value=value)
 
 

@@ -89,6 +89,7 @@ def _choose(name: str) -> None:
 class set_backend:  # noqa: N801  (a function that is also a context)
     """Chooses the backend, for good or for the length of a ``with`` block; for all threads of the process, so that blocks of
     several threads must not overlap.
+    Errors: ValueError for an unknown backend; RuntimeError, with the reason, for one that is not there.
 
     >>> with set_backend("numpy"):
     ...     chosen()
@@ -107,7 +108,14 @@ class set_backend:  # noqa: N801  (a function that is also a context)
 
 
 def set_num_threads(n: int) -> None:
-    """The number of threads for calls from now on, at most MOST_THREADS; results do not depend on it."""
+    """The number of threads for calls from now on, at most MOST_THREADS; results do not depend on it.
+
+    Errors: ValueError for what is no whole number of at least 1.
+
+    >>> set_num_threads(0)
+    Traceback (most recent call last):
+    ValueError: [set_num_threads] expected a positive integer, got 0
+    """
     if isinstance(n, bool) or not isinstance(n, int | np.integer) or n < 1:
         raise expected("set_num_threads", "a positive integer", repr(n))
     state.threads = min(int(n), MOST_THREADS)

@@ -399,7 +399,7 @@ def _tables(show: Show, r: Recipe, trained: Trained, metrics: dict[str, Any], fi
         "files": "\n".join(files),
     }
     if trained.best_step is not None:
-        rows["best"] = f"meta-step {trained.best_step:,} by validation accuracy"
+        rows["best"] = f"meta-step {trained.best_step:,} by validation"
     if len(files) == 2:
         rows["plots"] = "none: matplotlib is missing; pip install fastmeta[plots]"
     show.console.print(display.facts_table(rows, "run"))

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -50,8 +50,8 @@ class Omniglot(Sampler):
     `root` is a folder with images_background and images_evaluation, as .zip or unpacked; without it the original
     release is downloaded. Decoded images and downloads are kept in the folder FASTMETA_CACHE, else ~/.cache/fastmeta.
     `split`: the pooled characters, sorted by name and shuffled by `split_seed`, give "train" (1,100), "validation"
-    (100) and "test" (423), or "all"; `classes`, a text file of lines Alphabet/characterNN or, for rotations="class",
-    also Alphabet/characterNN/rot090, takes their place.
+    (100) and "test" (423), or "all"; `classes` takes their place: names Alphabet/characterNN or, for rotations="class",
+    also Alphabet/characterNN/rot090, in a sequence (`vinyals("train")`) or in the lines of the text file at a path.
     `rotations` by multiples of 90 degrees: "task" draws one per class and task (MAML), "class" makes each a class of
     its own (ProtoNet), None leaves images upright.
 
@@ -76,7 +76,7 @@ class Omniglot(Sampler):
         seed: int = 0,
         rotations: str | None = "task",
         split_seed: int = 0,
-        classes: str | os.PathLike[str] | None = None,
+        classes: str | os.PathLike[str] | Sequence[str] | None = None,
         flat: bool = False,
     ):
         if split not in SPLITS:
@@ -86,12 +86,15 @@ class Omniglot(Sampler):
         if not isinstance(flat, bool):
             raise expected("Omniglot", "flat True or False", repr(flat), TypeError)
         if classes is not None and split != "train":
-            raise expected("Omniglot", "split or classes", f"both: split={split!r}, classes={os.fspath(classes)!r}")
+            raise expected("Omniglot", "split or classes", f"both, split={split!r}")
         for name, value in (("ways", ways), ("shots", shots), ("queries", queries), ("tasks", tasks)):
             whole("Omniglot", name, value)  # also checked by the draw, but a first decoding takes seconds
         seed_word("Omniglot", seed)
         seed_word("Omniglot", split_seed, "split_seed")
-        listed = None if classes is None else _read_list(Path(classes), rotations)
+        listed, source = None, f"split {split!r}"
+        if classes is not None:
+            source = str(Path(classes)) if isinstance(classes, str | os.PathLike) else "classes"
+            listed = _listed(classes, source, rotations)
 
         images, names = _load(root)
         known = {name: i for i, name in enumerate(names)}
@@ -102,7 +105,7 @@ class Omniglot(Sampler):
             listed = [(names[i], None) for i in sorted(order)]
         for name, _ in listed:
             if name not in known:
-                raise expected("Omniglot", f"characters of the data in {classes}", repr(name))
+                raise expected("Omniglot", f"characters of the data in {source}", repr(name))
         if rotations == "class":
             pairs = [(name, k) for name, turn in listed for k in (range(4) if turn is None else (turn,))]
         else:
@@ -112,7 +115,7 @@ class Omniglot(Sampler):
             "Omniglot",
             np.full(len(pairs), DRAWERS),
             self.class_names,
-            f"split {split!r}" if classes is None else str(classes),
+            source,
             ways=ways,
             shots=shots,
             queries=queries,
@@ -146,30 +149,33 @@ class Omniglot(Sampler):
         return np.divide(np.take(self._pool, rows, axis=0), np.float32(255), dtype=np.float32)
 
 
-def _read_list(path: Path, rotations: str | None) -> list[tuple[str, int | None]]:
-    """(character, quarter turns or None) for each line of a class list; blank lines and # comments do not count."""
-    if not path.is_file():
-        raise expected("Omniglot", "classes a text file", f"no file at {path}", FileNotFoundError)
+def _listed(
+    classes: str | os.PathLike[str] | Sequence[str], source: str, rotations: str | None
+) -> list[tuple[str, int | None]]:
+    """(character, quarter turns or None) for each name, in a file for each line but blank lines and # comments."""
+    if isinstance(classes, str | os.PathLike):
+        path = Path(classes)
+        if not path.is_file():
+            raise expected("Omniglot", "classes a text file", f"no file at {path}", FileNotFoundError)
+        classes = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
+        classes = [line for line in classes if line and not line.startswith("#")]
     listed: list[tuple[str, int | None]] = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
-        line = line.strip()
-        if not line or line.startswith("#"):
-            continue
-        match = LISTED.fullmatch(line)
+    for name in classes:
+        match = LISTED.fullmatch(name) if isinstance(name, str) else None
         if match is None:
-            raise expected("Omniglot", "lines Alphabet/characterNN[/rot090]", f"{line!r} in line {number} of {path}")
+            raise expected("Omniglot", f"names Alphabet/characterNN[/rot090] in {source}", repr(name))
         angle = match["angle"]
         if angle is not None and rotations != "class":
             raise expected(
-                "Omniglot", "rotations='class' for a list that names rotations", f"rotations={rotations!r} and {path}"
+                "Omniglot", f"rotations='class' for the rotations named in {source}", f"rotations={rotations!r}"
             )
         listed.append((match["name"], None if angle is None else int(angle) // 90))
     if not listed:
-        raise expected("Omniglot", "at least one class", f"none in {path}")
+        raise expected("Omniglot", "at least one class", f"none in {source}")
     if len({turn is None for _, turn in listed}) > 1:
-        raise expected("Omniglot", "a rotation in every line or in none", f"a mixture in {path}")
+        raise expected("Omniglot", "a rotation in every name or in none", f"a mixture in {source}")
     if len(set(listed)) != len(listed):
-        raise expected("Omniglot", "each class once", f"{len(listed) - len(set(listed))} repeated in {path}")
+        raise expected("Omniglot", "each class once", f"{len(listed) - len(set(listed))} repeated in {source}")
     return listed
 
 

@@ -137,7 +137,12 @@ class ClassDraw:
 
 
 class EpisodeSampler(Sampler):
-    """N-way K-shot episodes from arrays; see `from_arrays`."""
+    """N-way K-shot episodes from arrays; see `from_arrays`.
+
+    >>> sampler = EpisodeSampler.from_arrays(np.ones((6, 2)), [7, 7, 7, 9, 9, 9], ways=2, shots=1, queries=2)
+    >>> sampler.batch(0).query_y, sampler.class_names
+    (array([[0, 0, 1, 1]], dtype=int32), [7, 9])
+    """
 
     def __init__(
         self,

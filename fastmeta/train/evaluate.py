@@ -7,7 +7,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from fastmeta.algorithms.learner import Learner, summary
-from fastmeta.errors import whole
+from fastmeta.errors import expected, whole
 
 __all__ = ["evaluate"]
 
@@ -44,6 +44,8 @@ def evaluate(
     have, step = 0, start
     while have < wanted:
         measured = learner.measure(params, sampler.batch(step), steps, state)
+        if "losses" not in measured:
+            raise expected(type(learner).__name__, "a measure of 'losses' [tasks, steps + 1] (docs/writing-a-learner.md)", sorted(measured), TypeError)
         parts.append(measured)
         have += len(measured["losses"])
         step += 1

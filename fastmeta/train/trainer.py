@@ -40,7 +40,13 @@ POINTS = 500  # of the learning curve
 
 
 class Progress(NamedTuple):
-    """What a reporter is told a few times a second: means since the last report, and the speed."""
+    """What a reporter is told a few times a second: means since the last report, and the speed.  ``accuracy`` is None without labels,
+    ``validation`` the last row of `Trained.validations`, None before there is one.
+
+    >>> now = Progress(step=50, steps=100, loss=0.5, accuracy=None, tasks_per_second=1e4, seconds_left=2.0, validation=None)
+    >>> f"step {now.step} of {now.steps}, {now.seconds_left:.0f} s left"
+    'step 50 of 100, 2 s left'
+    """
 
     step: int
     steps: int
@@ -55,11 +61,17 @@ class Progress(NamedTuple):
 class Trained:
     """The end of a run.
 
-    ``params`` are the best by validation accuracy if there was one, else the last, and ``state`` is the learner's state
+    ``params`` are the best by validation accuracy, or loss where there is none, the last without validation, and ``state`` is the learner's state
     (averaged statistics of batch norm) that goes with them; ``last_params``, ``last_state`` and ``optimizer`` are those after
     ``step`` steps.  ``history``: rows [step, loss, accuracy or None], means since the row before;
     ``validations``: rows [step, loss, accuracy or None, its interval].  ``ended`` says why training stopped: "steps" (all
     done), "patience", "time limit" or "interrupted", and then ``signal`` by which.
+
+    >>> from fastmeta import optim
+    >>> learner = fm.MAML(fm.models.MLP((1, 8, 1)), loss=fm.nn.mse)
+    >>> trained = Trainer(learner, fm.data.Sinusoid(tasks=4), optim.adam(1e-3)).run(3)
+    >>> trained.ended, trained.params[0]["w"].shape, trained.best_step
+    ('steps', (1, 8), None)
     """
 
     params: Any
@@ -101,10 +113,10 @@ class Trainer:
         optimizer: of the meta-parameters, `fastmeta.optim`; chain it with `clip_by_global_norm` to clip meta-gradients.
         params: initial parameters, those of a pretrained model for instance; the learner's own by ``seed`` if None.
         seed: of the initial parameters.
-        validation: a sampler of validation tasks; with labels, the parameters of the best accuracy are kept.
+        validation: a sampler of validation tasks; the parameters of the best accuracy, or of the lowest loss where there is none, are kept.
         validate_every: steps between validations.
         validation_episodes, validation_steps: tasks and inner steps of a validation (the learner's own if None).
-        patience: validations in a row without a new best accuracy after which training stops, for which there must be ``validation``; None for no such stop.
+        patience: validations in a row without a new best after which training stops, for which there must be ``validation``; None for no such stop.
         time_limit: seconds of training, resumed parts included, after which it stops; None for no limit.
         out: a folder for checkpoints, made when needed; None for no checkpoints.
         checkpoint_every: steps between checkpoints; at the end there is always one, however it comes.
@@ -215,6 +227,9 @@ class Trainer:
 
         def meta_step(params: Any, state: Any, moments: Any, episodes: Any, phase: tuple[Any, ...]) -> Any:
             (loss, aux), grads = learner.value_and_grad(params, episodes, *phase)
+            if not isinstance(aux, dict) or "loss" not in aux:
+                got = sorted(aux) if isinstance(aux, dict) else type(aux).__name__
+                raise expected(type(learner).__name__, "a loss that returns (loss, aux) with aux['loss'] (docs/writing-a-learner.md)", got, TypeError)
             # Sums of absolute values: an infinity or a NaN anywhere makes the sum one.
             health = fa.add(loss, fa.sum(aux["inner_losses"])) if "inner_losses" in aux else loss
             for g in optree.tree_leaves(grads):
@@ -257,6 +272,12 @@ class Trainer:
         warnings.warn(
             expected(where, "residuals below 1", f"{got} (meta-step {step})", RuntimeWarning, hint), stacklevel=4
         )
+
+
+def _score(row: list[Any]) -> float:
+    """What the best validation has the highest of: accuracy, or minus the loss, below any for one that is not a number."""
+    score = -row[1] if row[2] is None else row[2]
+    return -math.inf if math.isnan(score) else float(score)
 
 
 class _Run:
@@ -369,10 +390,10 @@ class _Run:
         result = evaluate(
             t.learner, params, t.validation, episodes=t.validation_episodes, steps=t.validation_steps, state=state
         )
-        share, rows = result.get("accuracy"), self.log.validations
-        if share is not None and all(share > row[2] for row in rows):
+        row, rows = [step, result["loss"], result.get("accuracy"), result.get("accuracy_interval")], self.log.validations
+        if all(_score(row) > _score(before) for before in rows):
             self.best, self.log.best_step = (params, state), step
-        rows.append([step, result["loss"], share, result.get("accuracy_interval")])
+        rows.append(row)
 
     def save(self) -> Path | None:
         """Writes a checkpoint of the step at hand, once."""

@@ -4,21 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
 from fastmeta import algorithms, optim
 from fastmeta.cli.recipes import TEST_SEED, VALIDATION_SEED
 from fastmeta.cli.replications.base import Replication
-from fastmeta.data import Omniglot, Sampler
-from fastmeta.errors import expected
+from fastmeta.data import Omniglot, Sampler, vinyals
 from fastmeta.models import Conv4, RelationEncoder, RelationModule
 
 __all__ = ["METRIC", "MetricReplication"]
 
-LISTS = Path("splits") / "vinyals"  # in the data folder
-FILES = {"train": "train.txt", "validation": "val.txt", "test": "test.txt"}
 BATCH_NORM = {
     "batch": "batch (transductive): statistics of support and queries together, in training and in tests",
     "running": "running (inductive): support set and queries of tests by averages over training",
@@ -66,13 +62,11 @@ class MetricReplication(Replication):
         return optim.adam(optim.step_decay(self.meta_lr, 0.5, self.halve_every))
 
     def sampler(self, split: str, data: str | None) -> Sampler:
-        """The tasks of a split, whose classes are listed in ``data``/splits/vinyals."""
-        if data is None:
-            raise expected("reproduce", f"a data folder with the class lists {LISTS / '*.txt'}", "none (--data)")
+        """The tasks of a split."""
         train, test = split == "train", split == "test"
         return Omniglot(
             data,
-            classes=Path(data) / LISTS / FILES[split],
+            classes=vinyals(split),
             ways=self.ways if test else self.train_ways if train else self.validation_ways,
             shots=self.shots if test else self.train_shots,
             queries=self.queries if train else self.test_queries,

@@ -106,7 +106,11 @@ def _host(x: Any) -> Any:
         return x
     if x.device.type != "cpu":
         raise expected("torch_loss", "tensors in host memory", f"a tensor on {x.device}", hint="Move it with .cpu()")
-    return x.detach().numpy()
+    try:
+        return x.detach().numpy()
+    except RuntimeError as error:  # of torch.func, or while torch.compile traces
+        hint = "Call it outside of torch.func's transforms; fm.grad, fm.jvp and fm.map_tasks nest"
+        raise expected("torch_loss", "tensors that hold numbers", error, hint=hint) from None
 
 
 def to_torch_state_dict(params: Any) -> dict[str, Any]:

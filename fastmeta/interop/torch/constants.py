@@ -38,7 +38,7 @@ def new_full(x: Any, shape: Sequence[int], value: float, dtype: Any = None, **_:
     return np.full(tuple(shape), value, plain(x).dtype if dtype is None else numpy_dtype(dtype))
 
 
-@on_images("new_zeros.default")
+@on_images("new_zeros.default", "new_empty.default")
 def new_zeros(x: Any, shape: Sequence[int], **options: Any) -> Array:
     return new_full(x, shape, 0, **options)
 
@@ -53,7 +53,7 @@ def full_like(x: Array, value: float, dtype: Any = None, **_: Any) -> Array:
     return fa.full_like(converted(x, dtype), value)
 
 
-@pointwise("zeros_like.default", "zero.default")
+@pointwise("zeros_like.default", "zero.default", "empty_like.default")
 def zeros_like(x: Array, **options: Any) -> Array:
     return full_like(x, 0, **options)
 

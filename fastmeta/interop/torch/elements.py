@@ -15,6 +15,7 @@ from fastmeta.trace import Array
 
 ROWS: dict[str, Callable[..., Array]] = {
     "relu": nn.relu, "leaky_relu": nn.leaky_relu, "silu": nn.silu, "tanh": fa.tanh, "sigmoid": fa.sigmoid, "exp": fa.exp, "expm1": fa.expm1, "log": fa.log, "log1p": fa.log1p,
+    "atan": fa.atan, "asin": fa.asin, "acos": fa.acos, "sinh": fa.sinh, "cosh": fa.cosh, "negative": fa.negative, "absolute": fa.abs, "special_expit": fa.sigmoid,
     "log2": fa.log2, "log10": fa.log10, "sqrt": fa.sqrt, "rsqrt": fa.rsqrt, "reciprocal": fa.reciprocal, "abs": fa.abs, "square": fa.square, "neg": fa.negative, "sign": fa.sign, "sgn": fa.sign,
     "floor": fa.floor, "ceil": fa.ceil, "round": fa.round, "sin": fa.sin, "cos": fa.cos, "tan": fa.tan, "erf": fa.erf, "isnan": fa.isnan, "isinf": fa.isinf, "isfinite": fa.isfinite, "clone": lambda x, **_: x,
     "contiguous": lambda x, **_: x, "detach": fa.stop_gradient, "alias": lambda x: x, "logical_not": fa.logical_not,
@@ -23,7 +24,7 @@ ROWS: dict[str, Callable[..., Array]] = {
 for _name, _f in ROWS.items():
     pointwise(f"{_name}.default")(_f)
 for _name, _f in {
-    "div": fa.divide, "maximum": fa.maximum, "minimum": fa.minimum, "eq": fa.equal, "ne": fa.not_equal,
+    "div": fa.divide, "divide": fa.divide, "true_divide": fa.divide, "atan2": fa.atan2, "maximum": fa.maximum, "minimum": fa.minimum, "eq": fa.equal, "ne": fa.not_equal,
     "lt": fa.less, "le": fa.less_equal, "gt": fa.greater, "ge": fa.greater_equal,
 }.items():  # fmt: skip
     pointwise(f"{_name}.Tensor", f"{_name}.Scalar", f"{_name}.default")(_f)
@@ -59,12 +60,12 @@ def add(x: Array, y: Array, alpha: float = 1) -> Array:
     return fa.logical_or(x, y) if bools(x, y) else fa.add(x, y if alpha == 1 else fa.multiply(y, alpha))
 
 
-@pointwise("sub.Tensor", "sub.Scalar")
+@pointwise("sub.Tensor", "sub.Scalar", "subtract.Tensor", "subtract.Scalar")
 def sub(x: Array, y: Array, alpha: float = 1) -> Array:
     return fa.subtract(x, y if alpha == 1 else fa.multiply(y, alpha))
 
 
-@pointwise("mul.Tensor", "mul.Scalar")
+@pointwise("mul.Tensor", "mul.Scalar", "multiply.Tensor", "multiply.Scalar")
 def mul(x: Array, y: Array) -> Array:
     """Of bools, whether both are true."""
     return fa.logical_and(x, y) if bools(x, y) else fa.multiply(x, y)
@@ -145,7 +146,7 @@ def gelu(x: Array, approximate: str = "none") -> Array:
     return nn.gelu(x, approximate=approximate == "tanh")
 
 
-@pointwise("clamp.default", "clamp.Tensor")
+@pointwise("clamp.default", "clamp.Tensor", "clip.default", "clip.Tensor")
 def clamp(x: Array, low: Array | None = None, high: Array | None = None) -> Array:
     """At a limit the whole derivative is x's."""
     x = x if low is None else fa.where(fa.less(x, low), low, x)
@@ -199,6 +200,11 @@ def dropout(x: Array, rate: float, training: bool) -> Array:
     if training and rate > 0:
         raise refuse("random masks (module.eval() turns dropout off)")
     return x
+
+
+@on_images("bernoulli.p", "bernoulli.default", "rand.default", "randn.default", "rand_like.default", "randn_like.default")
+def random(*_: Any, **__: Any) -> Any:
+    raise refuse("random numbers (module.eval() turns dropout off)")
 
 
 @on_images("native_dropout.default")

@@ -12,17 +12,21 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from torch.export.graph_signature import InputKind, OutputKind
+from torch.export.graph_signature import ConstantArgument, InputKind, OutputKind
 from torch.fx.node import map_aggregate
+from torch.nn.modules.batchnorm import _NormBase
+from torch.utils import _pytree as pytree
 
 from fastmeta.errors import expected
 from fastmeta.interop.torch import aten
 from fastmeta.interop.torch.guards import holds
 from fastmeta.trace import Array, trace
+from fastmeta.tree import tree_map
 
 __all__ = ["ImportedModule", "from_torch"]
 
 FLOATS = (torch.float32, torch.float64)
+LENGTHS = (torch.sym_float, torch.sym_max, torch.sym_min, torch.sym_sqrt, torch.sym_sum)  # functions of lengths
 DTYPES = {torch.float32: "f32", torch.float64: "f64", torch.int32: "i32", torch.int64: "i32", torch.bool: "bool"}
 
 
@@ -39,8 +43,11 @@ def from_torch(module: Any, example: Any) -> tuple[ImportedModule, dict[str, Any
     Parameters are {name: array} by the names and in the layout of ``module.named_parameters()``, sharing their memory:
     images are [n, channels, height, width] and linear weights [out, in], as PyTorch has them.  What is computed under
     ``torch.no_grad()`` is constant to derivatives.
-    Errors: NotImplementedError naming every operation that has no translation and the submodule it is in; TypeError for
-    parameters that are not float32 or float64; whatever ``torch.export`` says of a module it cannot export.
+    Outputs may be nested in tuples, lists and dicts.
+    Errors: NotImplementedError naming every operation that has no translation and the submodule it is in, and for backward
+    hooks, derivatives of one's own (``torch.autograd.Function``) and buffers that a call changes, but for the running statistics
+    of batch norm; TypeError for parameters that are not float32 or float64; RuntimeError with what ``torch.export`` says of a
+    module it cannot export.
 
     >>> net = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(4, 2))
     >>> f, params = from_torch(net, torch.zeros(3, 2, 2))
@@ -63,11 +70,17 @@ def from_torch(module: Any, example: Any) -> tuple[ImportedModule, dict[str, Any
     if all(len(x) == 1 for x in examples if x.dim()):  # a first length of 1 would be taken for a constant
         examples = tuple(torch.cat([x, x]) if x.dim() else x for x in examples)
     free = tuple({0: torch.export.Dim.AUTO} if x.dim() and len(x) > 1 else None for x in examples)
+    _refuse_own_derivatives(module, examples)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # about its own deprecations, and LSTM's cached weights
-        exported = torch.export.export(module, examples, dynamic_shapes=_by_argument(module, free))
+        try:
+            exported = torch.export.export(module, examples, dynamic_shapes=_by_argument(module, free))
+        except Exception as error:  # of many kinds
+            hint = "The whole text is above. Python's if of a tensor's values, .data and torch.autograd inside of forward are frequent causes"
+            raise expected("from_torch", "a module that torch.export takes", _first_line(error), RuntimeError, hint) from error
         _cut_where_no_grad(exported)
         exported = exported.run_decompositions({})
+    _refuse_changed_buffers(module, exported)
     owners = {id(p): name for name, p in module.named_parameters()}
     function = ImportedModule(exported, {name: owners[id(p)] for name, p in module.named_parameters(remove_duplicate=False)})
     params = function.init()
@@ -81,6 +94,43 @@ def _by_argument(module: Any, free: tuple[Any, ...]) -> tuple[Any, ...]:
     kinds = [p.kind for p in inspect.signature(module.forward).parameters.values()]
     first = kinds.index(inspect.Parameter.VAR_POSITIONAL) if inspect.Parameter.VAR_POSITIONAL in kinds else len(free)
     return free if first >= len(free) else (*free[:first], free[first:])
+
+
+def _first_line(error: Exception) -> str:
+    return next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+
+
+def _refuse_own_derivatives(module: Any, examples: tuple[Any, ...]) -> None:
+    """Refuses what torch.export would drop in silence: backward hooks of submodules, and backward methods of the user's own."""
+    hint = "Write that part with fastmeta's own functions: fm.stop_gradient makes most derivatives of one's own"
+    for name, part in module.named_modules():
+        if part._backward_hooks or part._backward_pre_hooks:
+            raise expected("from_torch", "modules without backward hooks", name or "one of the module itself", NotImplementedError, hint)
+    state = {name: x.detach().clone() for name, x in module.named_buffers()}  # which a call may change
+    with torch.random.fork_rng(devices=()), torch.enable_grad():
+        outputs = pytree.tree_leaves(torch.func.functional_call(module, state, examples))
+    waiting = [x.grad_fn for x in outputs if isinstance(x, torch.Tensor)]
+    seen: set[Any] = set()
+    while waiting:
+        node = waiting.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        if isinstance(node, torch.autograd.function.BackwardCFunction):
+            got = f"{type(node).__name__.removesuffix('Backward')} with a backward of its own"
+            raise expected("from_torch", "derivatives that are PyTorch's", got, NotImplementedError, hint)
+        waiting += [before for before, _ in node.next_functions]
+
+
+def _refuse_changed_buffers(module: Any, exported: Any) -> None:
+    for spec in exported.graph_signature.output_specs:
+        if spec.kind is not OutputKind.BUFFER_MUTATION:
+            continue
+        owner = module.get_submodule(spec.target.rpartition(".")[0])
+        if not isinstance(owner, _NormBase):
+            hint = "A function keeps no state: call module.eval() first if that ends it, or give the buffer as an input"
+            got = f"{spec.target} of {type(owner).__name__}"
+            raise expected("from_torch", "calls that change no buffers but batch norm's statistics", got, NotImplementedError, hint)
 
 
 def _cut_where_no_grad(exported: Any) -> None:
@@ -114,7 +164,7 @@ class Ref:
 
 
 class ImportedModule:
-    """A function (params, *inputs) -> output made by `from_torch`; also a model that learners take.
+    """A function (params, *inputs) -> outputs made by `from_torch`; also a model that learners take.
 
     ``init(seed)`` gives the module's own parameters, whatever the seed.
 
@@ -125,11 +175,10 @@ class ImportedModule:
 
     def __init__(self, exported: Any, owners: Mapping[str, str]):
         signature = exported.graph_signature
-        wanted = [spec.arg.name for spec in signature.output_specs if spec.kind is OutputKind.USER_OUTPUT]
-        if len(wanted) != 1:
-            raise expected("from_torch", "a module with one output", f"{len(wanted)} outputs")
-        self._output = wanted[0]
-        nodes = _needed(exported.graph, self._output)
+        outputs = [spec.arg for spec in signature.output_specs if spec.kind is OutputKind.USER_OUTPUT]
+        outputs = [arg.value if isinstance(arg, ConstantArgument) else Ref(arg.name) for arg in outputs]
+        self._outputs = pytree.tree_unflatten(outputs, exported.call_spec.out_spec)
+        nodes = _needed(exported.graph, {x.name for x in outputs if isinstance(x, Ref)})
         _refuse_unknown(nodes)
         values = {**dict(exported.named_buffers()), **exported.constants, **dict(exported.named_parameters())}
         places = {node.name: node for node in exported.graph.nodes if node.op == "placeholder"}
@@ -154,8 +203,8 @@ class ImportedModule:
         """The module's parameters {name: array}, in its own memory."""
         return {name: p.detach().numpy() for name, p in self._values.items()}
 
-    def __call__(self, params: Mapping[str, Array], *inputs: Array) -> Array:
-        """The module's output for inputs of its shapes; traced, or at once on plain arrays."""
+    def __call__(self, params: Mapping[str, Array], *inputs: Array) -> Any:
+        """The module's output, or outputs, for inputs of its shapes; traced, or at once on plain arrays."""
         self._check(params, inputs)
         env: dict[str, Any] = dict(self._constants)
         env |= {place: params[name] for place, name in self._parameters.items()}
@@ -166,7 +215,7 @@ class ImportedModule:
                 env[step.name] = aten.TABLE.get(step.target, step.target)(*args, **options)
             except NotImplementedError as error:
                 raise _unknown([f"{step.target} with {error} in {step.place}"]) from None
-        return aten.plain(env[self._output])
+        return tree_map(lambda x: aten.plain(env[x.name]) if isinstance(x, Ref) else x, self._outputs)
 
     def _check(self, params: Mapping[str, Array], inputs: tuple[Array, ...]) -> None:
         names = set(self._parameters.values())
@@ -180,7 +229,9 @@ class ImportedModule:
             lengths = tuple(x.shape) if hasattr(x, "shape") else np.shape(x)
             if len(lengths) != len(shape) or any(n is not None and n != m for n, m in zip(shape, lengths, strict=True)):
                 axes = ", ".join("n" if n is None else str(n) for n in shape)
-                raise expected("from_torch", f"{place} of shape [{axes}]", list(lengths))
+                free = "torch.export took the number of examples for fixed: x.shape[0] leaves it free, where len(x) and loops do not"
+                others = len(lengths) == len(shape) and all(n is None or n == m for n, m in zip(shape[1:], lengths[1:], strict=True))
+                raise expected("from_torch", f"{place} of shape [{axes}]", list(lengths), hint=free if shape and others else "")
             given.append(lengths)
         self._hold(given)
 
@@ -195,13 +246,13 @@ class ImportedModule:
         for guard in self._guards:
             if not holds(guard, shapes):
                 held = re.sub(r"L\['(\w+)'\](\[\d+\])?\.size\(\)", r"\1\2.shape", guard)
-                hint = "The module does something else for other numbers of examples: import it with such an example"
+                hint = "torch.export met this condition with its example: for other numbers, import it with such an example"
                 raise expected("from_torch", f"inputs with {held}", got, hint=hint)
 
 
-def _needed(graph: Any, output: str) -> list[Any]:
-    """The nodes that the output depends on, in order: updates of running statistics and checks are not among them."""
-    wanted = {output}
+def _needed(graph: Any, outputs: set[str]) -> list[Any]:
+    """The nodes that the outputs depend on, in order: updates of running statistics and checks are not among them."""
+    wanted = set(outputs)
     for node in reversed(list(graph.nodes)):
         if node.name in wanted and node.op != "output":
             wanted |= {n.name for n in node.all_input_nodes}
@@ -218,8 +269,9 @@ def _step(node: Any) -> Step:
 
 
 def _function(target: Any) -> Any:
-    """What computes a node: the row of an ATen operation, or Python's own function for lengths and tuples."""
-    return aten.TABLE.get(str(target)) or (target if getattr(operator, getattr(target, "__name__", ""), None) is target else None)
+    """What computes a node: the row of an ATen operation, or PyTorch's or Python's own function for lengths and tuples."""
+    of_lengths = target in LENGTHS or getattr(operator, getattr(target, "__name__", ""), None) is target
+    return aten.TABLE.get(str(target)) or (target if of_lengths else None)
 
 
 def _refuse_unknown(nodes: list[Any]) -> None:

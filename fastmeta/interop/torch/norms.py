@@ -68,3 +68,13 @@ def rms_norm(x: Array, shape: Sequence[int], scale: Any = None, eps: float | Non
     eps = float(np.finfo(x.dtype).eps) if eps is None else eps
     y = fa.multiply(x, fa.rsqrt(fa.add(fa.mean(fa.square(x), axis=axis, keepdims=True), eps)))
     return y if scale is None else fa.multiply(y, scale)
+
+
+@row("_weight_norm.default")
+def weight_norm(direction: Array, length: Array, axis: int = 0) -> Array:
+    """Weights of given directions and lengths, a length for each place along the axis; -1: one for all.
+
+    Source: Salimans, Kingma 2016, as in torch.nn.utils.weight_norm.
+    """
+    others = tuple(a for a in range(len(direction.shape)) if axis == -1 or a != axis % len(direction.shape))
+    return fa.multiply(direction, fa.divide(length, fa.norm(direction, others, keepdims=True)))

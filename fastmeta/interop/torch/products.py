@@ -38,6 +38,11 @@ def outer(x: Array, y: Array) -> Array:
     return fa.multiply(fa.expand_dims(x, axis=1), y)
 
 
+@row("inner.default")
+def inner(x: Array, y: Array) -> Array:
+    return fa.tensordot(x, y, ((len(x.shape) - 1,), (len(y.shape) - 1,))) if len(x.shape) and len(y.shape) else fa.multiply(x, y)
+
+
 @row("dot.default", "vdot.default")
 def dot(x: Array, y: Array) -> Array:
     return fa.vecdot(x, y)

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import numpy as np
-
 from fastmeta import array as fa
 from fastmeta import nn
 from fastmeta.loops import scan
@@ -92,13 +90,13 @@ def _through(
 
 def lstm_params(w_in: Array, w_state: Array, *biases: Array) -> dict[str, Array]:
     """One layer's weights as `fastmeta.nn.lstm` takes them: transposed, one bias."""
-    bias = fa.add(*biases) if biases else np.zeros(w_in.shape[0], w_in.dtype)
+    bias = fa.add(*biases) if biases else fa.zeros_like(w_in[:, 0])
     return {"w": fa.permute_dims(w_in, (1, 0)), "u": fa.permute_dims(w_state, (1, 0)), "b": bias}
 
 
 def gru_params(w_in: Array, w_state: Array, *biases: Array) -> dict[str, Array]:
     """The same for `fastmeta.nn.gru`: the candidate's bias of the state stands apart, since the reset gate is applied to it."""
     hidden = w_state.shape[1]
-    of_input, of_state = biases or (np.zeros(3 * hidden, w_in.dtype), np.zeros(3 * hidden, w_in.dtype))
-    gates = fa.concat([of_state[: 2 * hidden], np.zeros(hidden, w_in.dtype)])
+    of_input, of_state = biases or (fa.zeros_like(w_in[:, 0]), fa.zeros_like(w_in[:, 0]))
+    gates = fa.concat([of_state[: 2 * hidden], fa.zeros_like(of_state[2 * hidden :])])
     return {"w": fa.permute_dims(w_in, (1, 0)), "u": fa.permute_dims(w_state, (1, 0)), "b": fa.add(of_input, gates), "bn": of_state[2 * hidden :]}

@@ -33,6 +33,11 @@ def cumsum(x: Array, axis: int, *, dtype: Any = None) -> Array:
     return fa.cumulative_sum(converted(x, dtype), axis=axis)
 
 
+@row("cumprod.default")
+def cumprod(x: Array, axis: int, *, dtype: Any = None) -> Array:
+    return fa.cumulative_prod(converted(x, dtype), axis=axis)
+
+
 @row("logsumexp.default")
 def logsumexp(x: Array, axes: Any, keepdims: bool = False) -> Array:
     return fa.logsumexp(x, axis=axes_of(x, axes), keepdims=keepdims)
@@ -92,15 +97,17 @@ def argmin(x: Array, axis: int | None = None, keepdims: bool = False) -> Array:
     return fa.argmin(x, axis=axis, keepdims=keepdims)
 
 
-@row("sort.default")
-def sort(x: Array, axis: int = -1, descending: bool = False) -> tuple[Array, Array]:
+@row("sort.default", "sort.stable")
+def sort(x: Array, axis: int = -1, descending: bool = False, *, stable: bool = True, dim: int | None = None) -> tuple[Array, Array]:
+    """Stable in any case, as `fm.sort` is."""
+    axis = axis if dim is None else dim
     at = argsort(x, axis, descending)
     return fa.take_along_axis(x, at, axis=axis), at
 
 
-@row("argsort.default")
-def argsort(x: Array, axis: int = -1, descending: bool = False) -> Array:
-    return fa.argsort(x, axis=axis, descending=descending)
+@row("argsort.default", "argsort.stable")
+def argsort(x: Array, axis: int = -1, descending: bool = False, *, stable: bool = True, dim: int | None = None) -> Array:
+    return fa.argsort(x, axis=axis if dim is None else dim, descending=descending)
 
 
 @row("topk.default")

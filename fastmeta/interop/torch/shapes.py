@@ -123,7 +123,7 @@ def roll(x: Array, shifts: Sequence[int], axes: Sequence[int] = ()) -> Array:
 # -- joining and repeating
 
 
-@on_images("cat.default")
+@on_images("cat.default", "concat.default", "concatenate.default")
 def cat(xs: Sequence[Any], axis: int = 0) -> Any:
     if all(isinstance(x, Image) for x in xs):
         return Image(fa.concat(promoted([x.value for x in xs]), axis=CHANNELS_LAST[axis]))
@@ -143,6 +143,22 @@ def hstack(xs: Sequence[Array]) -> Array:
 @row("vstack.default")
 def vstack(xs: Sequence[Array]) -> Array:
     return cat([fa.expand_dims(x, axis=0) if len(x.shape) == 1 else x for x in xs], 0)
+
+
+@row("dstack.default")
+def dstack(xs: Sequence[Array]) -> Array:
+    return cat([fa.reshape(x, (*[1] * (2 - len(x.shape)), *x.shape, *[1] * (len(x.shape) < 3))) for x in xs], 2)
+
+
+@row("column_stack.default")
+def column_stack(xs: Sequence[Array]) -> Array:
+    return cat([fa.expand_dims(x, axis=1) if len(x.shape) == 1 else x for x in xs], 1)
+
+
+@row("broadcast_tensors.default")
+def broadcast_tensors(xs: Sequence[Array]) -> list[Array]:
+    shape = np.broadcast_shapes(*(tuple(x.shape) for x in xs))
+    return [fa.broadcast_to(x, shape) for x in xs]
 
 
 @row("repeat.default", "tile.default")
