@@ -59,6 +59,7 @@ def hvp(loss: Loss, params: Any, v: Any, batch: tuple[Any, ...]) -> Any:
 
     Returns:
         A tree like ``v``.
+
     Raises:
         ValueError: for a v or batches of different numbers of tasks.
 
