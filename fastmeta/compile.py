@@ -67,7 +67,7 @@ class Compiled:
 
     def __init__(self, f: Callable[..., Any], tasks: Any, source: Any, same_arguments: bool) -> None:
         if same_arguments:
-            self.__wrapped__ = source  # where inspect.signature looks
+            self.__wrapped__ = getattr(source, "of_vars", source)  # where inspect.signature looks
         self.f = f
         self.tasks = tasks
         self.cache: dict[Any, Entry] = {}

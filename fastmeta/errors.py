@@ -76,7 +76,6 @@ class DivergedError(RuntimeError):
 class CheckpointError(ValueError):
     """A checkpoint file is unreadable, damaged, or belongs to another model.
 
-    >>> raise CheckpointError("[checkpoint] expected a checkpoint, got an empty file")
-    Traceback (most recent call last):
-    CheckpointError: [checkpoint] expected a checkpoint, got an empty file
+    >>> issubclass(CheckpointError, ValueError)
+    True
     """

@@ -28,8 +28,8 @@ def scan(step: Callable[..., Any], init: Any, xs: Any = None, length: int | None
 
     The loop stays a loop: memory of its derivative grows with the carry only.  ``length`` is needed when xs is None.  The carry is
     a tree of arrays and numbers, or None in places.
-    Errors: TypeError for a step that does not return a pair, and for a carry that changes its structure, shapes or dtypes (0 beside
-    a float carry, say: start from ``np.float32(0)``); ValueError for xs of different lengths.
+    Errors: TypeError for a step that does not return a pair, and for a carry that changes its structure, shapes or dtypes (the 0 beside
+    floats: start from 0.0); ValueError for xs of different lengths.
 
     >>> scan(lambda c, x: (c + x, c), np.float32(0), np.arange(3, dtype=np.float32))
     (array(3., dtype=float32), array([0., 0., 1.], dtype=float32))

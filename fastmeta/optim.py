@@ -75,6 +75,8 @@ class Momentum(NamedTuple):
 def constant(value: float) -> Schedule:
     """``value`` at every step.
 
+    Errors of all schedules: TypeError for what is no number; ValueError for one that is not finite, and for ``steps`` or ``every`` below 1.
+
     >>> constant(0.5)(7)
     0.5
     """
@@ -84,6 +86,8 @@ def constant(value: float) -> Schedule:
 
 def linear(start: float, end: float, steps: int) -> Schedule:
     """From ``start`` at step 0 in a straight line to ``end`` at step ``steps``, and ``end`` from there on.
+
+    Errors: see `constant`.
 
     >>> float(linear(1.0, 0.0, steps=4)(1))
     0.75
@@ -96,6 +100,7 @@ def cosine(start: float, end: float, steps: int) -> Schedule:
     """From ``start`` at step 0 along half a cosine to ``end`` at step ``steps``, and ``end`` from there on.
 
     Source: Loshchilov and Hutter 2017, equation 5, one period.
+    Errors: see `constant`.
 
     >>> round(float(cosine(1.0, 0.0, steps=4)(2)), 6)
     0.5
@@ -107,6 +112,8 @@ def cosine(start: float, end: float, steps: int) -> Schedule:
 
 def step_decay(start: float, factor: float, every: int) -> Schedule:
     """``start`` times ``factor`` once for every ``every`` steps that have passed; ``factor`` in (0, 1].
+
+    Errors: see `constant`; ValueError for another factor.
 
     >>> float(step_decay(1.0, 0.5, every=10)(25))
     0.25
@@ -237,6 +244,8 @@ def clip_by_global_norm(max_norm: float) -> Optimizer:
 def chain(*rules: Optimizer) -> Optimizer:
     """Rules one after the other, each on the updates of the one before; the state is the tuple of their states.
 
+    Errors: TypeError for none, or for what is no `Optimizer`; ValueError for a state of another number of rules.
+
     >>> rule = chain(clip_by_global_norm(1.0), sgd(0.5))
     >>> rule.update([np.float32(4)], rule.init([np.float32(0)]))[0]
     [array(-0.5, dtype=float32)]
@@ -262,6 +271,8 @@ def chain(*rules: Optimizer) -> Optimizer:
 def apply_updates(params: Any, updates: Any) -> Any:
     """``params + updates``, leaf by leaf.
 
+    Errors: ValueError for trees of different structure.
+
     >>> apply_updates([np.float32(1)], [np.float32(-0.5)])
     [array(0.5, dtype=float32)]
     """
@@ -270,6 +281,8 @@ def apply_updates(params: Any, updates: Any) -> Any:
 
 def global_norm(tree: Any) -> Array:
     """The Euclidean norm of all leaves together; its derivative at zero is zero.
+
+    Errors: ValueError for a tree without arrays.
 
     >>> global_norm([np.float32(3), np.float32(4)])
     array(5., dtype=float32)

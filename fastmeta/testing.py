@@ -38,6 +38,7 @@ def check_grads(
 
     Raises:
         AssertionError: naming the derivative, the result and both values.
+        ValueError: for an order below 1, other modes, or no float among args.
 
     >>> import fastmeta as fm
     >>> check_grads(lambda x, y: fm.sum(fm.sin(x) * y), (np.ones(3), np.arange(3.0)))

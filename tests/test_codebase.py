@@ -143,6 +143,9 @@ def test_every_public_name_has_a_docstring(value: Any) -> None:
     text = inspect.getdoc(value)
     assert text and text.strip(), "no docstring"
     assert text.strip()[0].isprintable() and len(text.strip()) >= 2
+    modules = [fm, fm.nn, fm.kernels, fm.data, fm.train, fm.optim, fm.models]
+    if any(value is getattr(module, name) for module in modules for name in module.__all__):
+        assert ">>> " in text, "no example"
 
 
 @pytest.mark.parametrize("path", FILES, ids=name_of)
@@ -225,7 +228,7 @@ def test_examples_in_docstrings(path: Path, tmp_path: Path, monkeypatch: pytest.
         return
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("FASTMETA_CACHE", str(tmp_path / "cache"))
-    extra: dict[str, Any] = {"np": np}
+    extra: dict[str, Any] = {"np": np, "fm": fm}
     if name.startswith("fastmeta.data"):
         extra["root"] = write_archives(tmp_path / "data")
     failed, _ = doctest.testmod(module, extraglobs=extra, optionflags=doctest.ELLIPSIS)

@@ -3,6 +3,10 @@
 Inside a trace they record equations; on plain arrays outside a trace they compute their NumPy meaning at once.
 Numbers take the dtype of the array they meet; float32 with float64 is an error; integers and bools with floats
 become the float's dtype.
+
+Errors of all functions: ValueError for shapes that do not fit together, an axis that is not there or one that occurs twice;
+TypeError for float32 beside float64, and for what is no array, no number, or of a dtype that has no meaning there; OverflowError
+for integers beyond 32 bits.  Docstrings tell of others.
 """
 
 from fastmeta.array import operators  # noqa: F401  (gives tracers their operators)

@@ -6,7 +6,7 @@ import functools
 import inspect
 import operator
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -21,10 +21,10 @@ from fastmeta.tree import beside_float32, is_number
 Axis = int | tuple[int, ...] | None
 
 
-def array_function(f: Callable[..., Var]) -> Callable[..., Array]:
+def array_function(f: Callable[..., Var], operands: Sequence[str] = ()) -> Callable[..., Array]:
     """Makes a public function of one that works on Vars: its positional parameters are arrays, its keywords static parameters.
 
-    A caller may give these by position too, behind the arrays: ``sum(x, 0)``.
+    A caller may give these by position too, behind the arrays: ``sum(x, 0)``.  ``operands`` names the arrays for ``help`` where f has ``*xs``.
     """
     parameters = inspect.signature(f).parameters.values()
     names = [p.name for p in parameters if p.kind is p.KEYWORD_ONLY]
@@ -48,7 +48,24 @@ def array_function(f: Callable[..., Var]) -> Callable[..., Array]:
         except (ValueError, TypeError, IndexError, OverflowError, RuntimeError) as error:
             raise located(error) from error.__cause__
 
+    vars(call).update(__signature__=_as_called(parameters, operands), of_vars=f)  # what help() shows, and by what transforms bind names
     return call
+
+
+def _as_called(parameters: Iterable[inspect.Parameter], operands: Sequence[str]) -> inspect.Signature:
+    """What callers may write: arrays by place, then static parameters by place or name."""
+    P = inspect.Parameter
+    shown = [P(name, P.POSITIONAL_ONLY) for name in operands]
+    many = False
+    for p in parameters:
+        if p.kind is p.KEYWORD_ONLY:
+            shown.append(P(p.name, P.KEYWORD_ONLY if many else P.POSITIONAL_OR_KEYWORD, default=p.default, annotation=p.annotation))
+        elif p.kind is not p.VAR_POSITIONAL:
+            shown.append(P(p.name, P.POSITIONAL_ONLY, default=p.default))
+        elif not operands:
+            shown.append(P(p.name, p.kind))
+            many = True
+    return inspect.Signature(shown, return_annotation="Array")
 
 
 def _lift(t: Trace, x: Any) -> Any:

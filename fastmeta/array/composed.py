@@ -196,7 +196,7 @@ def vecdot(x: Array, y: Array, axis: int = -1) -> Array:
 def matrix_transpose(x: Array) -> Array:
     """x [..., m, n] with its last two axes exchanged.
 
-    >>> matrix_transpose(np.ones((5, 2, 3))).shape
+    >>> fm.matrix_transpose(np.ones((5, 2, 3))).shape
     (5, 3, 2)
     """
     return moveaxis(x, -1, -2)

@@ -27,7 +27,7 @@ from fastmeta.trace import Array
 from fastmeta.tree import is_number
 
 
-def _elementwise(op: Primitive, doc: str, *, floats: bool = False, logical: bool = False) -> Callable[..., Array]:
+def _elementwise(op: Primitive, doc: str, call: str, result: str, *, floats: bool = False, logical: bool = False) -> Callable[..., Array]:
     def f(*xs: Any) -> Any:
         if op.micro is not None and len(xs) != op.micro.arity:
             raise expected(op.name, f"{op.micro.arity} operands", len(xs), TypeError)
@@ -42,8 +42,8 @@ def _elementwise(op: Primitive, doc: str, *, floats: bool = False, logical: bool
         return g.emit(op, tuple(broadcast_all(op.name, [converted(x, dtype, g) for x in xs])))
 
     f.__name__ = op.name
-    f.__doc__ = doc
-    return array_function(f)
+    f.__doc__ = f"{doc}\n\n>>> {call}\n{result}"
+    return array_function(f, ("x", "y")[: op.micro.arity if op.micro else None])
 
 
 def _of_numbers(op: Primitive, xs: tuple[Any, ...], floats: bool) -> Any:
@@ -52,43 +52,44 @@ def _of_numbers(op: Primitive, xs: tuple[Any, ...], floats: bool) -> Any:
         return op.evaluate(*[np.asarray(x, np.float64 if floats else None) for x in xs]).item()
 
 
-add = _elementwise(ew.ADD, "x + y, broadcast.")
-subtract = _elementwise(ew.SUBTRACT, "x - y, broadcast.")
-multiply = _elementwise(ew.MULTIPLY, "x * y, broadcast.")
-divide = _elementwise(ew.DIVIDE, "x / y, broadcast; integers are divided as floats.", floats=True)
+add = _elementwise(ew.ADD, "x + y, broadcast.", "add(np.array([[1.0], [2.0]]), np.array([10, 20]))", "array([[11., 21.],\n       [12., 22.]])")
+subtract = _elementwise(ew.SUBTRACT, "x - y, broadcast.", "subtract(np.array([True, False]), True)", "array([ 0, -1], dtype=int32)")
+multiply = _elementwise(ew.MULTIPLY, "x * y, broadcast.", "multiply(np.array([1, 2]), 0.5)", "array([0.5, 1. ], dtype=float32)")
+divide = _elementwise(ew.DIVIDE, "x / y, broadcast; integers are divided as floats.", "divide(np.array([1, -1, 0]), 0)", "array([ inf, -inf,  nan], dtype=float32)", floats=True)
 power = _elementwise(
     ew.POWER,
     "x ** y, broadcast; integers become float32; derivative 0 in y where x <= 0.\n\n"
     "Whole exponents from -4 to 4 are products, .5 and -.5 are sqrt and rsqrt.",
+    "power(np.array([2, 3]), 2)", "array([4., 9.], dtype=float32)",
     floats=True,
 )
-maximum = _elementwise(ew.MAXIMUM, "The larger of x and y; a tie shares its derivative equally; NaN propagates.")
-minimum = _elementwise(ew.MINIMUM, "The smaller of x and y; a tie shares its derivative equally; NaN propagates.")
-negative = _elementwise(ew.NEGATIVE, "-x.")
-abs = _elementwise(ew.ABS, "|x|; derivative 0 at 0.")
-sign = _elementwise(ew.SIGN, "-1, 0 or 1; derivative 0.")
-floor = _elementwise(ew.FLOOR, "The largest integer not above x, as a float; derivative 0.", floats=True)
-sqrt = _elementwise(ew.SQRT, "The square root.", floats=True)
-rsqrt = _elementwise(ew.RSQRT, "1 / sqrt(x).", floats=True)
-exp = _elementwise(ew.EXP, "e ** x.", floats=True)
-expm1 = _elementwise(ew.EXPM1, "e ** x - 1, exact for small x.", floats=True)
-log = _elementwise(ew.LOG, "The natural logarithm.", floats=True)
-log1p = _elementwise(ew.LOG1P, "log(1 + x), exact for small x.", floats=True)
-sin = _elementwise(ew.SIN, "The sine of x in radians.", floats=True)
-cos = _elementwise(ew.COS, "The cosine of x in radians.", floats=True)
-tanh = _elementwise(ew.TANH, "The hyperbolic tangent.", floats=True)
-sigmoid = _elementwise(ew.SIGMOID, "1 / (1 + exp(-x)), safe for large |x|.", floats=True)
-erf = _elementwise(ew.ERF, "The error function.", floats=True)
-relu = _elementwise(ew.RELU, "max(x, 0); derivative 0 at 0.")
-equal = _elementwise(ew.EQUAL, "x == y, as bool.")
-not_equal = _elementwise(ew.NOT_EQUAL, "x != y, as bool.")
-less = _elementwise(ew.LESS, "x < y, as bool.")
-less_equal = _elementwise(ew.LESS_EQUAL, "x <= y, as bool.")
-greater = _elementwise(ew.GREATER, "x > y, as bool.")
-greater_equal = _elementwise(ew.GREATER_EQUAL, "x >= y, as bool.")
-logical_and = _elementwise(ew.LOGICAL_AND, "Both are true.", logical=True)
-logical_or = _elementwise(ew.LOGICAL_OR, "One is true.", logical=True)
-logical_not = _elementwise(ew.LOGICAL_NOT, "x is not true.", logical=True)
+maximum = _elementwise(ew.MAXIMUM, "The larger of x and y; a tie shares its derivative equally; NaN propagates.", "fm.grad(maximum, (0, 1))(1.0, 1.0)", "(array(0.5, dtype=float32), array(0.5, dtype=float32))")
+minimum = _elementwise(ew.MINIMUM, "The smaller of x and y; a tie shares its derivative equally; NaN propagates.", "minimum(np.array([1.0, 3.0, np.nan]), 2.0)", "array([ 1.,  2., nan])")
+negative = _elementwise(ew.NEGATIVE, "-x.", "negative(np.array([True, False]))", "array([-1,  0], dtype=int32)")
+abs = _elementwise(ew.ABS, "|x|; derivative 0 at 0.", "fm.grad(abs)(0.0)", "array(0., dtype=float32)")
+sign = _elementwise(ew.SIGN, "-1, 0 or 1; derivative 0.", "sign(np.array([-2.0, 0.0, 3.0]))", "array([-1.,  0.,  1.])")
+floor = _elementwise(ew.FLOOR, "The largest integer not above x, as a float; derivative 0.", "floor(np.array([-1.5, 2.0]))", "array([-2.,  2.])", floats=True)
+sqrt = _elementwise(ew.SQRT, "The square root.", "sqrt(np.array([4.0, -1.0]))", "array([ 2., nan])", floats=True)
+rsqrt = _elementwise(ew.RSQRT, "1 / sqrt(x).", "rsqrt(np.array([4.0, 0.0]))", "array([0.5, inf])", floats=True)
+exp = _elementwise(ew.EXP, "e ** x.", "exp(np.array([0, 1])).round(4)", "array([1.    , 2.7183], dtype=float32)", floats=True)
+expm1 = _elementwise(ew.EXPM1, "e ** x - 1, exact for small x.", "expm1(np.array([0.0, 1e-10]))", "array([0.e+00, 1.e-10])", floats=True)
+log = _elementwise(ew.LOG, "The natural logarithm.", "log(np.array([1.0, 0.0, -1.0]))", "array([  0., -inf,  nan])", floats=True)
+log1p = _elementwise(ew.LOG1P, "log(1 + x), exact for small x.", "log1p(np.array([0.0, 1e-10]))", "array([0.e+00, 1.e-10])", floats=True)
+sin = _elementwise(ew.SIN, "The sine of x in radians.", "sin(np.array([0.0, np.pi / 2]))", "array([0., 1.])", floats=True)
+cos = _elementwise(ew.COS, "The cosine of x in radians.", "cos(np.array([0.0, np.pi]))", "array([ 1., -1.])", floats=True)
+tanh = _elementwise(ew.TANH, "The hyperbolic tangent.", "tanh(np.array([0.0, 100.0]))", "array([0., 1.])", floats=True)
+sigmoid = _elementwise(ew.SIGMOID, "1 / (1 + exp(-x)), safe for large |x|.", "sigmoid(np.array([0.0, -1000.0]))", "array([0.5, 0. ])", floats=True)
+erf = _elementwise(ew.ERF, "The error function.", "erf(np.array([0.0, 1.0])).round(4)", "array([0.    , 0.8427])", floats=True)
+relu = _elementwise(ew.RELU, "max(x, 0); derivative 0 at 0.", "fm.grad(relu)(0.0)", "array(0., dtype=float32)")
+equal = _elementwise(ew.EQUAL, "x == y, as bool.", "equal(np.array([1.0, np.nan]), np.array([1.0, np.nan]))", "array([ True, False])")
+not_equal = _elementwise(ew.NOT_EQUAL, "x != y, as bool.", "not_equal(np.array([1.0, np.nan]), np.array([1.0, np.nan]))", "array([False,  True])")
+less = _elementwise(ew.LESS, "x < y, as bool.", "less(np.array([1, 2]), 1.5)", "array([ True, False])")
+less_equal = _elementwise(ew.LESS_EQUAL, "x <= y, as bool.", "less_equal(np.array([1, 2]), 1)", "array([ True, False])")
+greater = _elementwise(ew.GREATER, "x > y, as bool.", "greater(np.array([1, 2]), 1.5)", "array([False,  True])")
+greater_equal = _elementwise(ew.GREATER_EQUAL, "x >= y, as bool.", "greater_equal(np.array([1, 2]), 2)", "array([False,  True])")
+logical_and = _elementwise(ew.LOGICAL_AND, "Both are true.", "logical_and(np.array([0, 2]), True)", "array([False,  True])", logical=True)
+logical_or = _elementwise(ew.LOGICAL_OR, "One is true.", "logical_or(np.array([0, 2]), False)", "array([False,  True])", logical=True)
+logical_not = _elementwise(ew.LOGICAL_NOT, "x is not true.", "logical_not(np.array([0, 2]))", "array([ True, False])", logical=True)
 
 
 @array_function

@@ -107,21 +107,24 @@ def median(x: Any, *, axis: Axis = None, keepdims: bool = False) -> Var:
     return _keep(x, ew.where(ew.apply(ew.EQUAL, largest, largest), mean_of((n - 1) // 2, n // 2), largest), axes, keepdims)
 
 
-def _extreme(name: str, op: Primitive) -> Callable[..., Array]:
+OF_NONE = "\n\nErrors: ValueError of no elements; TypeError for bools.\n\n"
+
+
+def _extreme(name: str, op: Primitive, example: str) -> Callable[..., Array]:
     def f(x: Any, *, axis: Axis = None, keepdims: bool = False) -> Var:
         axes = axes_of(name, x, axis)
         return _keep(x, x.graph.emit(op, (ordered(name, x),), (axes,)), axes, keepdims)
 
     f.__name__ = name
-    f.__doc__ = f"The {name}imum over ``axis`` (all axes if None); ties share the derivative equally; NaN propagates."
+    f.__doc__ = f"The {name}imum over ``axis`` (all axes if None); ties share the derivative equally; NaN propagates.{OF_NONE}{example}"
     return array_function(f)
 
 
-max = _extreme("max", MAX)
-min = _extreme("min", MIN)
+max = _extreme("max", MAX, ">>> fm.grad(max)(np.array([1.0, 3.0, 3.0]))\narray([0. , 0.5, 0.5])")
+min = _extreme("min", MIN, ">>> min(np.array([[1.0, 4.0], [3.0, np.nan]]), axis=1)\narray([ 1., nan])")
 
 
-def _position(name: str, op: Primitive) -> Callable[..., Array]:
+def _position(name: str, op: Primitive, example: str) -> Callable[..., Array]:
     def f(x: Any, *, axis: int | None = None, keepdims: bool = False) -> Var:
         x = ordered(name, array_operand(name, x))
         if isinstance(axis, tuple):
@@ -133,12 +136,12 @@ def _position(name: str, op: Primitive) -> Callable[..., Array]:
         return _keep(x, x.graph.emit(op, (x,), axes), axes, keepdims)
 
     f.__name__ = name
-    f.__doc__ = f"The int32 index of the first {name[3:]}imum along ``axis`` (of the flat array if None)."
+    f.__doc__ = f"The int32 index of the first {name[3:]}imum along ``axis`` (of the flat array if None).{OF_NONE}{example}"
     return array_function(f)
 
 
-argmax = _position("argmax", ARGMAX)
-argmin = _position("argmin", ARGMIN)
+argmax = _position("argmax", ARGMAX, ">>> argmax(np.array([[1, 3, 3], [4, 2, 0]])), argmax(np.array([[1, 3, 3], [4, 2, 0]]), axis=1)\n(array(3, dtype=int32), array([1, 0], dtype=int32))")
+argmin = _position("argmin", ARGMIN, ">>> argmin(np.array([[2, 1], [0, 0]]), axis=1)\narray([1, 0], dtype=int32)")
 
 
 @array_function

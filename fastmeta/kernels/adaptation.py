@@ -60,6 +60,9 @@ def hvp(loss: Loss, params: Any, v: Any, batch: tuple[Any, ...]) -> Any:
     Returns:
         A tree like ``v``.
 
+    Raises:
+        ValueError: for a v or batches of different numbers of tasks.
+
     >>> import numpy as np
     >>> x = np.array([1.0, 2.0], np.float32)
     >>> hvp(lambda p, x: x * p * p * p, np.float32(1), np.ones(2, np.float32), (x,))

@@ -195,7 +195,7 @@ def number(n: Array, x: Array) -> Array:
     return n if type(n) in (float, int) else fa.astype(n, dtype=x.dtype)
 
 
-METRICS: dict[str, Callable[..., Array]] = {
+METRICS: dict[str, Callable[..., Array]] = {  # the distances of one task by the names that `pairwise_distance` takes, ``METRICS[name](x, y, scale)``
     "sqeuclidean": lambda x, y, _: _squared(x, y),
     "euclidean": _euclidean,
     "cosine": lambda x, y, _: fused(kernels.COSINE, _cosine, x, y),

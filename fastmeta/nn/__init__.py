@@ -1,6 +1,6 @@
 """Neural building blocks: images are [n, h, w, channels], convolution weights [kh, kw, in, out], linear weights [in, out].
 
-Labels are integers, losses are means.
+Labels are integers, losses are means.  Errors are those of `fastmeta.array`, and what a docstring tells.
 """
 
 from fastmeta.array import log_softmax, relu, sigmoid, softmax, tanh
