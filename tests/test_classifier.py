@@ -198,3 +198,23 @@ BAD = [
 def test_bad_input_is_refused(call, kind, message):
     with pytest.raises(kind, match=re.escape(message)):
         call()
+
+
+class Frame:
+    """As much of a data frame as a classifier asks for."""
+
+    def __init__(self, values, columns):
+        self.values, self.columns = values, columns
+
+    def __array__(self, dtype=None, copy=None):
+        return np.asarray(self.values, dtype)
+
+
+def test_columns_of_a_frame_are_those_of_fit():
+    x, y = np.random.default_rng(0).normal(size=(6, 2)), np.repeat([0, 1], 3)
+    c = fm.FewShotClassifier().fit(Frame(x, ["a", "b"]), y)
+    assert c.feature_names_in_.tolist() == ["a", "b"]
+    np.testing.assert_array_equal(c.predict(Frame(x, ["a", "b"])), c.predict(x))
+    with pytest.raises(ValueError, match=r"expected columns \['a', 'b'\], as in fit, got \['b', 'a'\]\. The feature names should match"):
+        c.predict(Frame(x[:, ::-1], ["b", "a"]))
+    assert not hasattr(c.fit(x, y), "feature_names_in_") and not hasattr(c.fit(Frame(x, [0, 1]), y), "feature_names_in_")

@@ -447,6 +447,8 @@ BAD = [
     (lambda p: fm.ProtoNet(MODEL, ways=0), ValueError, "[ProtoNet] expected ways at least 1, got 0"),
     (lambda p: fm.ProtoNet(MODEL).measure(p, changed(support_y=np.where(E.support_y == 1, 0, E.support_y))), ValueError,
      "[ProtoNet] expected support examples of every class 0..3, got class 1 without one in task 0"),
+    (lambda p: fm.ProtoNet(MODEL).measure(p, changed(support_y=np.where(E.support_y == 1, 2**30, E.support_y))), ValueError,
+     f"[ProtoNet] expected support examples of every class 0..{2**30}, got {E.support_y.shape[1]} examples in all"),
     (lambda p: fm.ProtoNet(MODEL).value_and_grad(p, changed(support_y=E.support_y - 1)), ValueError, "[ProtoNet] expected labels of at least 0, got -1"),
     (lambda p: fm.ProtoNet(MODEL).value_and_grad(p, changed(query_y=E.query_y + 1)), ValueError, "[ProtoNet] expected query labels in 0..3, the support's, got 1..4"),
     (lambda p: fm.ProtoNet(MODEL).measure(p, changed(query_y=1.0 * E.query_y)), TypeError, "[ProtoNet] expected query_y of whole numbers, the classes, got float64"),

@@ -95,6 +95,9 @@ class FewShotClassifier:
         # By name, not as the learner itself: what that has compiled cannot be pickled.
         self._head, self._transform, self._task = head, transform, task
         self._dtype, self.classes_, self.n_features_in_ = x.dtype, classes, x.shape[1]
+        vars(self).pop("feature_names_in_", None)
+        if (names := _names(X)) is not None:
+            self.feature_names_in_ = names
         return self
 
     def predict(self, X: Any) -> NDArray[Any]:
@@ -160,6 +163,10 @@ class FewShotClassifier:
     def _logits(self, X: Any) -> NDArray[Any]:
         if not hasattr(self, "classes_"):
             raise _not_fitted()
+        names, given = getattr(self, "feature_names_in_", None), _names(X)
+        if names is not None and given is not None and list(names) != list(given):
+            hint = "The feature names should match those that were passed during fit"
+            raise expected(NAME, f"columns {list(names)}, as in fit", list(given), ValueError, hint)
         x = _features(X, self.n_features_in_, self._dtype)
         # Up to a power of two, so that few programs serve any number of queries: a query's scores depend on no other.
         padded = np.pad(x, ((0, (1 << (len(x) - 1).bit_length()) - len(x)), (0, 0)), mode="edge")
@@ -191,6 +198,12 @@ def _overflow(what: str, dtype: np.dtype[Any]) -> ValueError:
 
 def _parameters() -> list[str]:
     return [name for name in inspect.signature(FewShotClassifier.__init__).parameters if name != "self"]
+
+
+def _names(X: Any) -> NDArray[Any] | None:
+    """The columns of a data frame, if they have names."""
+    columns = list(getattr(X, "columns", ()))
+    return np.array(columns, object) if columns and all(isinstance(name, str) for name in columns) else None
 
 
 def _features(X: Any, features: int | None = None, dtype: np.dtype[Any] | None = None) -> NDArray[Any]:

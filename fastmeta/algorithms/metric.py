@@ -186,6 +186,8 @@ class MetricLearner(Learner):
         classes = range(int(y.max()) + 1)
         if y.min() < self._least_label:
             raise expected(self._name, f"labels of at least {self._least_label}", int(y.min()))
+        if len(classes) > y.shape[-1]:  # before a row for each is made
+            raise expected(self._name, f"support examples of every class 0..{classes[-1]}", f"{y.shape[-1]} examples in all")
         present = (y[..., None, :] == np.arange(len(classes))[:, None]).any(axis=-1)
         if not present.all():
             *task, empty = (int(k) for k in np.argwhere(~present)[0])

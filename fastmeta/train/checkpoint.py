@@ -84,7 +84,7 @@ def save_checkpoint(
         "format_version": str(FORMAT_VERSION),
         "fastmeta_version": str(getattr(fastmeta, "__version__", "unknown")),
         "sampler_step": str(int(sampler_step)),
-        "config": _json(config),
+        "config": json_text("save_checkpoint", "config", config),
     }
     content = safetensors.numpy.save(tensors, metadata | {"crc32": str(_checksum(tensors, metadata))})
     with replacing(path) as file:
@@ -211,13 +211,14 @@ def _stored(key: str, leaf: Any) -> NDArray[Any]:
     return array.astype(array.dtype.newbyteorder("<"), copy=False)
 
 
-def _json(config: Mapping[str, Any]) -> str:
+def json_text(where: str, name: str, config: Mapping[str, Any]) -> str:
+    """The argument ``name`` of ``where`` as text, if JSON gives it back as it is."""
     try:
         text = json.dumps(dict(config), allow_nan=False, sort_keys=True)
     except (TypeError, ValueError) as error:
-        raise expected("save_checkpoint", "config of JSON values", error, TypeError) from None
+        raise expected(where, f"{name} of JSON values", error, TypeError) from None
     if json.dumps(json.loads(text), sort_keys=True) != text or not all(isinstance(key, str) for key in config):
-        raise expected("save_checkpoint", "config with text keys", "keys that JSON would change", TypeError)
+        raise expected(where, f"{name} with text keys", "keys that JSON would change", TypeError)
     return text
 
 

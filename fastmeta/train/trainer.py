@@ -29,7 +29,7 @@ from fastmeta.data.sampler import Sampler
 from fastmeta.errors import DivergedError, expected, whole
 from fastmeta.memory import MemoryEstimate, memory_estimate
 from fastmeta.optim import Optimizer, apply_updates
-from fastmeta.train.checkpoint import CHECKPOINT, load_checkpoint, save_checkpoint
+from fastmeta.train.checkpoint import CHECKPOINT, json_text, load_checkpoint, save_checkpoint
 from fastmeta.train.evaluate import evaluate
 from fastmeta.tree import tree_map
 
@@ -166,6 +166,8 @@ class Trainer:
             raise expected("Trainer", "a learner", type(learner).__name__, TypeError)
         if not callable(getattr(sampler, "batch", None)):
             raise expected("Trainer", "a sampler with batch(step)", type(sampler).__name__, TypeError)
+        if validation is not None and not callable(getattr(validation, "batch", None)):
+            raise expected("Trainer", "validation, a sampler with batch(step)", type(validation).__name__, TypeError)
         if not isinstance(optimizer, Optimizer):
             raise expected("Trainer", "an optimiser of fastmeta.optim", type(optimizer).__name__, TypeError)
         self.learner, self.sampler, self.optimizer = learner, sampler, optimizer
@@ -174,7 +176,7 @@ class Trainer:
         self.validation = validation
         self.validate_every = whole("Trainer", "validate_every", validate_every)
         self.validation_episodes = whole("Trainer", "validation_episodes", validation_episodes)
-        self.validation_steps = validation_steps
+        self.validation_steps = None if validation_steps is None else whole("Trainer", "validation_steps", validation_steps, least=0)
         self.patience = None if patience is None else whole("Trainer", "patience", patience)
         if patience is not None and validation is None:
             raise expected("Trainer", "validation tasks, which patience counts on", f"patience {patience} without validation")
@@ -184,6 +186,7 @@ class Trainer:
         self.out = None if out is None else Path(out)
         self.checkpoint_every = whole("Trainer", "checkpoint_every", checkpoint_every)
         self.settings = dict(settings or {})
+        json_text("Trainer", "settings", self.settings)  # not only at the first checkpoint
         self.prefetch = whole("Trainer", "prefetch", prefetch, least=0)
         self.report = report
         self._meta_step = jit(self._make_step())
