@@ -94,6 +94,19 @@ def test_whole_quotients_and_what_is_left() -> None:
     fm.testing.check_grads(fm.remainder, (normal((4, 5), np.float64), np.full(5, 0.37)))
 
 
+@pytest.mark.parametrize("y", [49, 98, 103, -7, 0.1, 0.3, 7.7, -1e-3])
+def test_whole_quotients_by_a_constant(y: float) -> None:
+    """A compiled division by what is the same for many is a product with its reciprocal, which may miss a whole number."""
+    for dtype in (np.int32, *FLOATS) if isinstance(y, int) else FLOATS:
+        x = (np.arange(-300, 301) * dtype(y)).astype(dtype)
+        if dtype in FLOATS:
+            x = np.concatenate([x, np.nextafter(x[x != 0], dtype(np.inf)), np.nextafter(x[x != 0], dtype(-np.inf))])
+        for f, of in ((fm.floor_divide, np.floor_divide), (fm.remainder, np.remainder)):
+            want = of(x, dtype(y))
+            np.testing.assert_array_equal(fm.jit(lambda x, f=f: f(x, y))(x), want)
+            np.testing.assert_array_equal(fm.jit(f)(np.stack([x, x]), np.full((2, 1), y, dtype)), np.stack([want, want]))
+
+
 def test_composed_reductions() -> None:
     x = (normal((3, 4, 5)) > 0.8).astype(np.float64) * normal((3, 4, 5), np.float64, 1)
     for v in (x, x.astype(np.float32), x.astype(bool), (x * 9).astype(np.int32), x[:, :0]):

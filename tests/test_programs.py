@@ -416,3 +416,15 @@ def test_more_than_one_pass_can_hold(f: Any) -> None:
 
     equal(fm.jit(f)(x), reference(f, x), "values")
     equal(fm.jit(fm.grad(scalar))(x), reference(fm.grad(scalar), x), "gradient")
+
+
+def test_a_comparison_that_one_equation_reads_in_two_ways() -> None:
+    """As it is, where it could be computed again, and repeated, from memory."""
+
+    def f(x: Any) -> list[Any]:
+        mask = x > 0.0
+        return [mask & mask[0], mask ^ fm.flip(mask, axis=1), fm.where(mask, x, 0.0)]
+
+    for rows in (1, 4):
+        x = np.random.default_rng(0).normal(size=(rows, 17))
+        equal(fm.jit(f)(x), reference(f, x), f"{rows} rows")

@@ -39,32 +39,38 @@ def remainder(x: Any, y: Any) -> Var:
 def _operands(name: str, x: Any, y: Any) -> tuple[Var, Var, str]:
     """Both in float64, where quotients are right to the last whole one, and the dtype of the result."""
     g = graph_of(name, [x, y])
-    dtype = common_dtype(name, [x, y])
-    x, y = broadcast_all(name, [converted(v, "f64", g) for v in (x, y)])
-    return x, y, dtype if dtype in FLOATS else "i32"
+    common = common_dtype(name, [x, y])
+    dtype = common if common in FLOATS else "i32"
+    x, y = broadcast_all(name, [sh.cast(converted(v, dtype, g), "f64") for v in (x, y)])
+    return x, y, dtype
 
 
 def _quotient(x: Var, y: Var, dtype: str) -> Var:
+    """floor(x / y); compiled, a division may be a product with 1 / y and so end up on the wrong side of a whole number."""
     if dtype not in FLOATS:
         zero = ew.apply(ew.EQUAL, y, 0.0)
-        return ew.where(zero, 0.0, ew.apply(ew.FLOOR, ew.divide(x, ew.where(zero, 1.0, y))))
-    q = ew.apply(ew.FLOOR, ew.divide(x, y))
-    sign = ew.apply(ew.SIGN, y)
-    beyond = ew.apply(ew.LESS, ew.multiply(_left(x, q, y), sign), 0.0)  # x / y was rounded up to the next whole number
-    q = ew.where(beyond, ew.subtract(q, 1.0), q)
-    apart = ew.apply(ew.LESS, ew.multiply(x, sign), 0.0)
+        y = ew.where(zero, 1.0, y)
+        return ew.where(zero, 0.0, _settled(x, ew.apply(ew.FLOOR, ew.divide(x, y)), y))
+    q = _settled(x, ew.apply(ew.FLOOR, ew.divide(x, y)), y)
+    apart = ew.apply(ew.LESS, ew.multiply(x, ew.apply(ew.SIGN, y)), 0.0)
     q = ew.where(_infinite(y), ew.where(apart, -1.0, ew.multiply(x, 0.0)), q)
     return ew.where(_infinite(x), ew.where(ew.apply(ew.EQUAL, y, 0.0), q, float("nan")), q)
 
 
+def _settled(x: Var, q: Var, y: Var) -> Var:
+    """The largest whole number not above x / y, which q is within one of."""
+    sign, more = ew.apply(ew.SIGN, y), ew.add(q, 1.0)
+    above = ew.apply(ew.LESS, ew.multiply(_left(x, q, y), sign), 0.0)
+    below = ew.apply(ew.GREATER_EQUAL, ew.multiply(_left(x, more, y), sign), 0.0)
+    return ew.where(above, ew.subtract(q, 1.0), ew.where(below, more, q))
+
+
 def _left(x: Var, q: Var, y: Var) -> Var:
-    """x - q y, rounded once (Dekker 1971): a rounded product would hide which side of it x is on."""
-    product = ew.multiply(q, y)
+    """x - q y by products of halves, which are exact, so that none is rounded whether or not it is fused with its sum (Dekker 1971)."""
     (q1, q2), (y1, y2) = _halves(q), _halves(y)
-    rest = ew.subtract(ew.multiply(q1, y1), product)
-    for a, b in ((q1, y2), (q2, y1), (q2, y2)):
-        rest = ew.add(rest, ew.multiply(a, b))
-    return ew.subtract(ew.subtract(x, product), rest)
+    for a, b in ((q1, y1), (q1, y2), (q2, y1), (q2, y2)):
+        x = ew.subtract(x, ew.multiply(a, b))
+    return x
 
 
 def _halves(x: Var) -> tuple[Var, Var]:

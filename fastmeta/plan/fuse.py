@@ -212,7 +212,7 @@ class _Fuser:
             and v.size < LARGE
             and v.id not in self.outputs
             and (any(i.op is CONST for i in v.ins) or v.ins[0] is v.ins[1])
-            and all(u.op.elementwise and any(through(i) is v for i in u.ins) for u in self.readers.get(v.id, ()))
+            and all(u.op.elementwise and all(through(i) is v for i in u.ins if root(i) is v) for u in self.readers.get(v.id, ()))
         )
 
     def product_sum(self, v: Var) -> bool:

@@ -375,7 +375,7 @@ def _cast(g: Graph, ins: tuple[Var, ...], at: tuple[Any, ...]) -> Var | None:
     if x.dtype == dtype:
         return x
     if x.op is CONST and np.isfinite(x.attrs[0]):
-        return g.const(DTYPES[dtype].type(x.attrs[0]).item(), x.shape, dtype)
+        return g.const(DTYPES[dtype].type(DTYPES[x.dtype].type(x.attrs[0])).item(), x.shape, dtype)
     if x.op is BROADCAST:
         return broadcast(g.emit(CAST, (x.ins[0],), at), *x.attrs)
     return None
