@@ -390,7 +390,8 @@ class Decoder {
     out.ct = read_operand(3, picked, Access::Read, out.dtype, "CT");
     out.index = read_operand(3, picked, Access::Read, I32, "IDX");
     out.out = read_operand(3, whole, Access::Write, out.dtype, "OUT");
-    count(product(picked, 3) + product(whole, 3));
+    out.adds = in_.next("adds of SCATTER", 0, 1) != 0;
+    count(product(picked, 3) + (out.adds ? Checked(0) : product(whole, 3)));
     return out;
   }
 
@@ -591,6 +592,8 @@ class Decoder {
     std::sort(nested_.begin(), nested_.end(), [](const Nested& x, const Nested& y) { return x.inner > y.inner; });
     for (const Nested& loop : nested_) work_[loop.outer] = add_work(work_[loop.outer], Checked(work_[loop.inner]) * loop.times);
     plan_.work = work_[0];
+    for (Instr& instr : plan_.blocks[0].instrs)
+      if (LoopSpec* loop = std::get_if<LoopSpec>(&instr.body)) loop->work = work_[loop->block];
     if (plan_.work > declared_work_) refuse("work", "at most the declared " + std::to_string(declared_work_), std::to_string(plan_.work));
   }
 

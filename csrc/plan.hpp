@@ -124,6 +124,7 @@ struct ScatterSpec {
   DType dtype;
   int64_t o, n, j, i;
   Operand ct, index, out;
+  bool adds;  // to what OUT holds; else to zeros
 };
 
 struct CumsumSpec {
@@ -208,6 +209,7 @@ struct LoopSpec {
   std::vector<std::pair<int, int>> swaps;
   std::vector<SumSpec> sums;
   int64_t sum_bytes;  // accumulator block of one group, a multiple of 64
+  int64_t work;       // of one iteration; counted, for loops of the outermost block
 };
 
 struct Instr {

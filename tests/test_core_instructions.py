@@ -421,11 +421,12 @@ def test_scatter(isa, dtype, make, shared_index, i):
     index = np.random.default_rng(2).integers(0, n, (o, j, 1 if shared_index else i), dtype=np.int32)
     b = Builder([(dtype, ct.shape), (np.int32, index.shape)], [(dtype, (o, n, i))])
     words = [code(dtype), o, n, j, i, *view(b.input(0), ct.shape, dtype).words, *view(b.input(1), index.shape, np.int32).to((o, j, i)).words]
-    b.emit(SCATTER, [*words, *view(b.output(0), (o, n, i), dtype, make=make).words])
     want = np.zeros((o, n, i), dtype)
     everywhere = np.broadcast_to(index, (o, j, i))
-    for a, c, e in itertools.product(range(o), range(j), range(i)):
-        want[a, everywhere[a, c, e], e] += ct[a, c, e]
+    for adds in (0, 1):  # first to zeros, then to what is there
+        b.emit(SCATTER, [*words, *view(b.output(0), (o, n, i), dtype, make=make).words, adds])
+        for a, c, e in itertools.product(range(o), range(j), range(i)):
+            want[a, everywhere[a, c, e], e] += ct[a, c, e]
     np.testing.assert_array_equal(make(b.run(ct, index)[0]), want)
 
 
@@ -440,7 +441,7 @@ def test_a_bad_index_among_rows(opcode, bad, at):
     index[min(at + 1, j - 1)] = bad
     b = Builder([(f32, rows), (np.int32, (j, 1))], [(f32, table)])
     three = [view(b.input(0), (1, *rows)), view(b.input(1), (1, j, 1), np.int32).to((1, j, i)), view(b.output(0), (1, *table))]
-    b.emit(opcode, [0, 1, n, j, i, *(word for v in three for word in v.words)])
+    b.emit(opcode, [0, 1, n, j, i, *(word for v in three for word in v.words), *[0] * (opcode == SCATTER)])
     with pytest.raises(tested.bad_index) as raised:
         b.run(sample(rows), index[:, None])
     assert raised.value.args[2:] == (bad, n)

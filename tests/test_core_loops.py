@@ -76,7 +76,7 @@ def test_bad_index_outside_tasks():
     for opcode in (GATHER, SCATTER):
         b = Builder([(f32, (1, 3, 1)), (np.int32, (1, 3, 1))], [(f32, (1, 3, 1))])
         words = [0, 1, 3, 3, 1, *view(b.input(0), (1, 3, 1)).words, *view(b.input(1), (1, 3, 1), np.int32).words, *view(b.output(0), (1, 3, 1)).words]
-        b.emit(opcode, words, tag=5)
+        b.emit(opcode, words + [0] * (opcode == SCATTER), tag=5)
         with pytest.raises(tested.bad_index) as caught:
             b.run(sample((1, 3, 1)), np.array([[[0], [3], [-7]]], np.int32))
         assert caught.value.args == (5, -1, 3, 3)

@@ -158,7 +158,7 @@ def everything():
     b.gemm(f32, (2,), 5, 4, [(6, view(b.input(0), (2, 5, 6)), view(b.input(1), (6, 4)).to((2, 6, 4)))], c, alpha=2.0, cin=view(b.const(), (4,)).to((2, 5, 4)), phases=[total])
     index = view(b.input(2), (2, 3, 4), np.int32)
     b.emit(GATHER, [0, 2, 5, 3, 4, *c.words, *index.words, *view(b.output(1), (2, 3, 4)).words])
-    b.emit(SCATTER, [0, 2, 5, 3, 4, *view(b.output(1), (2, 3, 4)).words, *index.words, *view(b.output(2), (2, 5, 4)).words])
+    b.emit(SCATTER, [0, 2, 5, 3, 4, *view(b.output(1), (2, 3, 4)).words, *index.words, *view(b.output(2), (2, 5, 4)).words, 0])
     b.emit(CUMSUM, [0, 2, 5, 4, 1, *c.words, *view(shared, (2, 5, 4), offset=160).words])
     b.emit(ARGREDUCE, [0, 2, 5, 4, 0, *c.words, *view(b.output(3), (2, 4), np.int32).words])
     b.emit(ORDER, [0, 2, 5, 4, 3, 1, *c.words, *view(b.output(5), (2, 3, 4), np.int32).words])

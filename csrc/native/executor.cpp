@@ -151,7 +151,7 @@ Footprint Program::footprint(int64_t length, int threads) const {
   for (const Instr& instr : plan_->blocks[0].instrs) {
     const LoopSpec* loop = std::get_if<LoopSpec>(&instr.body);
     if (!loop || !loop->parallel) continue;
-    const int64_t groups = group_count(loop->length == kRuntimeLength ? length : loop->length);
+    const int64_t groups = group_count(*loop, loop->length == kRuntimeLength ? length : loop->length);
     const GroupSums sums(groups, loop->sum_bytes, threads);
     f.sums = std::max(f.sums, sums.by_group ? allocated_bytes(sums.count * loop->sum_bytes) : sums.count * allocated_bytes(loop->sum_bytes));
     workers = std::max(workers, std::min<int64_t>(groups, threads));

@@ -132,7 +132,7 @@ void Gather::run_single(Worker& worker) const {
   }
 }
 
-Scatter::Scatter(int tag, const ScatterSpec& spec, const Kernels& kernels) : Instruction(tag), dtype_(spec.dtype), o_(spec.o), n_(spec.n), j_(spec.j), i_(spec.i), item_(item_size(spec.dtype)) {
+Scatter::Scatter(int tag, const ScatterSpec& spec, const Kernels& kernels) : Instruction(tag), dtype_(spec.dtype), o_(spec.o), n_(spec.n), j_(spec.j), i_(spec.i), item_(item_size(spec.dtype)), adds_(spec.adds) {
   const int64_t whole[] = {o_, n_, i_}, picked[] = {o_, j_, i_};
   ct_ = Strided(spec.ct, 3, picked);
   index_ = Strided(spec.index, 3, picked);
@@ -166,7 +166,7 @@ void Scatter::run(Worker& worker) const {
     }
     return;
   }
-  if (!zero(worker)) return;
+  if (!adds_ && !zero(worker)) return;
   if (rows_) {
     for (int64_t o = 0; o < o_; ++o) {
       const RowsArgs args{out_.at(worker) + o * out_.stride[0], index_.at(worker) + o * index_.stride[0], ct_.at(worker) + o * ct_.stride[0], n_, 0, i_, out_.stride[1], index_.stride[1], ct_.stride[1]};

@@ -38,6 +38,7 @@ class Scatter final : public Instruction {
   bool zero(Worker& worker) const;
   DType dtype_;
   int64_t o_, n_, j_, i_, item_;
+  bool adds_;
   Strided ct_, index_, out_;
   RowsFn rows_ = nullptr;
 };

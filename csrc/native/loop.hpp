@@ -4,12 +4,12 @@
 
 namespace fastmeta {
 
-// Groups of a parallel loop over `length` tasks, a function of this number only: sums are added group by group, in order,
-// so the groups decide the bits of the result.
-int64_t group_count(int64_t length);
+// Groups of a parallel loop over `length` tasks, a function of the plan and this number only: sums are added group by
+// group, in order, so the groups decide the bits of the result.
+int64_t group_count(const LoopSpec& loop, int64_t length);
 
-// The memory of the groups' sums, for so many workers. Has each group its own, to be added at the end? Else each worker
-// has, and adds it when it is its group's turn.
+// The memory of the groups' sums, for so many workers; the first group's are the results themselves. Has each of the
+// others its own, to be added at the end? Else each worker has, and adds it when it is its group's turn.
 struct GroupSums {
   GroupSums(int64_t groups, int64_t bytes, int64_t workers);
   bool by_group;
@@ -40,16 +40,16 @@ class Loop final : public Instruction {
   }
   void run_in_order(Worker& worker, int64_t length) const;
   void run_parallel(Worker& worker, int64_t length) const;
-  void run_group(Worker& worker, const Groups& groups, int64_t group, char* sums) const;
+  void run_group(Worker& worker, const Groups& groups, int64_t group, char* sums) const;  // sums of the first group: unused
   void run_in_turn(Worker& worker, Groups& groups, int64_t group) const;
   void add_groups(Worker& worker, const Groups& groups) const;
-  void add_part(const Worker& worker, size_t sum, int64_t part, const char* sums, bool first) const;
+  void add_part(const Worker& worker, size_t sum, int64_t part, const char* sums) const;
 
   const LoopSpec& spec_;
   const Program& program_;
   std::vector<Slice> slices_;
   std::vector<std::pair<Carry, Carry>> swaps_;
-  std::vector<int64_t> sum_offsets_, sum_sizes_;  // bytes, by sum
+  std::vector<int64_t> sum_offsets_;  // bytes, by sum
 };
 
 }  // namespace fastmeta

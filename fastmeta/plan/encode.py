@@ -436,13 +436,24 @@ class Block:
         axis = v.attrs[0]
         code = CODES[x.dtype]
         fold = self.fold
-        self.allocate(v)
+        summed = v.id in self.sums
+        adds = summed and self.e.kernels and not self.lives.readers.get(v.id)
+        if adds:
+            self.spots[v.id] = self.sums[v.id]
+        else:
+            self.allocate(v)
         if op is GATHER or op is SCATTER_ADD:
             whole = x if op is GATHER else v
             o, n, i = prod(whole.shape[:axis]), whole.shape[axis], prod(whole.shape[axis + 1 :])
             j = v.ins[1].shape[axis]
             payload = [code, o, n, j, i, *fold(x, axis), *fold(v.ins[1], axis), *fold(v, axis)]
+            if op is SCATTER_ADD:
+                payload.append(int(adds))
             self.instruction(I_GATHER if op is GATHER else I_SCATTER, v, payload, 8 * o * i * (j + n) + 64)
+            if summed and not adds:
+                pc = self.code(v.shape)
+                self.accumulate(pc, v)
+                self.instruction(PASS, v, [1, *pc.words(False)], 16 * v.size)
             return
         o, n, i = prod(x.shape[:axis]), x.shape[axis], prod(x.shape[axis + 1 :])
         if op is CUMSUM:

@@ -215,12 +215,12 @@ def results(g: Graph, outs: list[Var], of: Loop | None) -> list[Var]:
     """Results that each own memory written by an equation of this program, no two the same.
 
     A loop writes results of the whole program where they must go; in the body ``of`` another loop they are copied there,
-    and what that loop sums is the value of a pass or a product.
+    and what that loop sums is the value of a pass, a product or a scatter.
     """
     done: list[Var] = []
     summed = len(outs) if of is None else len(outs) - of.summed
     for k, x in enumerate(outs):
-        adds = k < summed or x.op.elementwise or x.op in PRODUCTS
+        adds = k < summed or x.op.elementwise or x.op in PRODUCTS or x.op is SCATTER_ADD
         if x.op.view or x.op in (INPUT, CONST, ARRAY) or x.op is PROJECT and of is not None or not adds or x in done:
             x = Var(COPY, (x,), (), x.shape, x.dtype, g)  # not merged with another copy of the same value
         done.append(x)

@@ -128,7 +128,7 @@ def _add(g: Graph, ins: tuple[Var, ...], at: tuple[Any, ...]) -> Var | None:
         x, y = y, x
     if is_const(y, 0.0):
         return x
-    done = _pull_broadcast(g, ew.ADD, ins) or _side_by_side(g, x, y)
+    done = _pull_broadcast(g, ew.ADD, ins) or _side_by_side(g, x, y) or _scattered(g, x, y)
     if done is not None or x.dtype not in FLOATS:
         return done
     if x is y:
@@ -404,6 +404,17 @@ def _side_by_side(g: Graph, x: Var, y: Var) -> Var | None:
         at = start + piece.shape[axis]
     zeros(x.shape[axis])
     return concat(tuple(pieces), axis)
+
+
+def _scattered(g: Graph, x: Var, y: Var) -> Var | None:
+    """The sum of two scatters is one of both, if that is less: what rows taken from one table, twice, become in its derivative."""
+    if x.op is not SCATTER_ADD or y.op is not SCATTER_ADD or x.attrs != y.attrs:
+        return None
+    axis, _ = x.attrs
+    (a, i), (b, j) = x.ins, y.ins
+    if a.size + b.size > x.size or [n for k, n in enumerate(i.shape) if k != axis] != [n for k, n in enumerate(j.shape) if k != axis]:
+        return None
+    return g.emit(SCATTER_ADD, (concat((a, b), axis), concat((i, j), axis)), x.attrs)
 
 
 def _padded_axis(v: Var) -> int | None:

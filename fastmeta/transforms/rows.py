@@ -6,6 +6,7 @@ A vector alone reads the weights once for as many multiply-adds as they have ele
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import NamedTuple
 
 from fastmeta.ops.index import GATHER, SCATTER_ADD
 from fastmeta.ops.linalg import INVERSE, LOGDET
@@ -14,24 +15,39 @@ from fastmeta.ops.product import MATMUL, matmul
 from fastmeta.ops.reduce import ARGMAX, ARGMIN, CUMSUM, MAX, MIN, SUM
 from fastmeta.ops.shape import BROADCAST, CONCAT, FLIP, PAD, PERMUTE, RESHAPE, SLICE, STOP_GRADIENT, permute, reshape
 from fastmeta.ops.structure import Loop
-from fastmeta.program import Var
+from fastmeta.program import DTYPES, Var
 from fastmeta.transforms.together import MULTIPLY_ADDS, Together, changed, equations
 
 MOST = 16  # tasks at a time: more do not read the weights much less often, and need more memory
-GROUPS = 8  # for threads to share, and half as many where that makes groups of two to four
+GROUPS = 8  # for threads to share, and half as many where that makes groups of two to four, or where weights are far
 LEAST = 1 << 13  # elements of weights that a task reads
-LARGEST = 1 << 14  # elements of a value that a task computes
+LARGEST = 1 << 14  # elements of a value that a task computes; four times as many where weights are far
+FAR = 1 << 21  # bytes of weights and sums that do not stay in the cache of a core
+
+
+class Cost(NamedTuple):
+    """Of one task, in elements that pass through the processor."""
+
+    reads: float = 0.0  # of shared weights, and of sums over tasks in order to add to them
+    rest: float = 0.0
+    largest: int = 0  # of the values that it computes
+    held: int = 0  # bytes of weights and sums
 
 
 def width(s: Loop, tasks: int) -> int:
     """How many tasks of a loop over tasks run as rows of products; 1 where that does not pay."""
-    most = min(MOST, max(tasks // GROUPS, min(4, 2 * tasks // GROUPS)))
-    if most < 2:
-        return 1
-    found: bool | None = s.body.memo.get("rows pay")
+    found: Cost | None = s.body.memo.get("rows")
     if found is None:
-        found = s.body.memo["rows pay"] = pays(s)
-    return evenly(tasks, most) if found else 1
+        found = s.body.memo["rows"] = cost(s)
+    far = found.held > FAR
+    if found.reads <= max(found.rest / (4 if far else 1), LEAST) or found.largest > (4 * LARGEST if far else LARGEST):
+        return 1
+    few = tasks // (GROUPS // 2)
+    if far:
+        most = min(MOST, tasks // 2 if found.reads > 8 * found.rest else few)
+    else:
+        most = min(MOST, max(tasks // GROUPS, min(4, few)))
+    return evenly(tasks, most) if most > 1 else 1
 
 
 def evenly(tasks: int, most: int) -> int:
@@ -40,23 +56,33 @@ def evenly(tasks: int, most: int) -> int:
     return next(whole, -(-tasks // -(-tasks // most)))
 
 
-def pays(s: Loop) -> bool:
-    """Whether to read shared weights, or sums over tasks in order to add to them, is most of a task's work."""
-    reads = rest = 0.0  # in elements
+def cost(s: Loop) -> Cost:
+    """What a task reads and computes; no reads where it has an operation without a rule."""
+    reads = rest = 0.0
+    largest = 0
+    held: dict[Var, int] = {}
     for e in equations(s):
         if e.given:
             continue
-        if not Rows.knows(e.v.op) or e.v.size > LARGEST and not e.added:
-            return False
+        if not Rows.knows(e.v.op):
+            return Cost()
+        if not e.added:
+            largest = max(largest, e.v.size)
         if e.v.op is MATMUL:
             rest += e.times * e.v.size * e.v.ins[0].shape[-1] / MULTIPLY_ADDS
+            weights = None
             if all(e.differs):
-                reads += e.times * e.v.size if e.added else 0
+                weights = e.v if e.added else None
             elif len(e.v.shape) == 2:
-                reads += e.times * e.v.ins[e.differs.index(False)].size
+                weights = e.v.ins[e.differs.index(False)]
+                while weights.op.view:
+                    weights = weights.ins[0]
+            if weights is not None:
+                reads += e.times * weights.size
+                held[weights] = weights.size * DTYPES[weights.dtype].itemsize
         elif not e.added:
             rest += e.times * e.v.size
-    return reads > max(rest, LEAST)
+    return Cost(reads, rest, largest, sum(held.values()))
 
 
 class Rows(Together):

@@ -242,6 +242,8 @@ class Binder:
             operand = self.operand(3 if middle or k == 0 else 2)
             first, *inner = (s * ITEM[operand.dtype] for s in operand.strides)
             payload += [operand.base, operand.offset, first, inner[0] if len(inner) == 2 else 0, inner[-1]]
+        if opcode == SCATTER:
+            self.next()  # to add to what is there is for kernels only
         return payload, o * (n + j) * i
 
     def loop(self, place: int) -> list[int]:
