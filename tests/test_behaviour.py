@@ -245,6 +245,47 @@ def test_same_bits_where_sums_are_too_large_for_each_group_to_have_its_own(tasks
     np.testing.assert_allclose(gradient[:: w.shape[0] // 7], want, rtol=1e-4, atol=1e-12)
 
 
+def test_same_bits_of_large_sums_of_much_work(threads: None) -> None:
+    """More groups than four, each adding its sums in turn."""
+    x = np.random.default_rng(0).standard_normal((20, 100, 50)).astype(F32)
+    w = np.linspace(-0.1, 0.1, 200_000, dtype=F32).reshape(50, -1)
+    f = fm.map_tasks(fm.value_and_grad(lambda w, x: fm.mean(fm.square(x @ w))), in_axes=(None, 0), reduce="mean")
+    seen = set()
+    for count in (1, 2, 3, 8, 2):
+        fm.set_num_threads(count)
+        value, gradient = f(w, x)
+        seen.add((value.tobytes(), gradient.tobytes()))
+    assert len(seen) == 1
+    exact = x.astype(np.float64)
+    np.testing.assert_allclose(gradient[:, ::99], np.mean([2 * a.T @ (a @ w[:, ::99]) for a in exact], 0) / (100 * 4000), rtol=2e-4, atol=1e-9)
+
+
+@pytest.mark.parametrize("tasks", [1, 7, 40])
+@pytest.mark.parametrize("entries", [90, 9_000])
+def test_gradients_of_a_table_that_tasks_take_few_rows_of(tasks: int, entries: int, threads: None) -> None:
+    """Of both sets' rows: in sums that are near, and in sums that are more than the tasks' work."""
+    of_seed = np.random.default_rng(tasks)
+    table, support, query = of_seed.normal(size=(entries, 16)), of_seed.integers(0, entries, (tasks, 5)), of_seed.integers(0, entries, (tasks, 3, 2))
+
+    def loss(table, support, query):
+        return fm.sum(fm.tanh(fm.take(table, query, axis=0) @ fm.mean(fm.take(table, support, axis=0), axis=0)))
+
+    f = fm.map_tasks(fm.value_and_grad(loss), in_axes=(None, 0, 0), reduce=("sum", "mean"))
+    want = np.zeros_like(table)
+    for s, q in zip(support, query, strict=True):
+        mean = table[s].mean(0)
+        slope = 1 - np.tanh(table[q] @ mean) ** 2
+        np.add.at(want, q, slope[..., None] * mean)
+        np.add.at(want, s, (slope[..., None] * table[q]).sum((0, 1)) / 5)
+    seen = set()
+    for count in (1, 2, 8):
+        fm.set_num_threads(count)
+        _, gradient = f(table, support, query)
+        seen.add(gradient.tobytes())
+    assert len(seen) == 1
+    np.testing.assert_allclose(gradient, want / tasks, rtol=1e-10, atol=1e-14)
+
+
 def test_more_threads_than_the_machine_has(threads: None) -> None:
     f, args = meta_step(), arguments(200)
     want = bits(f(*args))

@@ -106,13 +106,14 @@ def test_a_bad_index_tells_its_task():
 
 
 def test_what_does_not_pay_runs_task_by_task():
-    """Products of many rows; weights of each task; weights that a cache next to the processor holds; too many values; operations without a rule."""
+    """Products of many rows, but with weights that leave the caches; weights of each task; weights that a cache next to the processor holds; too many values; operations without a rule."""
 
     def pays(f, *shape, w=(120, 120)) -> bool:
         return together(fm.map_tasks(lambda w, x: fm.sum(fm.tanh(f(w, x))), in_axes=(None, 0)), rng.normal(size=w), rng.normal(size=shape))
 
     assert pays(lambda w, x: x @ w, 32, 1, 120) and pays(lambda w, x: w @ x, 32, 120, 1) and pays(lambda w, x: x @ w, 32, 10, 120)
-    assert not pays(lambda w, x: x @ w, 32, 40, 120)
+    assert not pays(lambda w, x: x @ w, 32, 40, 120) and pays(lambda w, x: x @ w, 32, 40, 600, w=(600, 500))
+    assert not pays(lambda w, x: x @ w, 32, 90, 600, w=(600, 500))
     assert not pays(lambda w, x: (x @ w) @ (x.T @ x), 32, 40, 120)
     assert not pays(lambda w, x: x[:1] @ x, 32, 120, 120)
     assert not pays(lambda w, x: x @ w, 32, 1, 60, w=(60, 60))
