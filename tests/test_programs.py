@@ -425,6 +425,6 @@ def test_a_comparison_that_one_equation_reads_in_two_ways() -> None:
         mask = x > 0.0
         return [mask & mask[0], mask ^ fm.flip(mask, axis=1), fm.where(mask, x, 0.0)]
 
-    for rows in (1, 4):
-        x = np.random.default_rng(0).normal(size=(rows, 17))
-        equal(fm.jit(f)(x), reference(f, x), f"{rows} rows")
+    for n in (1, 4):
+        x = np.random.default_rng(0).normal(size=(n, 17))
+        equal(fm.jit(f)(x), reference(f, x), f"{n} rows")
