@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
+import torch
 from hosts import BACKENDS, PURE
 
 import fastmeta as fm
@@ -81,6 +82,8 @@ ARRAY_CASES = [
     case("astype-name", lambda x: fm.astype(x, dtype="real"), ones(2), error=TypeError, message=r"\[astype\] expected dtype .*, got real"),
     # reductions
     case("sum-axis", lambda x: fm.sum(x, axis=2), ones(2), message=r"\[sum\] " + IN_AXIS),
+    case("sum-axis-traced", lambda x, axis: fm.jit(lambda x, axis: fm.sum(x, axis=axis))(x, axis), ones(2), ints(0), error=TypeError, message=r"\[sum\] expected axes that are known while tracing, got a traced array\. Fix them inside of the function"),
+    case("sum-by-name", lambda x: fm.sum(x=x, axis=0), ones(2), error=TypeError, message=r"\[sum\] expected arrays by place, got x="),
     case("sum-axis-twice", lambda x: fm.sum(x, axis=(0, -1)), ones(2), message=r"\[sum\] expected different axes, got \(0, -1\)"),
     case("mean-axis-text", lambda x: fm.mean(x, axis="0"), ones(2), message=r"\[mean\] expected an axis in -1\.\.0 of \(2,\), got 0"),
     case("mean-empty", lambda x: fm.mean(x, axis=0), ones(0, 3), message=r"\[mean\] expected at least one element, got \(0, 3\)"),
@@ -547,6 +550,9 @@ LEARNER_CASES = [
     case("inner-steps", lambda: maml(inner_steps=0), message=r"\[MAML\] expected inner steps at least 1, got 0"),
     case("order", lambda: maml(order=3), message=r"\[MAML\] expected order 1 or 2, got 3"),
     case("maml-option", lambda: maml(outer_lr=1.0), error=TypeError, message=r".*unexpected keyword argument 'outer_lr'"),
+    case("maml-module", lambda: fm.MAML(torch.nn.Linear(3, 2)), error=TypeError, message=r"\[MAML\] expected model a function of fastmeta's, got the PyTorch module Linear\. fastmeta\.interop\.torch\.from_torch"),
+    case("set-learner-module", lambda: fm.NeuralProcess(fm.models.MLP((2, 3)), torch.nn.Linear(3, 2)), error=TypeError, message=r"\[NeuralProcess\] expected decoder a function of fastmeta's, got the PyTorch module Linear"),
+    case("predict-unadapted", lambda: fm.ProtoNet(fm.models.MLP((3, 2))).predict(fm.models.MLP((3, 2)).init(0), ones(4, 3)), error=TypeError, message=r"\[ProtoNet\] expected what adapt made of a support set, got list"),
     case("mlp-sizes", lambda: fm.models.MLP((3,)), message=r"\[MLP\] expected two sizes or more, each at least 1, got \(3,\)"),
     case("mlp-activation", lambda: fm.models.MLP((3, 2), activation="mish"), message=r"\[MLP\] expected activation one of .*, got 'mish'"),
     case("mlp-layers", lambda: fm.models.MLP((3, 2))([], ones(1, 3)), message=r"\[MLP\] expected 1 layers of parameters, got 0"),

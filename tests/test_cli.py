@@ -125,6 +125,15 @@ def test_divergence_is_one_line_and_exit_code_1():
     assert "at inner step" in result.stderr
 
 
+def test_more_memory_than_there_is_is_one_line(monkeypatch):
+    def train(*args, **options):
+        raise MemoryError("Unable to allocate 82.0 GiB")
+
+    monkeypatch.setattr(commands, "train", train)
+    result = sinusoid("--steps", 1, "--out", "o")
+    assert (result.exit_code, result.stderr) == (1, "error: Unable to allocate 82.0 GiB\n")
+
+
 def test_eval_of_a_checkpoint():
     sinusoid("--steps", 10, "--out", "o", "--quiet")
     trained = json.loads(Path("o/result.json").read_text())

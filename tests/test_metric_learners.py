@@ -491,3 +491,10 @@ BAD = [
 def test_bad_input_is_refused(call, kind, message, backend):
     with pytest.raises(kind, match=re.escape(message)):
         call(WEIGHTS)
+
+
+@pytest.mark.parametrize("learner", [fm.ProtoNet(MLP((2, 3))), fm.MAML(MLP((2, 2)))])
+def test_examples_may_be_lists(learner):
+    x = [[0.0, 1.0], [2.0, -1.0]]
+    adapted = learner.adapt(learner.init(0), x, [0, 1])
+    np.testing.assert_array_equal(learner.predict(adapted, x), learner.predict(adapted, np.float32(x)))

@@ -142,6 +142,14 @@ def test_refusals(tmp_path, monkeypatch):
     monkeypatch.setattr(reproduce, "REPLICATIONS", {"tiny": replace(TINY, version=2)})
     refused = run("tiny")
     assert refused.exit_code == 1 and "another one's" in refused.stderr
+    (tmp_path / "o" / "tiny.json").write_text("{")
+    refused = run("tiny")
+    assert refused.exit_code == 1 and "tiny.json. Remove it" in refused.stderr
+
+
+def test_the_list_as_json():
+    listed = json.loads(run("--list", "--json").stdout)
+    assert listed["tiny"] == {"learner": "MAML", "ways": 2, "shots": 1, "steps": 6, "minutes": TINY.minutes}
 
 
 @pytest.mark.parametrize("name", REPLICATIONS)

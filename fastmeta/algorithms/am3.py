@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from fastmeta import array as fa
-from fastmeta.algorithms.learner import initial
+from fastmeta.algorithms.learner import functions, initial
 from fastmeta.algorithms.protonet import ProtoNet
 from fastmeta.errors import expected
 from fastmeta.trace import Array
@@ -49,9 +49,7 @@ class AM3(ProtoNet):
         temperature: float = 1.0, ways: int | None = None, batch_norm: str = "batch",
     ):  # fmt: skip
         super().__init__(model, metric, temperature, ways, batch_norm)
-        for name, value in (("transform", transform), ("mixer", mixer)):
-            if not callable(value):
-                raise expected(self._name, f"{name} a function", type(value).__name__, TypeError)
+        functions(self._name, transform=transform, mixer=mixer)
         self.transform: Any = transform  # callables; ours have init
         self.mixer: Any = mixer
 

@@ -9,8 +9,8 @@ from fastmeta import array as fa
 from fastmeta import nn
 from fastmeta.algorithms import learner
 from fastmeta.algorithms.flat import along, no_directions
+from fastmeta.algorithms.learner import functions
 from fastmeta.algorithms.maml import MAML
-from fastmeta.errors import expected
 from fastmeta.trace import Array
 
 __all__ = ["ConditionalMAML"]
@@ -57,8 +57,7 @@ class ConditionalMAML(MAML):
         batch_norm: str = "batch",
     ):
         super().__init__(model, loss, inner_lr, inner_steps, order, inner_clip, batch_norm)
-        if not callable(features):
-            raise expected(self._name, "features a function", type(features).__name__, TypeError)
+        functions(self._name, features=features)
         self.features: Any = features  # a callable; ours have init and outputs
 
     def init(self, seed: int = 0) -> Any:

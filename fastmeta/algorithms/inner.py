@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastmeta import array as fa
-from fastmeta.algorithms.learner import Learner, Loss, accuracy, examples, initial
+from fastmeta.algorithms.learner import Learner, Loss, accuracy, examples, functions, initial
 from fastmeta.compile import jit
 from fastmeta.errors import expected, whole
 from fastmeta.gradients import value_and_grad
@@ -60,9 +60,7 @@ class InnerLoop(Learner):
         inner_steps: int,
         batch_norm: str = "batch",
     ):
-        for name, value in (("model", model), ("loss", loss)):
-            if not callable(value):
-                raise expected(self._name, f"{name} a function", type(value).__name__, TypeError)
+        functions(self._name, model=model, loss=loss)
         self.model: Any = model  # a callable; ours have init and init_state, plain functions start elsewhere
         self.loss_function = loss
         self.inner_steps = whole(self._name, "inner steps", inner_steps, 1)
@@ -111,7 +109,7 @@ class InnerLoop(Learner):
 
     def predict(self, adapted: Any, x: Array, state: Any = (), steps: int | None = None) -> Array:
         """The model's outputs for x [n, ...], of weights adapted by ``steps`` (``inner_steps`` if None)."""
-        return self._predicting(adapted, x, self._checked(state), self._steps(steps))
+        return self._predicting(adapted, self._examples(x), self._checked(state), self._steps(steps))
 
     def measure(self, params: Any, episodes: Any, steps: int | None = None, state: Any = ()) -> dict[str, NDArray[Any]]:
         """Per task: query "losses" [tasks, steps + 1] before and after every inner step, "inner_losses" [tasks, steps],

@@ -150,6 +150,10 @@ class Learner(ABC):
     def _name(self) -> str:
         return type(self).__name__
 
+    def _examples(self, x: Any) -> Array:
+        """The examples that `predict` was given, lists too, as an array."""
+        return x if is_array(x) else as_array(x)
+
     def _parts(self, episodes: Any) -> tuple[Any, ...]:
         """The parts of an episode or a batch of episodes: four, or five if the learner is ``described``."""
         names = (*PARTS, "metadata") if self.described else PARTS
@@ -190,6 +194,16 @@ def initial(where: str, model: Any, seed: int, stream: int = 0) -> Any:
     if not callable(getattr(model, "init", None)):
         raise expected(where, "a model with init(seed)", type(model).__name__, TypeError, "A plain function's parameters are given, to Trainer as params")
     return model.init(int(np.random.default_rng([seed, stream]).integers(2**31)) if stream else seed)
+
+
+def functions(where: str, **given: Any) -> None:
+    """Refuses what is to be a function, of parameters and x or of outputs and targets, and is none that can be traced."""
+    for name, value in given.items():
+        if not callable(value):
+            raise expected(where, f"{name} a function", type(value).__name__, TypeError)
+        if any(c.__module__.startswith("torch.nn.") for c in type(value).__mro__):
+            hint = "fastmeta.interop.torch.from_torch(module, example) gives a function and its parameters"
+            raise expected(where, f"{name} a function of fastmeta's", f"the PyTorch module {type(value).__name__}", TypeError, hint)
 
 
 def features(where: str, name: str, model: Any) -> int:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from fastmeta import array as fa
 from fastmeta import nn
-from fastmeta.algorithms.learner import Learner, Loss, accuracy, examples, initial, no_steps
+from fastmeta.algorithms.learner import Learner, Loss, accuracy, examples, functions, initial, no_steps
 from fastmeta.compile import jit
 from fastmeta.errors import expected, whole
 from fastmeta.loops import map_tasks
@@ -54,8 +54,7 @@ class MetricLearner(Learner):
     """
 
     def __init__(self, model: Callable[..., Any], ways: int | None = None, batch_norm: str = "batch"):
-        if not callable(model):
-            raise expected(self._name, "model a function", type(model).__name__, TypeError)
+        functions(self._name, model=model)
         self.model: Any = model  # a callable; ours have init and init_state, plain functions start elsewhere
         self.ways = None if ways is None else whole(self._name, "ways", ways)
         self.batch_norm = one_mode(self._name, batch_norm, MODES, model)
@@ -120,8 +119,10 @@ class MetricLearner(Learner):
 
     def predict(self, adapted: Any, x: Array, state: Any = ()) -> Array:
         """Scores [n, ways] of x [n, ...], the logits of its classes; by the state that `adapt` had unless another is given."""
+        if not isinstance(adapted, tuple) or len(adapted) != 3:
+            raise expected(self._name, "what adapt made of a support set", type(adapted).__name__, TypeError)
         params, task, adapted_state = adapted
-        return self._predicting(params, task, x, self._checked(state or adapted_state))
+        return self._predicting(params, task, self._examples(x), self._checked(state or adapted_state))
 
     def measure(self, params: Any, episodes: Any, steps: int | None = None, state: Any = ()) -> dict[str, NDArray[Any]]:
         """Per task: query "losses" and "accuracies" [tasks, 1]; there are no inner steps."""

@@ -62,7 +62,7 @@ class NeuralProcess(SetLearner):
 
     def distribution(self, adapted: Any, x: Array) -> tuple[Array, Array]:
         """Mean and standard deviation, both [n, targets], of the normal distribution of each target of x [n, ...]."""
-        result: tuple[Array, Array] = self._predicting(adapted, x)
+        result: tuple[Array, Array] = self._predicting(adapted, self._examples(x))
         return result
 
     def __repr__(self) -> str:

@@ -10,7 +10,7 @@ import numpy as np
 
 from fastmeta import array as fa
 from fastmeta import nn
-from fastmeta.algorithms.learner import initial
+from fastmeta.algorithms.learner import functions, initial
 from fastmeta.algorithms.metric import MetricLearner
 from fastmeta.errors import expected
 from fastmeta.trace import Array
@@ -42,8 +42,7 @@ class RelationNet(MetricLearner):
 
     def __init__(self, model: Callable[..., Any], relation: Callable[..., Any], ways: int | None = None):
         super().__init__(model, ways)
-        if not callable(relation):
-            raise expected(self._name, "relation a function", type(relation).__name__, TypeError)
+        functions(self._name, relation=relation)
         self.relation: Any = relation  # a callable; ours have init
 
     def init(self, seed: int = 0) -> Any:

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastmeta import array as fa
-from fastmeta.algorithms.learner import Learner, Loss, examples, no_steps
+from fastmeta.algorithms.learner import Learner, Loss, examples, functions, no_steps
 from fastmeta.compile import jit
 from fastmeta.errors import expected
 from fastmeta.loops import map_tasks
@@ -43,10 +43,8 @@ class SetLearner(Learner):
     (1.0, 2.0, array([2.], dtype=float32))
     """
 
-    def __init__(self, **functions: Callable[..., Any]):
-        for name, function in functions.items():
-            if not callable(function):
-                raise expected(self._name, f"{name} a function", type(function).__name__, TypeError)
+    def __init__(self, **nets: Callable[..., Any]):
+        functions(self._name, **nets)
         self._adapting = jit(lambda params, *support: self._fit(*self._given(params, support)))
         self._predicting = jit(self._outputs)
         self._measuring = map_tasks(lambda params, episode: self.loss(params, episode)[1], in_axes=(None, 0))
@@ -67,7 +65,7 @@ class SetLearner(Learner):
 
     def predict(self, adapted: Any, x: Array, state: Any = ()) -> Array:
         """The outputs for x [n, ...]."""
-        return self._predicting(adapted, x)
+        return self._predicting(adapted, self._examples(x))
 
     def measure(self, params: Any, episodes: Any, steps: int | None = None, state: Any = ()) -> dict[str, NDArray[Any]]:
         """Per task: query "losses" [tasks, 1], and for classification "accuracies" alike; there are no inner steps."""

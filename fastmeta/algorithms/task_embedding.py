@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastmeta import array as fa
-from fastmeta.algorithms.learner import Learner, Loss, initial
+from fastmeta.algorithms.learner import Learner, Loss, functions, initial
 from fastmeta.algorithms.sets import encoded
 from fastmeta.compile import jit
 from fastmeta.errors import expected
@@ -54,9 +54,7 @@ class TaskEmbedding(Learner):
     def __init__(
         self, model: Callable[..., Any], optimum: Callable[[Array, Array], Array], head: Callable[..., Any] | None = None
     ):
-        for name, value in (("model", model), ("optimum", optimum), ("head", head)):
-            if not callable(value) and (name, value) != ("head", None):
-                raise expected("TaskEmbedding", f"{name} a function", type(value).__name__, TypeError)
+        functions("TaskEmbedding", model=model, optimum=optimum, **({} if head is None else {"head": head}))
         self.model: Any = model  # callables; ours have init, plain functions start elsewhere
         self.head: Any = head
         self.optimum = optimum
@@ -104,7 +102,7 @@ class TaskEmbedding(Learner):
 
     def predict(self, adapted: Any, x: Array, state: Any = ()) -> Array:
         """The Euclidean distances [tasks] to the embeddings x [tasks, features] of other tasks."""
-        return pairwise_distance(fa.expand_dims(adapted, axis=0), x, metric="euclidean")[0]
+        return pairwise_distance(fa.expand_dims(adapted, axis=0), self._examples(x), metric="euclidean")[0]
 
     def measure(self, params: Any, episodes: Any, steps: int | None = None, state: Any = ()) -> dict[str, NDArray[Any]]:
         """Per task: "losses" [tasks, 1], the mean over the other tasks of the batch."""

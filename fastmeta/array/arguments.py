@@ -28,6 +28,7 @@ def array_function(f: Callable[..., Var], operands: Sequence[str] = ()) -> Calla
     """
     parameters = inspect.signature(f).parameters.values()
     names = [p.name for p in parameters if p.kind is p.KEYWORD_ONLY]
+    by_place = frozenset(p.name for p in parameters) - frozenset(names)
     arrays = sys.maxsize if any(p.kind is p.VAR_POSITIONAL for p in parameters) else len(parameters) - len(names)
 
     @functools.wraps(f)
@@ -38,6 +39,8 @@ def array_function(f: Callable[..., Var], operands: Sequence[str] = ()) -> Calla
             if len(args) - arrays > len(names) or more.keys() & static:
                 raise located(TypeError(f"[{f.__name__}] expected at most {arrays + len(names)} arguments, each once, got {len(args)} and {list(static)}"))
             args, static = args[:arrays], static | more
+        if not by_place.isdisjoint(static):
+            raise located(TypeError(f"[{f.__name__}] expected arrays by place, got {' and '.join(f'{name}=' for name in sorted(by_place & static.keys()))}"))
         args = tuple(beside_float32(args))
         try:
             if t is None:
@@ -209,6 +212,8 @@ def axes_of(where: str, x: Var, axis: Axis) -> tuple[int, ...]:
     if axis is None:
         return tuple(range(n))
     axes = axis if isinstance(axis, tuple) else (axis,)
+    if any(isinstance(a, Tracer) for a in axes):
+        raise expected(where, "axes that are known while tracing", "a traced array", TypeError, f"Fix them inside of the function: lambda x: fm.{where}(x, axis=0)")
     if any(isinstance(a, bool) or not isinstance(a, int | np.integer) or not -n <= a < n for a in axes):
         raise expected(where, f"an axis in {-n}..{n - 1} of {x.shape}" if n else "an array of at least one axis", axis if n else x.shape)
     out = tuple(sorted(int(a) % n for a in axes))

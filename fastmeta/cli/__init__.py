@@ -45,7 +45,7 @@ def _shown(error: Exception) -> int:
             return int(code)
     elif isinstance(error, Usage):
         message, code = str(error), 2
-    elif isinstance(error, ValueError | TypeError | IndexError | OSError | RuntimeError):
+    elif isinstance(error, ValueError | TypeError | IndexError | OSError | RuntimeError | MemoryError):
         message, code = str(error) or type(error).__name__, 1
     else:
         raise error
@@ -230,12 +230,13 @@ def _reproduce(
     json: Json = False,
 ) -> None:
     """Train and test published experiments by name; the same command again goes on where it was interrupted."""
+    show = commands.Show(quiet, json)
     if list_names:
-        typer.echo(reproduce.names())
+        reproduce.list_all(show)
         return
     if not names:
         raise Usage("reproduce: expected a name (see --list), got none.")
-    reproduce.queue(names, data, out, minutes, commands.Show(quiet, json), threads)
+    reproduce.queue(names, data, out, minutes, show, threads)
 
 
 @app.command("bench")

@@ -24,13 +24,13 @@ from fastmeta.train.evaluate import evaluate
 from fastmeta.train.trainer import Progress, Trained, Trainer
 
 
-def names() -> str:
+def list_all(show: Show) -> None:
     """A line for every configuration."""
     width = max(map(len, REPLICATIONS))
-    return "\n".join(
-        f"{name:{width}}  {r.learner}, {r.ways}-way {r.shots}-shot, at most {r.steps:,} meta-steps or {r.minutes:g} min"
-        for name, r in REPLICATIONS.items()
-    )
+    for name, r in REPLICATIONS.items():
+        show.tell(f"{name:{width}}  {r.learner}, {r.ways}-way {r.shots}-shot, at most {r.steps:,} meta-steps or {r.minutes:g} min")
+    of = ("learner", "ways", "shots", "steps", "minutes")
+    show.result({name: {field: getattr(r, field) for field in of} for name, r in REPLICATIONS.items()})
 
 
 def queue(
@@ -55,8 +55,15 @@ def queue(
         else:
             r = REPLICATIONS[name]
             _one(name, r if minutes is None else replace(r, minutes=minutes), data, path, show)
-        results[name] = json.loads(path.read_text())["metrics"]
+        results[name] = _metrics(path)
     show.result(results)
+
+
+def _metrics(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text())["metrics"]
+    except (ValueError, KeyError, TypeError):
+        raise expected("reproduce", "a result that was written to its end", f"{path}", ValueError, "Remove it to train again") from None
 
 
 def _one(name: str, r: Replication, data: str | None, path: Path, show: Show) -> None:
