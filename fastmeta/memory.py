@@ -52,7 +52,7 @@ def memory_estimate(f: Callable[..., Any], *args: Any) -> MemoryEstimate:
     f is what a transform returned (`map_tasks`, `jit`, ...), which keeps the program for the call to come, or any function
     that `jit` takes, a learner's ``value_and_grad`` among them.  It counts the threads in use (`set_num_threads`) and the
     number of tasks in ``args``; values of args do not matter.  Results of earlier calls that are still held are not counted.
-    Errors: RuntimeError on a backend without plans (numpy); those of f for its arguments.
+    Errors: RuntimeError on another backend than native; those of f for its arguments.
 
     >>> import numpy as np
     >>> from fastmeta.loops import map_tasks

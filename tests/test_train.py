@@ -315,6 +315,7 @@ BAD = [
     (lambda: trainer().run(0), ValueError, "steps at least 1"),
     (lambda: trainer().run(1.5), TypeError, "steps a whole number"),
     (lambda: trainer().run(5, "nowhere.safetensors"), FileNotFoundError, "no file at nowhere"),
+    (lambda: evaluate(regression(), regression().init(), Sinusoid().batch(0)), TypeError, r"\[evaluate\] expected a sampler with batch\(step\), got Episode"),
     (lambda: evaluate(regression(), regression().init(), Sinusoid(), episodes=0), ValueError, "episodes at least 1"),
 ]
 

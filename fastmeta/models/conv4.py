@@ -20,7 +20,7 @@ HEADS = ("flatten", "mean")
 
 
 class Conv4:
-    """Four blocks of 3x3 convolution, batch norm, ReLU and 2x2 max-pooling, then a linear layer.
+    """Four blocks of 3x3 convolution, batch norm (epsilon 1e-3, as in MAML's code), ReLU and 2x2 max-pooling, then a linear layer.
 
     With ``strided`` the convolutions have stride 2 and there is no pooling.  ``head`` says how the last map, [h, w,
     channels], meets the linear layer: flattened, or as its mean over h and w.  With ``classes`` None there is no linear layer:

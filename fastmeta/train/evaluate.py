@@ -39,6 +39,8 @@ def evaluate(
     >>> result["tasks"], len(result["losses"])
     (20, 4)
     """
+    if not callable(getattr(sampler, "batch", None)):
+        raise expected("evaluate", "a sampler with batch(step)", type(sampler).__name__, TypeError, "learner.evaluate(params, episodes) is for one batch")
     wanted = whole("evaluate", "episodes", episodes)
     parts: list[dict[str, Any]] = []
     have, step = 0, start

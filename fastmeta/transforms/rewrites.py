@@ -1,7 +1,7 @@
 """Rewrite rules, applied as equations are emitted: each looks at one equation and its operands only.
 
 They keep the meaning of NaN and infinity (no x * 0 = 0, no x - x = 0; zeros of derivatives are symbolic and never
-emitted).  What they buy, measured on second-order programs, is in docs/architecture.md.
+emitted).
 A constant factor travels outwards, so that it meets the update it belongs to: (c x) @ y = c (x @ y).
 """
 
