@@ -9,11 +9,11 @@ namespace device {
 constexpr int64_t kIndexUnit = kTeamLanes;
 constexpr int64_t kFewColumns = 64, kSmallScan = int64_t{1} << 22;
 
-// GATHER and SCATTER: dtype, O, N, J, I, then three operands of rank 3; CUMSUM and ARGREDUCE: dtype, O, N, I, flag, operands.
+// GATHER and SCATTER: dtype, O, N, J, I, then three operands of rank 3, and SCATTER's flag; CUMSUM and ARGREDUCE: dtype, O, N, I, flag, operands.
 struct IndexWords {
   int type;
   int64_t o, n, j, i;
-  bool flag;  // reverse, or the smallest
+  bool flag;  // reverse, or the smallest, or to add to what is there
   const int64_t *first, *second, *third;
 
   FM_BOTH explicit IndexWords(const int64_t* instr) {
@@ -22,10 +22,10 @@ struct IndexWords {
     o = instr[4], n = instr[5];
     j = indexed ? instr[6] : 1;
     i = indexed ? instr[7] : instr[6];
-    flag = !indexed && instr[7] != 0;
     first = instr + 8;
     second = first + 6;
     third = second + 6;
+    flag = instr[0] == kScatter ? third[6] != 0 : !indexed && instr[7] != 0;
   }
   FM_BOTH int64_t indices() const { return o * j * i; }
   FM_BOTH int64_t columns() const { return o * i; }
@@ -84,7 +84,7 @@ FM_NOINLINE void gather_unit(const Team& team, const Frame& frame, const int64_t
 template <class T> FM_DEVICE void scatter_target(const Frame& frame, const IndexWords& w, int64_t flat) {
   int64_t o = flat;
   const int64_t i = split(o, w.i), n = split(o, w.n);
-  T sum = T(0);
+  T sum = w.flag ? *at3<T>(frame, w.third, o, n, i) : T(0);
   for (int64_t j = 0; j < w.j; ++j)
     if (index_at(frame, w, o, j, i) == n) sum = add(sum, *at3<const T>(frame, w.first, o, j, i));
   *at3<T>(frame, w.third, o, n, i) = sum;
@@ -93,7 +93,7 @@ template <class T> FM_DEVICE void scatter_target(const Frame& frame, const Index
 template <class T> FM_DEVICE void scatter_column(const Frame& frame, const IndexWords& w, int64_t flat) {
   int64_t o = flat;
   const int64_t i = split(o, w.i);
-  for (int64_t n = 0; n < w.n; ++n) *at3<T>(frame, w.third, o, n, i) = T(0);
+  for (int64_t n = 0; n < w.n && !w.flag; ++n) *at3<T>(frame, w.third, o, n, i) = T(0);
   for (int64_t j = 0; j < w.j; ++j) {
     T* to = at3<T>(frame, w.third, o, index_at(frame, w, o, j, i), i);
     *to = add(*to, *at3<const T>(frame, w.first, o, j, i));

@@ -243,7 +243,7 @@ class Binder:
             first, *inner = (s * ITEM[operand.dtype] for s in operand.strides)
             payload += [operand.base, operand.offset, first, inner[0] if len(inner) == 2 else 0, inner[-1]]
         if opcode == SCATTER:
-            self.next()  # to add to what is there is for kernels only
+            payload[5] = self.next()
         return payload, o * (n + j) * i
 
     def loop(self, place: int) -> list[int]:

@@ -49,11 +49,11 @@ def gather(code: Any, p: int, bases: Any, state: Any, tag: int, item: int) -> No
 
 @function
 def scatter(code: Any, p: int, bases: Any, state: Any, tag: int, like: Any) -> None:
-    """out = 0, then out[o, idx[o, j, i], i] += ct[o, j, i] in order of j."""
+    """out = 0 unless the flag says to add to it, then out[o, idx[o, j, i], i] += ct[o, j, i] in order of j."""
     n_o, n, n_j, n_i = code[p + 1], code[p + 2], code[p + 3], code[p + 4]
     ct, idx, out = p + FIRST, p + SECOND, p + THIRD
     ct_at, idx_at, out_at = start(code, ct, bases), start(code, idx, bases), start(code, out, bases)
-    for o in range(n_o):
+    for o in range(0 if code[p + 5] else n_o):
         for k in range(n):
             for i in range(n_i):
                 store(out_at + o * code[out + 2] + k * code[out + 3] + i * code[out + 4], 0, like)
