@@ -1,7 +1,8 @@
 """Episodes of other few-shot systems than MAML against JAX: `python -m bench.systems [NAMES] [--rounds 6] [--out F]`.
 
 Each is written once, as its paper's users write it, and run by both libraries: the mean loss over a meta-batch and its gradient to
-the shared parameters, by `map_tasks(value_and_grad)` here and by `jit(vmap(value_and_grad))` there.
+the shared parameters, by `map_tasks(value_and_grad)` here and there by `jit(vmap(value_and_grad))`, as jax, and by
+`jit(value_and_grad)` of the mean of the mapped losses, as jax-mean: the second adds up over tasks inside of its products.
 """
 
 from __future__ import annotations
@@ -442,6 +443,40 @@ def nearest_descriptors() -> System:
     return System(weights(32, 64, 64), (normal(8, 5, 25, 32), normal(8, 15, 25, 32), labels(8, 15)), episode)
 
 
+def word_embeddings() -> System:
+    """Prototypes of texts (20 words each, a table of 20,000): means of rows that support and queries take from the table."""
+
+    def episode(L: Any, p: Any, xs: Any, xq: Any, yq: Any) -> Any:
+        s, q = (L.np.mean(L.np.take(p, x, axis=0), axis=1) for x in (xs, xq))
+        return cross_entropy(L, q @ L.np.mean(L.np.reshape(s, (5, 5, 64)), axis=0).T, yq)
+
+    words = rng.integers(0, 20_000, (8, 50, 20)).astype(np.int32)
+    return System(normal(20_000, 64, scale=0.3), (words[:, :25], words[:, 25:], labels(8, 25)), episode)
+
+
+def wide_generator() -> System:
+    """A hypernetwork of 1.1 million weights: what an encoder makes of 10 points is a 1-64-64-1 network."""
+
+    def episode(L: Any, p: Any, xs: Any, ys: Any, xq: Any, yq: Any) -> Any:
+        task = L.np.mean(mlp(L, p["encoder"], L.concat([xs, ys], axis=-1)), axis=0)
+        w = mlp(L, p["generator"], task[None])[0]
+        h = L.relu(xq * w[:64] + w[64:128])
+        h = L.relu(h @ L.np.reshape(w[128:4224], (64, 64)) + w[4224:4288])
+        return L.np.mean((h @ L.np.reshape(w[4288:4352], (64, 1)) + w[4352] - yq) ** 2)
+
+    return System({"encoder": weights(2, 256, 256), "generator": weights(256, 256, 4353)}, (normal(32, 10, 1), normal(32, 10, 1), normal(32, 20, 1), normal(32, 20, 1)), episode)
+
+
+def wide_prototypes() -> System:
+    """Products with prototypes, of features of 640 numbers by two layers of as many, 5-way 5-shot: 3.3 MB of weights."""
+
+    def episode(L: Any, p: Any, xs: Any, xq: Any, yq: Any) -> Any:
+        c = L.np.mean(L.np.reshape(mlp(L, p, xs), (5, 5, 640)), axis=1)
+        return cross_entropy(L, 0.05 * (mlp(L, p, xq) @ c.T), yq)
+
+    return System(weights(640, 640, 640), (normal(32, 25, 640), normal(32, 25, 640), labels(32, 25)), episode)
+
+
 SYSTEMS: dict[str, Callable[[], System]] = {
     "conditional neural process, 32 tasks": neural_process,
     "ridge regression head, 32 tasks": ridge_head,
@@ -466,6 +501,9 @@ SYSTEMS: dict[str, Callable[[], System]] = {
     "sequences each through an LSTM, second order, 8 tasks": sequences,
     "sliced Wasserstein distance, 16 tasks": sliced_wasserstein,
     "nearest local descriptors, 8 tasks": nearest_descriptors,
+    "word embeddings, 8 tasks": word_embeddings,
+    "wide weight generator, 32 tasks": wide_generator,
+    "wide prototypes, 32 tasks": wide_prototypes,
 }
 
 
@@ -483,7 +521,7 @@ def fastmeta(system: System) -> Callable[[], Any]:
     return lambda: tuple(optree.tree_leaves(step(system.params, *system.data)))
 
 
-def jax(system: System) -> Callable[[], Any]:
+def jax(system: System, mean_first: bool = False) -> Callable[[], Any]:
     import jax
     import jax.numpy as jnp
 
@@ -492,9 +530,16 @@ def jax(system: System) -> Callable[[], Any]:
         one_hot=jax.nn.one_hot, concat=jnp.concatenate, solve=jnp.linalg.solve, scan=jax.lax.scan, grad=jax.grad, stop_gradient=jax.lax.stop_gradient,
         vmap=jax.vmap, vjp=jax.vjp, tree_map=jax.tree.map, top_k=jax.lax.top_k, logdet=lambda k: jnp.linalg.slogdet(k)[1],
     )  # fmt: skip
-    each = jax.vmap(jax.value_and_grad(lambda p, *data: system.episode(L, p, *data)), (None, *[0 for _ in system.data]))
+    def mapped(f: Any) -> Any:
+        return jax.vmap(f, (None, *[0 for _ in system.data]))
+
+    def loss(p: Any, *data: Any) -> Any:
+        return system.episode(L, p, *data)
+
+    each = mapped(jax.value_and_grad(loss))
+    step = jax.value_and_grad(lambda p, *data: mapped(loss)(p, *data).mean()) if mean_first else lambda p, *data: jax.tree.map(lambda v: v.mean(0), each(p, *data))
     params, data = jax.device_put((system.params, system.data))
-    compiled = jax.jit(lambda p, *data: jax.tree.map(lambda v: v.mean(0), each(p, *data))).lower(params, *data).compile()
+    compiled = jax.jit(step).lower(params, *data).compile()
     return lambda: tuple(jax.tree.leaves(jax.block_until_ready(compiled(params, *data))))
 
 
@@ -509,7 +554,7 @@ def main() -> None:
         if options.names and not any(n in title for n in options.names):
             continue
         system = make()
-        thunks = {"fastmeta": fastmeta(system), "jax": jax(system)}
+        thunks = {"fastmeta": fastmeta(system), "jax": jax(system), "jax-mean": jax(system, mean_first=True)}
         reports[title] = {"rows": measure.contest(title, thunks, options.rounds, "us_per_task", 1e6 / len(system.data[0]))}
         show(title, reports[title]["rows"])
     if options.out:
