@@ -204,7 +204,8 @@ void Scope::bind_loop(const LoopSpec& loop, int block, const std::string& where)
     claim(sum.base, BaseKind::Sum, where);
     const Base& base = plan_.bases[sum.base];
     const Checked bytes = Checked(sum.count) * item_size(sum.dtype);
-    if (!bytes.within(0, base.b)) refuse(where, "a sum of at most " + std::to_string(base.b) + " bytes", std::to_string(sum.count) + " elements");
+    // Exactly, for the first of all groups adds to the target itself.
+    if (!bytes.within(base.b, base.b)) refuse(where, "a sum of " + std::to_string(base.b) + " bytes", std::to_string(sum.count) + " elements");
     check_span(sum.target, sum.dtype, sum.target_offset, 0, bytes.value(), Access::Write, block, where + ", sum target");
     Reach reach;
     reach.high = base.b;

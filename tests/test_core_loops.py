@@ -59,6 +59,17 @@ def test_sums_of_no_tasks_are_zero():
     np.testing.assert_array_equal(b.run(sample((4,)))[0], np.zeros(4, f32))
 
 
+@pytest.mark.parametrize("bytes", [12, 32])
+def test_sums_are_as_long_as_their_results(bytes):
+    """The first group adds to the result itself."""
+    b = Builder([(f32, (4,))], [(f32, (4,))])
+    inner, acc = b.block(), b.sum(0, bytes)
+    b.elementwise((3,), [view(b.input(0), (3,))], [], [(0, ACCUMULATE, view(acc, (3,)))], block=inner)
+    b.loop(inner, 5, parallel=1, sums=[(acc, f32, 4, b.output(0), 0)])
+    with pytest.raises(ValueError, match=f"a sum of {bytes} bytes, got 4 elements"):
+        b.run(sample((4,)))
+
+
 @pytest.mark.parametrize("threads", [1, 2, 8])
 def test_bad_index(threads):
     plan = gather_loop()

@@ -40,7 +40,7 @@ class Loop final : public Instruction {
   }
   void run_in_order(Worker& worker, int64_t length) const;
   void run_parallel(Worker& worker, int64_t length) const;
-  void run_group(Worker& worker, const Groups& groups, int64_t group, char* sums) const;  // sums of the first group: unused
+  void run_group(Worker& worker, const Groups& groups, int64_t group, char* sums) const;  // of the first group null: it has the targets
   void run_in_turn(Worker& worker, Groups& groups, int64_t group) const;
   void add_groups(Worker& worker, const Groups& groups) const;
   void add_part(const Worker& worker, size_t sum, int64_t part, const char* sums) const;
